@@ -1,0 +1,28 @@
+"""Alembic's entry: `station migrate` hands over its connection; the alembic command takes STATION_DATABASE_URL."""
+
+import os
+
+from alembic import context
+from sqlalchemy import Connection
+
+from station.store.engine import connect, transaction
+from station.store.tables import metadata
+
+
+def run(connection: Connection) -> None:
+    context.configure(
+        connection=connection,
+        target_metadata=metadata,
+        compare_type=True,
+        render_as_batch=connection.dialect.name == "sqlite",
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+handed_over = context.config.attributes.get("connection")
+if handed_over is not None:
+    run(handed_over)
+else:
+    with transaction(connect(os.environ.get("STATION_DATABASE_URL", "sqlite:///station.sqlite3"))) as own:
+        run(own)

@@ -1,0 +1,208 @@
+"""Composition: configuration -> log -> engine -> SOAP application, and what HTTP asks for around it.
+
+Which requests reach Spyne at all is decided here: path, method, media type, size. One log line for each request.
+"""
+
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from hashlib import sha256
+from io import BytesIO
+from typing import Any, NamedTuple
+
+from lxml import etree
+
+from station import config, log, soap, store
+from station.errors import StoreError
+from station.folder import folder
+from station.intake import Intake
+
+_log = log.get("station")
+
+Environ = dict[str, Any]
+StartResponse = Callable[..., Any]
+
+_TEXT = "text/plain; charset=utf-8"
+_XML = "text/xml; charset=utf-8"
+_MEDIA_TYPES = ("text/xml", "application/xml", "")
+_REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+# What is left of a body that is too long is read up to this much, so that the sender reads our answer before a reset.
+_DRAIN = 4 * 1024 * 1024
+_SCHEMAS = ("paForNode.xsd", "sac-common-types-1.0.xsd")
+
+
+class _Answer(NamedTuple):
+    status: str
+    text: str
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+class _RejectedError(Exception):
+    """The HTTP request goes no further."""
+
+    def __init__(self, status: str, text: str, *headers: tuple[str, str]) -> None:
+        super().__init__(text)
+        self.answer = _Answer(status, text, headers)
+
+
+class Station:
+    """The WSGI application."""
+
+    def __init__(self, settings: config.Settings, engine: store.Engine) -> None:
+        self.settings = settings
+        self.engine = engine
+        self._soap = soap.create_soap_app(Intake(engine, settings))
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """One request. Whatever happens, an answer leaves that holds no stack trace, SQL or path."""
+        begun = time.perf_counter()
+        notes: dict[str, Any] = {}
+        request_id = _request_id(environ)
+        environ[soap.NOTES] = notes
+        environ[soap.REQUEST_ID] = request_id
+        environ[soap.PEER] = environ.get("REMOTE_ADDR") or None
+        status = "500"
+
+        def start(line: str, headers: list[tuple[str, str]], *args: Any) -> Any:
+            nonlocal status
+            status = line
+            return start_response(line, [*headers, ("X-Request-Id", request_id)], *args)
+
+        try:
+            return self._answer(environ, start)
+        except _RejectedError as rejected:
+            notes.update(result="rejected", reason=rejected.answer.text)
+            return _send(start, rejected.answer)
+        except Exception as error:
+            _log.error("unexpected_error", request_id=request_id, exc_info=error)
+            notes.update(result="unexpected_error")
+            body = soap.fault_document("Internal error: send the request again.")
+            headers = [("Content-Type", _XML), ("Content-Length", str(len(body))), ("Retry-After", soap.RETRY_AFTER_S)]
+            start("500 Internal Server Error", headers)
+            return [body]
+        finally:
+            _log.info(
+                "request_answered",
+                request_id=request_id,
+                method=environ["REQUEST_METHOD"],
+                status=int(status[:3]),
+                duration_ms=round((time.perf_counter() - begun) * 1000, 1),
+                **notes,
+            )
+
+    def _answer(self, environ: Environ, start: StartResponse) -> Iterable[bytes]:
+        if environ.get("PATH_INFO", "").rstrip("/") != self.settings.server.path.rstrip("/"):
+            raise _RejectedError("404 Not Found", "Nothing is here.")
+        match environ["REQUEST_METHOD"]:
+            case "POST":
+                body = _read_body(environ, self.settings.server.max_body)
+                environ["wsgi.input"] = BytesIO(body)
+                environ["CONTENT_LENGTH"] = str(len(body))
+                answer = list(self._soap(environ, start))
+                if environ[soap.NOTES].get("result") == "rejected":
+                    environ[soap.NOTES]["sha256"] = sha256(body).hexdigest()  # not stored: this is what is left of it
+                return answer
+            case "GET" if document := self._contract_document(environ):
+                environ[soap.NOTES].update(result="contract")
+                start("200 OK", [("Content-Type", _XML), ("Content-Length", str(len(document)))])
+                return [document]
+        raise _RejectedError(
+            "405 Method Not Allowed", "The endpoint takes POST (and GET ?wsdl).", ("Allow", "GET, POST")
+        )
+
+    def _contract_document(self, environ: Environ) -> bytes | None:
+        """`?wsdl` and the schemas it imports, with this station's address in them."""
+        query = environ.get("QUERY_STRING", "")
+        base = self.settings.server.public_url or _own_url(environ, self.settings.server.path)
+        if query.lower() == "wsdl":
+            return _with_addresses("paForNode.wsdl", base)
+        if query.startswith("xsd=") and query[4:] in _SCHEMAS:
+            return _with_addresses(query[4:], base)
+        return None
+
+
+def _with_addresses(name: str, base: str) -> bytes:
+    tree = etree.parse(folder("wsdl") / name, etree.XMLParser(no_network=True))
+    for imported in tree.iter("{http://www.w3.org/2001/XMLSchema}import"):
+        if location := imported.get("schemaLocation"):
+            imported.set("schemaLocation", f"{base}?xsd={location}")
+    for address in tree.iter("{http://schemas.xmlsoap.org/wsdl/soap/}address"):
+        address.set("location", base)
+    return etree.tostring(tree, xml_declaration=True, encoding="UTF-8")
+
+
+def _own_url(environ: Environ, path: str) -> str:
+    host = environ.get("HTTP_HOST") or f"{environ['SERVER_NAME']}:{environ['SERVER_PORT']}"
+    if not re.fullmatch(r"[\w.:\[\]-]{1,255}", host, re.ASCII):
+        raise _RejectedError("400 Bad Request", "The Host header is wrong.")
+    return f"{environ['wsgi.url_scheme']}://{host}{path}"
+
+
+def _request_id(environ: Environ) -> str:
+    given = environ.get("HTTP_X_REQUEST_ID", "")
+    return given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
+
+
+def _read_body(environ: Environ, limit: int) -> bytes:
+    """The whole body, never more than `limit` bytes of it in memory."""
+    media_type = environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
+    if media_type not in _MEDIA_TYPES:
+        raise _RejectedError("415 Unsupported Media Type", "Send SOAP 1.1 as text/xml.", ("Accept", "text/xml"))
+    if environ.get("HTTP_CONTENT_ENCODING", "identity").strip().lower() not in ("", "identity"):
+        raise _RejectedError(
+            "415 Unsupported Media Type", "No Content-Encoding is accepted.", ("Accept-Encoding", "identity")
+        )
+    length = environ.get("CONTENT_LENGTH") or None
+    environ[soap.NOTES]["size"] = int(length) if length else None
+    stream = environ["wsgi.input"]
+    if length is not None and int(length) > limit:
+        _drain(stream)
+        raise _too_large(limit)
+    parts = []
+    size = 0
+    while part := stream.read(min(65536, limit + 1 - size)):
+        parts.append(part)
+        size += len(part)
+        if size > limit:
+            _drain(stream)
+            raise _too_large(limit)
+    environ[soap.NOTES]["size"] = size
+    if length is not None and size != int(length):
+        raise _RejectedError("400 Bad Request", "The body ended before its Content-Length.")
+    return b"".join(parts)
+
+
+def _too_large(limit: int) -> _RejectedError:
+    return _RejectedError("413 Content Too Large", f"The body is larger than {limit} bytes.")
+
+
+def _drain(stream: Any) -> None:
+    left = _DRAIN
+    while left > 0 and (part := stream.read(min(65536, left))):
+        left -= len(part)
+
+
+def _send(start: StartResponse, answer: _Answer) -> list[bytes]:
+    body = f"{answer.text}\n".encode()
+    start(answer.status, [("Content-Type", _TEXT), ("Content-Length", str(len(body))), *answer.headers])
+    return [body]
+
+
+def create_app(settings: config.Settings | None = None) -> Station:
+    """The application from the configuration. Raises `ConfigError`, and `SchemaBehindError` unless the schema fits.
+
+    A database that does not answer stops nothing: requests are answered 503 until it does.
+    """
+    settings = settings or config.load()
+    log.configure(settings.log.format, settings.log.level)
+    engine = store.connect(
+        settings.database.url.get_secret_value(), pool_size=settings.database.pool_size or settings.server.threads
+    )
+    if settings.open_registry:
+        _log.warning("registry_open", hint="every idPA is accepted: configure [[broker]] and [[ec]]")
+    try:
+        store.check_schema(engine)
+    except StoreError as error:
+        _log.error("database_unreachable", reason=error.reason, hint="requests are answered 503 until it answers")
+    return Station(settings, engine)

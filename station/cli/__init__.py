@@ -1,0 +1,72 @@
+"""The `station` command: argument parsing and printing, nothing else.
+
+Exit status: 0 done, 1 something failed, 2 usage or configuration.
+"""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+
+from station import __version__, config, log, store
+from station.errors import ConfigError, SchemaBehindError, StationError
+
+
+@dataclass
+class Context:
+    """What every command can ask for: the settings and the engine, read when first asked for."""
+
+    file: Path | None
+    _settings: config.Settings | None = field(default=None, init=False)
+
+    @property
+    def settings(self) -> config.Settings:
+        """The configuration; the log is set up with it."""
+        if self._settings is None:
+            self._settings = config.load(self.file)
+            log.configure(self._settings.log.format, self._settings.log.level)
+        return self._settings
+
+    def engine(self, *, check: bool = True) -> store.Engine:
+        """The database. Raises `SchemaBehindError` unless its schema fits (or `check` is off)."""
+        engine = store.connect(self.settings.database.url.get_secret_value())
+        if check:
+            store.check_schema(engine)
+        return engine
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__)
+@click.option(
+    "--config",
+    "-c",
+    "file",
+    type=click.Path(path_type=Path),
+    help="The configuration file. Default: STATION_CONFIG, or station.toml where there is one.",
+)
+@click.pass_context
+def cli(ctx: click.Context, file: Path | None) -> None:
+    """The receipt station for pagoPA: receives payment receipts and keeps them."""
+    ctx.obj = Context(file)
+
+
+def main() -> None:
+    """The entry point. Our errors become one clear line and an exit status."""
+    # Commands import this module, so they are loaded when it is ready.
+    from station.cli import receipts, server  # noqa: F401
+
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(1)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # The reader went away (`station receipts list | head`): no error, and nothing left to flush.
+        sys.stderr.close()
+        sys.exit(0)
+    except StationError as error:
+        click.echo(f"station: {error}", err=True)
+        sys.exit(2 if isinstance(error, ConfigError | SchemaBehindError) else 1)

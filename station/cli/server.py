@@ -1,0 +1,145 @@
+"""`station serve`, `station migrate`, `station check`."""
+
+import os
+import sys
+from typing import Any
+
+import click
+from gunicorn.app.wsgiapp import WSGIApplication
+
+from station import config, store
+from station.cli import Context, cli
+from station.errors import SchemaBehindError, StoreError
+
+_GRACE_S = 30
+
+
+class _Gunicorn(WSGIApplication):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn with the station's defaults; its own command line and GUNICORN_CMD_ARGS override each of them."""
+
+    def __init__(self, defaults: dict[str, Any], arguments: list[str]) -> None:
+        self._defaults = defaults
+        # gunicorn reads its options from sys.argv and has no other door.
+        sys.argv = ["station serve", *arguments, "station.wsgi"]
+        super().__init__("%(prog)s [GUNICORN OPTIONS]")
+
+    def init(self, parser: Any, opts: Any, args: list[str]) -> dict[str, Any]:
+        super().init(parser, opts, args)
+        return self._defaults
+
+
+def _defaults(settings: config.Settings) -> dict[str, Any]:
+    """gunicorn's settings that follow from the configuration."""
+    server = settings.server
+    sqlite = store.parse_url(settings.database.url.get_secret_value()).get_backend_name() == "sqlite"
+    return {
+        "bind": server.listen,
+        # SQLite has one writer: threads of one process queue for it in order, processes would poll the file's lock.
+        "workers": server.workers or (1 if sqlite else os.cpu_count() or 1),
+        "worker_class": "gthread",  # the Nodo's forwarder keeps connections open, which would each hold a sync worker
+        "threads": server.threads,
+        "keepalive": 75,  # longer than the idle time of common proxies, so that they close first
+        "timeout": 60,
+        "graceful_timeout": _GRACE_S,
+        "logger_class": "station.log.GunicornLogger",
+        "control_socket_disable": True,
+        "proc_name": "station",
+    }
+
+
+@cli.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
+@click.argument("gunicorn_options", nargs=-1, type=click.UNPROCESSED)
+@click.pass_obj
+def serve(context: Context, gunicorn_options: tuple[str, ...]) -> None:
+    """Serve the SOAP endpoint with gunicorn.
+
+    Any gunicorn option may follow and overrides the station's default; so does GUNICORN_CMD_ARGS.
+
+    \b
+    Example:
+      station serve
+      station serve --workers 4 --bind 0.0.0.0:8080
+    """
+    settings = context.settings
+    if context.file is not None:
+        os.environ["STATION_CONFIG"] = str(context.file.absolute())  # the workers read it again
+    try:
+        context.engine()
+    except StoreError as error:
+        # The database may come later than the station: the workers answer 503 until it does.
+        click.echo(f"station: {error} ({error.reason})", err=True)
+    _Gunicorn(_defaults(settings), list(gunicorn_options)).run()
+
+
+@cli.command()
+@click.pass_obj
+def migrate(context: Context) -> None:
+    """Bring the database schema up to date. Safe to run again, and beside a running server.
+
+    \b
+    Example:
+      station migrate
+    """
+    engine = context.engine(check=False)
+    before, _ = store.revisions(engine)
+    store.migrate(engine)
+    after, _ = store.revisions(engine)
+    click.echo(f"schema at revision {after}" + (" already" if before == after else f" (was {before or 'none'})"))
+
+
+@cli.command()
+@click.pass_obj
+def check(context: Context) -> None:
+    """Show what is configured, secrets masked, and what is wrong. Exits 1 where something is.
+
+    \b
+    Example:
+      station check
+      station -c other.toml check
+    """
+    settings = context.settings
+    for line in _configured(settings):
+        click.echo(line)
+    wrong, odd = _problems(context)
+    for problem in wrong:
+        click.echo(f"WRONG  {problem}")
+    for notice in odd:
+        click.echo(f"NOTE   {notice}")
+    if wrong:
+        raise click.exceptions.Exit(1)
+    click.echo("ok")
+
+
+def _configured(settings: config.Settings) -> list[str]:
+    url = store.parse_url(settings.database.url.get_secret_value()).render_as_string(hide_password=True)
+    lines = [f"database.url = {url}", f"database.pool_size = {settings.database.pool_size or settings.server.threads}"]
+    for section in ("server", "rules", "log"):
+        lines += [f"{section}.{name} = {value}" for name, value in getattr(settings, section)]
+    lines += [f"broker {broker.id}: stations {', '.join(broker.stations) or 'none'}" for broker in settings.broker]
+    lines += [
+        f"ec {ec.id}{f' {ec.name}' if ec.name else ''}: stations {', '.join(ec.stations) or 'any'}"
+        for ec in settings.ec
+    ]
+    return lines
+
+
+def _problems(context: Context) -> tuple[list[str], list[str]]:
+    settings = context.settings
+    wrong, odd = [], []
+    try:
+        context.engine()
+    except StoreError as error:
+        wrong.append(f"database: {error} ({error.reason})")
+    except SchemaBehindError as error:
+        wrong.append(str(error))
+    if settings.open_registry:
+        odd.append("no [[broker]] and no [[ec]]: receipts for every idPA are accepted")
+    elif not settings.ec:
+        odd.append("no [[ec]]: receipts for every idPA are accepted under the configured brokers")
+    elif not settings.broker:
+        odd.append("no [[broker]]: receipts are accepted from every broker and station for the configured ECs")
+    odd += [f"broker {broker.id} has no stations: each receipt by it is flagged unknown_station"
+            for broker in settings.broker if not broker.stations]  # fmt: skip
+    if settings.server.public_url is None:
+        odd.append("server.public_url is not set: the WSDL carries the address of whoever asks for it")
+    return wrong, odd

@@ -1,0 +1,131 @@
+"""Every exception of the station. Imports nothing of ours.
+
+The docstring of a class is its default message, `code` its stable slug for logs and exit status, and whatever a
+reader needs beyond the message is an attribute. A refusal carries the pagoPA fault code the caller is answered with.
+Duplicates are no errors: they are values that `intake.accept` returns.
+"""
+
+from typing import ClassVar
+
+
+class StationError(Exception):
+    """Something in the station went wrong."""
+
+    code: ClassVar[str] = "station_error"
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (self.__doc__ or "").strip())
+
+
+class ConfigError(StationError):
+    """The configuration is wrong."""
+
+    code = "config_wrong"
+
+
+class DocumentError(StationError):
+    """The document is no request that the station knows: nobody can be answered for it, so nothing is kept."""
+
+    code = "document_unknown"
+
+
+class MalformedDocumentError(DocumentError):
+    """The document is not well-formed XML, or carries a DTD."""
+
+    code = "document_malformed"
+
+
+class StoreError(StationError):
+    """The database cannot take or give the data now."""
+
+    code = "store_unavailable"
+
+    def __init__(self, message: str | None = None, *, reason: str = "unknown", retry: bool = False) -> None:
+        """`reason` names driver error and SQLSTATE without data; `retry`: the same may succeed at once."""
+        super().__init__(message)
+        self.reason = reason
+        self.retry = retry
+
+
+class StoreRejectedError(StoreError):
+    """The database rejected the data or the statement: this is a defect, not an outage."""
+
+    code = "store_rejected"
+
+
+class SchemaBehindError(StationError):
+    """The database schema does not fit this version of the station: run `station migrate`."""
+
+    code = "schema_behind"
+
+    def __init__(self, found: str | None, wanted: str | None) -> None:
+        super().__init__(
+            f"database schema is at revision {found or 'none'}, this version of the station needs {wanted}: "
+            "run `station migrate`"
+        )
+        self.found = found
+        self.wanted = wanted
+
+
+class RefusalError(StationError):
+    """The request is refused with outcome KO; it is kept before the answer leaves.
+
+    `fault_code` and `fault_string` are pagoPA's, from the table of faults an EC may use for a receipt.
+    """
+
+    code = "refused"
+    fault_code: ClassVar[str] = "PAA_SYSTEM_ERROR"
+    fault_string: ClassVar[str] = "Errore generico."
+
+
+class InvalidReceiptError(RefusalError):
+    """The request breaks the published schema."""
+
+    code = "receipt_invalid"
+    fault_code = "PAA_SINTASSI_EXTRAXSD"
+    fault_string = "Errore di sintassi extra XSD"
+
+    def __init__(self, path: str, line: int | None, rule: str) -> None:
+        """`path` to the element, its `line` where known, and the `rule` it broke; never the offending value."""
+        super().__init__(f"{path}{f' (line {line})' if line else ''}: {rule}")
+        self.path = path
+        self.line = line
+        self.rule = rule
+
+
+class UnknownEcError(RefusalError):
+    """idPA is not an EC of this station"""
+
+    code = "ec_unknown"
+    fault_code = "PAA_ID_DOMINIO_ERRATO"
+    fault_string = "La PAA non corrisponde al Dominio indicato."
+
+
+class UnknownBrokerError(RefusalError):
+    """idBrokerPA is not a broker of this station"""
+
+    code = "broker_unknown"
+    fault_code = "PAA_ID_INTERMEDIARIO_ERRATO"
+    fault_string = "Identificativo intermediario non corrispondente."
+
+
+class UnknownStationError(RefusalError):
+    """idStation is not a station of this broker and EC"""
+
+    code = "station_unknown"
+    fault_code = "PAA_STAZIONE_INT_ERRATA"
+    fault_string = "Stazione intermediario non corrispondente."
+
+
+class ReceiptConflictError(RefusalError):
+    """a receipt with the same idPA and receiptId and other content is stored already"""
+
+    code = "receipt_conflict"
+    fault_code = "PAA_RECEIPT_DUPLICATA"
+    fault_string = "La CtReceipt è già stata accettata."
+
+
+class UnexpectedError(RefusalError):
+    """An unexpected error while the request was taken in: answered as SOAP Fault, not as KO, and kept nevertheless."""
+
+    code = "unexpected_error"

@@ -1,0 +1,196 @@
+"""The Spyne service and the table from our errors to faults. The only user of Spyne.
+
+Spyne owns the envelope, dispatch and faults. The bytes are parsed once, by `contract`'s hardened parser, in Spyne's own
+extension points; the request element goes to `intake` as it is and answers come back as elements.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from lxml import etree
+
+from station import contract, log, spyne_import  # noqa: F401  (spyne_import must come before Spyne)
+from station.contract import NS
+from station.errors import DocumentError, MalformedDocumentError, RefusalError, StoreError
+from station.intake import Intake, Origin, Outcome, Result
+from station.receipt import Source
+
+from spyne import Application, Fault, Service, rpc  # isort: skip
+from spyne.model import AnyXml  # isort: skip
+from spyne.protocol.soap import Soap11  # isort: skip
+from spyne.server.wsgi import WsgiApplication  # isort: skip
+
+_log = log.get(__name__)
+
+TNS = "http://pagopa-api.pagopa.gov.it/paForNode"
+RETRY_AFTER_S = "60"
+NOT_OFFERED = "not offered by a broadcast station"
+
+# Where `app` finds what the log line of a request shall say, in the WSGI environment.
+NOTES = "station.notes"
+PEER = "station.peer"
+REQUEST_ID = "station.request_id"
+
+
+class _Protocol(Soap11):  # type: ignore[misc]  # Spyne has no types
+    """SOAP 1.1 as Spyne has it, with our parser and with elements where Spyne would build objects."""
+
+    def create_in_document(self, ctx: Any, charset: str | None = None) -> None:
+        """The one parse of the bytes."""
+        try:
+            ctx.in_document = contract.parse(b"".join(ctx.in_string), charset)
+        except MalformedDocumentError as error:
+            # SOAP 1.1 answers faults with 500; what is not even XML is a bad HTTP request (WS-I Basic Profile R1113).
+            ctx.transport.resp_code = "400 Bad Request"
+            raise _client_fault(ctx, error) from error
+
+    def decompose_incoming_envelope(self, ctx: Any, message: Any = Soap11.REQUEST) -> None:
+        """Dispatch is by the root element of the Body; the SOAPAction header is not looked at."""
+        try:
+            root = ctx.in_document.root
+            if root.tag != f"{{{contract.NS_SOAP}}}Envelope":
+                raise DocumentError("the document is no SOAP 1.1 envelope")
+            request = contract.request_element(root)
+            if request.tag not in ctx.app.interface.service_method_map:
+                raise DocumentError(f"the service {TNS} has no operation for the element in the SOAP Body")
+        except DocumentError as error:
+            raise _client_fault(ctx, error) from error
+        ctx.in_header_doc = None
+        ctx.in_body_doc = request
+        ctx.method_request_string = request.tag
+
+    def from_element(self, ctx: Any, cls: type, element: contract.Element) -> contract.Element:
+        """The request as it is: the published schema validates it, not Spyne."""
+        return element
+
+    def to_parent(
+        self, ctx: Any, cls: type, inst: Any, parent: contract.Element, ns: str, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Answers are elements already; faults are Spyne's."""
+        if isinstance(inst, etree._Element):
+            parent.append(inst)
+            return None
+        return super().to_parent(ctx, cls, inst, parent, ns, *args, **kwargs)
+
+
+def _client_fault(ctx: Any, error: DocumentError) -> Fault:
+    ctx.transport.req_env[NOTES].update(result="rejected", reason=str(error))
+    return Fault("Client", str(error))
+
+
+def _server_fault(ctx: Any, status: str, text: str) -> Fault:
+    """Never an outcome KO: after a fault the Nodo sends the receipt again, after a KO it never does."""
+    ctx.transport.resp_code = status
+    ctx.transport.resp_headers["Retry-After"] = RETRY_AFTER_S
+    return Fault("Server", text)
+
+
+def _answer(name: str, refusal: RefusalError | None = None, id_: str = "", description: str = "") -> contract.Element:
+    """A ctResponse: outcome OK, or KO with its fault."""
+    answer = etree.Element(f"{{{NS}}}{name}", nsmap={"pafn": NS})
+    etree.SubElement(answer, "outcome").text = "OK" if refusal is None else "KO"
+    if refusal is not None:
+        fault = etree.SubElement(answer, "fault")
+        etree.SubElement(fault, "faultCode").text = refusal.fault_code
+        etree.SubElement(fault, "faultString").text = refusal.fault_string
+        etree.SubElement(fault, "id").text = id_
+        etree.SubElement(fault, "description").text = description or str(refusal)
+    return answer
+
+
+def _receive(ctx: Any, request: contract.Element, answer: str) -> contract.Element:
+    """Push: one receipt request through `accept`. What it says is committed before the answer leaves."""
+    environ = ctx.transport.req_env
+    notes = environ[NOTES]
+    intake: Intake = ctx.app.config
+    origin = Origin(Source.PUSH, peer=environ[PEER], request_id=environ[REQUEST_ID])
+    try:
+        outcome = intake.accept(ctx.in_document, request, origin)
+    except StoreError as error:
+        notes.update(result="store_error", reason=error.reason)
+        raise _server_fault(
+            ctx, "503 Service Unavailable", "The receipt cannot be stored now: send it again."
+        ) from error
+    except Exception as error:
+        _log.error("unexpected_error", exc_info=error)
+        notes.update(result="unexpected_error")
+        raise _server_fault(ctx, "500 Internal Server Error", "Internal error: send the receipt again.") from error
+    _note(notes, outcome)
+    if outcome.refusal is None:
+        return _answer(answer)
+    return _answer(answer, outcome.refusal, id_=outcome.identifiers.id_pa or intake.settings.own_id)
+
+
+def _note(notes: dict[str, Any], outcome: Outcome) -> None:
+    notes["result"] = outcome.result.value
+    if outcome.flags:
+        notes["flags"] = sorted(outcome.flags)
+    if outcome.result is Result.REFUSED and outcome.refusal is not None:
+        notes.update(fault_code=outcome.refusal.fault_code, reason=str(outcome.refusal), refused_id=outcome.refused_id)
+
+
+def _decline(ctx: Any, request: contract.Element, answer: str) -> contract.Element:
+    """The other operations, for example from the back office's "verify URL": their own answer, outcome KO."""
+    refusal = RefusalError()
+    ctx.transport.req_env[NOTES].update(result="declined", fault_code=refusal.fault_code)
+    id_pa = contract.identify(request).id_pa
+    return _answer(answer, refusal, id_=id_pa or ctx.app.config.settings.own_id, description=NOT_OFFERED)
+
+
+def _operation(
+    name: str, request: str, answer: str, work: Callable[[Any, contract.Element, str], contract.Element]
+) -> Any:
+    """One operation of the port type: bare elements in and out, their names as the WSDL has them."""
+
+    def operation(ctx: Any, element: contract.Element) -> contract.Element:
+        identifiers = contract.identify(element)
+        ctx.transport.req_env[NOTES].update(
+            operation=name,
+            id_pa=identifiers.id_pa,
+            id_station=identifiers.id_station,
+            receipt_id=identifiers.receipt_id,
+            notice_number=identifiers.notice_number,
+        )
+        return work(ctx, element, answer)
+
+    operation.__name__ = name
+    return rpc(
+        AnyXml,
+        _returns=AnyXml,
+        _body_style="bare",
+        _in_message_name=f"{{{NS}}}{request}",
+        _out_message_name=f"{{{NS}}}{answer}",
+    )(operation)
+
+
+class PaForNode(Service):  # type: ignore[misc]  # Spyne has no types
+    """The six operations of the port type paForNode."""
+
+    paDemandPaymentNotice = _operation(
+        "paDemandPaymentNotice", "paDemandPaymentNoticeRequest", "paDemandPaymentNoticeResponse", _decline
+    )
+    paVerifyPaymentNotice = _operation(
+        "paVerifyPaymentNotice", "paVerifyPaymentNoticeReq", "paVerifyPaymentNoticeRes", _decline
+    )
+    paGetPayment = _operation("paGetPayment", "paGetPaymentReq", "paGetPaymentRes", _decline)
+    paGetPaymentV2 = _operation("paGetPaymentV2", "paGetPaymentV2Request", "paGetPaymentV2Response", _decline)
+    paSendRT = _operation("paSendRT", "paSendRTReq", "paSendRTRes", _receive)
+    paSendRTV2 = _operation("paSendRTV2", "paSendRTV2Request", "paSendRTV2Response", _receive)
+
+
+def create_soap_app(intake: Intake) -> Callable[..., Iterable[bytes]]:
+    """The WSGI application that answers POSTs. Their bodies must have been read and bounded (see `app`)."""
+    application = Application(
+        [PaForNode], TNS, name="paForNode", in_protocol=_Protocol(), out_protocol=_Protocol(), config=intake
+    )
+    wsgi: Callable[..., Iterable[bytes]] = WsgiApplication(application, max_content_length=2**62)
+    return wsgi
+
+
+def fault_document(text: str) -> bytes:
+    """A SOAP Fault Server outside of Spyne, for when Spyne itself failed."""
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>'
+        f'<soap:Envelope xmlns:soap="{contract.NS_SOAP}"><soap:Body><soap:Fault><faultcode>soap:Server</faultcode>'
+        f"<faultstring>{text}</faultstring></soap:Fault></soap:Body></soap:Envelope>"
+    ).encode()

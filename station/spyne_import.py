@@ -1,0 +1,14 @@
+"""Makes Spyne 2.14 importable on Python 3.12 and later. Import this before the first import of Spyne.
+
+Spyne carries a copy of `six` whose import hook uses an interface that Python 3.12 removed. The published `six` is the
+same library, mended: it takes the copy's place in `sys.modules`. (On 3.13 Spyne also needs the `cgi` module, which the
+dependency `legacy-cgi` gives back.)
+"""
+
+import sys
+from importlib import import_module
+
+if sys.version_info >= (3, 12):
+    for _name in ("", ".moves", ".moves.collections_abc", ".moves.http_cookies", ".moves.urllib",
+                  ".moves.urllib.error", ".moves.urllib.parse", ".moves.urllib.request"):  # fmt: skip
+        sys.modules[f"spyne.util.six{_name}"] = import_module(f"six{_name}")

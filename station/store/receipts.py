@@ -1,0 +1,276 @@
+"""Receipts in the database: record one, find and list them. Nothing here commits."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, literal, select, tuple_, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from station.errors import StoreError
+from station.receipt import Flag, Receipt, Source, Transfer
+from station.store import tables
+
+
+class Recorded(StrEnum):
+    """What became of a receipt that was to be recorded."""
+
+    STORED = "stored"
+    DUPLICATE = "duplicate"  # same key, same content: the first stays as it is
+    CONFLICT = "conflict"  # same key, other content: the first stays as it is
+
+
+def insert(connection: Connection, table: Any) -> Any:
+    """INSERT with ON CONFLICT, which PostgreSQL and SQLite write alike."""
+    return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
+
+
+def record(
+    connection: Connection,
+    receipt: Receipt,
+    *,
+    flags: frozenset[Flag],
+    raw: bytes,
+    charset: str | None,
+    source: Source,
+    received_at: datetime,
+) -> tuple[Recorded, frozenset[Flag]]:
+    """Inserts first and lets the unique constraints judge. Returns what became of it and the flags it was stored with:
+    `flags`, and one more where it is not the first receipt of its notice.
+
+    A receipt that is there already is counted as resent where it came by push, and the station it came by is kept.
+    """
+    values = _columns(receipt) | {"source": source, "received_at": received_at, "charset": charset, "raw": raw}
+    ordinal = 0
+    # Each turn ends the loop or has lost a race for one ordinal of the same notice; nobody races that often.
+    for _ in range(20):
+        statement = insert(connection, tables.receipt).on_conflict_do_nothing()
+        if connection.execute(statement, values | {"notice_ordinal": ordinal}).rowcount == 1:
+            break
+        known = _again(connection, receipt, source, received_at)
+        if known is not None:
+            return known, frozenset()
+        ordinal = _next_ordinal(connection, receipt)
+        flags = flags | {Flag.SECOND_RECEIPT}
+    else:
+        raise StoreError("too many receipts for one notice at once", reason="notice ordinal", retry=True)
+    key = {"id_pa": receipt.id_pa, "receipt_id": receipt.receipt_id}
+    connection.execute(
+        tables.transfer.insert(),
+        [key | _transfer_columns(position, one) for position, one in enumerate(receipt.transfers, start=1)],
+    )
+    if flags:
+        connection.execute(tables.receipt_flag.insert(), [key | {"flag": flag} for flag in sorted(flags)])
+    return Recorded.STORED, flags
+
+
+def _again(connection: Connection, receipt: Receipt, source: Source, now: datetime) -> Recorded | None:
+    """What a receipt whose insert was turned away is to the one stored under its key; `None` where there is none."""
+    table = tables.receipt
+    stored = connection.execute(
+        select(table.c.content_hash, table.c.id_broker_pa, table.c.id_station).where(_is(receipt))
+    ).one_or_none()
+    if stored is None:
+        return None
+    if stored.content_hash != receipt.content_hash:
+        return Recorded.CONFLICT
+    if source is Source.PUSH:
+        connection.execute(update(table).where(_is(receipt)).values(resends=table.c.resends + 1, last_resend_at=now))
+        if (stored.id_broker_pa, stored.id_station) != (receipt.id_broker_pa, receipt.id_station):
+            connection.execute(
+                insert(connection, tables.receipt_route).on_conflict_do_nothing(),
+                {
+                    "id_pa": receipt.id_pa,
+                    "receipt_id": receipt.receipt_id,
+                    "id_broker_pa": receipt.id_broker_pa,
+                    "id_station": receipt.id_station,
+                    "first_at": now,
+                },
+            )
+    return Recorded.DUPLICATE
+
+
+def _next_ordinal(connection: Connection, receipt: Receipt) -> int:
+    table = tables.receipt
+    highest = connection.execute(
+        select(func.max(table.c.notice_ordinal)).where(
+            table.c.id_pa == receipt.id_pa,
+            table.c.notice_number == receipt.notice_number,
+            table.c.fiscal_code == receipt.fiscal_code,
+        )
+    ).scalar()
+    return 0 if highest is None else highest + 1
+
+
+def _is(receipt: Receipt) -> Any:
+    return (tables.receipt.c.id_pa == receipt.id_pa) & (tables.receipt.c.receipt_id == receipt.receipt_id)
+
+
+def _columns(receipt: Receipt) -> dict[str, Any]:
+    """What the columns of `receipt` hold that follows from the document."""
+    payer = receipt.payer
+    return {
+        "id_pa": receipt.id_pa,
+        "receipt_id": receipt.receipt_id,
+        "id_broker_pa": receipt.id_broker_pa,
+        "id_station": receipt.id_station,
+        "notice_number": receipt.notice_number,
+        "fiscal_code": receipt.fiscal_code,
+        "iuv": receipt.iuv,
+        "outcome": receipt.outcome,
+        "amount": receipt.amount,
+        "fee": receipt.fee,
+        "primary_ci_incurred_fee": receipt.primary_ci_incurred_fee,
+        "description": receipt.description,
+        "company_name": receipt.company_name,
+        "office_name": receipt.office_name,
+        "debtor_type": receipt.debtor.type,
+        "debtor_id": receipt.debtor.id,
+        "debtor_name": receipt.debtor.name,
+        "payer_type": payer.type if payer else None,
+        "payer_id": payer.id if payer else None,
+        "payer_name": payer.name if payer else None,
+        "id_psp": receipt.id_psp,
+        "psp_fiscal_code": receipt.psp_fiscal_code,
+        "psp_partita_iva": receipt.psp_partita_iva,
+        "psp_company_name": receipt.psp_company_name,
+        "id_channel": receipt.id_channel,
+        "channel_description": receipt.channel_description,
+        "payment_method": receipt.payment_method,
+        "payment_note": receipt.payment_note,
+        "id_bundle": receipt.id_bundle,
+        "id_ci_bundle": receipt.id_ci_bundle,
+        "payment_date_time": receipt.payment_date_time,
+        "application_date": receipt.application_date,
+        "transfer_date": receipt.transfer_date,
+        "metadata": receipt.metadata or None,
+        "stand_in": receipt.stand_in,
+        "version": receipt.version,
+        "resends": 0,
+        "content_hash": receipt.content_hash,
+    }
+
+
+def _transfer_columns(position: int, transfer: Transfer) -> dict[str, Any]:
+    return {
+        "position": position,
+        "id_transfer": transfer.id_transfer,
+        "amount": transfer.amount,
+        "fiscal_code_pa": transfer.fiscal_code_pa,
+        "company_name": transfer.company_name,
+        "iban": transfer.iban,
+        "digital_stamp": transfer.digital_stamp,
+        "remittance_information": transfer.remittance_information,
+        "transfer_category": transfer.transfer_category,
+        "metadata": transfer.metadata or None,
+    }
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which receipts: every condition that is given must hold. Times are aware; `flag` must be one of the receipt's."""
+
+    id_pa: str | None = None
+    receipt_id: str | None = None
+    notice_number: str | None = None
+    iuv: str | None = None
+    id_station: str | None = None
+    flag: str | None = None
+    source: str | None = None
+    received_from: datetime | None = None
+    received_to: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a page ended: the next one starts behind it."""
+
+    received_at: datetime
+    id_pa: str
+    receipt_id: str
+
+
+LISTED = (
+    "received_at", "id_pa", "receipt_id", "id_broker_pa", "id_station", "notice_number", "fiscal_code", "iuv",
+    "outcome", "amount", "payment_date_time", "id_psp", "source", "version", "resends",
+)  # fmt: skip
+
+
+def list_receipts(
+    connection: Connection, wanted: Filter, *, after: Position | None = None, limit: int = 50
+) -> Sequence[Row[Any]]:
+    """One page of receipts, newest first, with the columns `LISTED`. Keyset paging: page 1,000 costs as page 1."""
+    table = tables.receipt
+    query = select(*(table.c[name] for name in LISTED)).where(*_conditions(wanted))
+    if after is not None:
+        query = query.where(
+            tuple_(table.c.received_at, table.c.id_pa, table.c.receipt_id)
+            < tuple_(literal(after.received_at, tables.UtcDateTime()), literal(after.id_pa), literal(after.receipt_id))
+        )
+    query = query.order_by(table.c.received_at.desc(), table.c.id_pa.desc(), table.c.receipt_id.desc()).limit(limit)
+    return connection.execute(query).all()
+
+
+def _conditions(wanted: Filter) -> Iterable[Any]:
+    table, flags, routes = tables.receipt, tables.receipt_flag, tables.receipt_route
+    for name in ("id_pa", "receipt_id", "notice_number", "iuv", "source"):
+        if (value := getattr(wanted, name)) is not None:
+            yield table.c[name] == value
+    if wanted.id_station is not None:
+        came_again_by = select(routes.c.id_pa).where(
+            routes.c.id_pa == table.c.id_pa,
+            routes.c.receipt_id == table.c.receipt_id,
+            routes.c.id_station == wanted.id_station,
+        )
+        yield (table.c.id_station == wanted.id_station) | came_again_by.exists()
+    if wanted.flag is not None:
+        yield (
+            select(flags.c.id_pa)
+            .where(
+                flags.c.id_pa == table.c.id_pa,
+                flags.c.receipt_id == table.c.receipt_id,
+                flags.c.flag == wanted.flag,
+            )
+            .exists()
+        )
+    if wanted.received_from is not None:
+        yield table.c.received_at >= wanted.received_from
+    if wanted.received_to is not None:
+        yield table.c.received_at < wanted.received_to
+
+
+def find(connection: Connection, id_pa: str, receipt_id: str) -> dict[str, Any] | None:
+    """One receipt with all its columns, `transfers`, `flags` and `routes` (the other stations it came by)."""
+    key = {"id_pa": id_pa, "receipt_id": receipt_id}
+    row = connection.execute(select(tables.receipt).filter_by(**key)).mappings().one_or_none()
+    if row is None:
+        return None
+    transfers = select(tables.transfer).filter_by(**key).order_by(tables.transfer.c.position)
+    flags = select(tables.receipt_flag.c.flag).filter_by(**key).order_by(tables.receipt_flag.c.flag)
+    routes = select(tables.receipt_route).filter_by(**key).order_by(tables.receipt_route.c.first_at)
+    return {
+        **row,
+        "transfers": [_without_key(one) for one in connection.execute(transfers).mappings()],
+        "flags": list(connection.execute(flags).scalars()),
+        "routes": [_without_key(one) for one in connection.execute(routes).mappings()],
+    }
+
+
+def _without_key(row: Any) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in ("id_pa", "receipt_id")}
+
+
+def flags_of(connection: Connection, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], list[str]]:
+    """The flags of several receipts, by (id_pa, receipt_id)."""
+    table = tables.receipt_flag
+    found: dict[tuple[str, str], list[str]] = {}
+    if keys:
+        query = select(table).where(tuple_(table.c.id_pa, table.c.receipt_id).in_(keys)).order_by(table.c.flag)
+        for row in connection.execute(query):
+            found.setdefault((row.id_pa, row.receipt_id), []).append(row.flag)
+    return found

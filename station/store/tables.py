@@ -1,0 +1,210 @@
+"""The tables. Migrations build them; this is what the code of today expects to find.
+
+Every key starts with `id_pa`, so that the tables can be distributed by it one day. Constraints have names.
+"""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Date,
+    DateTime,
+    Dialect,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Numeric,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.types import TypeEngine
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware UTC times. SQLite has no time type: there the text is UTC without a zone, which sorts as time."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time without a zone")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Euro(TypeDecorator[Decimal]):
+    """Exact euro with two decimals. SQLite has no exact numbers but integers: there the column holds cents."""
+
+    impl = Numeric(12, 2)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(BigInteger() if dialect.name == "sqlite" else Numeric(12, 2))
+
+    def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> Decimal | int | None:
+        return int(value * 100) if value is not None and dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
+        return Decimal(value).scaleb(-2) if value is not None and dialect.name == "sqlite" else value
+
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(referred_table_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+receipt = Table(
+    "receipt",
+    metadata,
+    Column("id_pa", String(35), nullable=False),
+    Column("receipt_id", Text, nullable=False),
+    Column("id_broker_pa", String(35), nullable=False),
+    Column("id_station", String(35), nullable=False),
+    Column("notice_number", String(18), nullable=False),
+    Column("fiscal_code", String(11), nullable=False),
+    # 0 for the first receipt of a notice, 1, 2, ... for the next: the constraint below lets the database judge which
+    # of two receipts that arrive at once is the second.
+    Column("notice_ordinal", SmallInteger, nullable=False),
+    Column("iuv", String(35), nullable=False),
+    Column("outcome", String(2), nullable=False),
+    Column("amount", Euro, nullable=False),
+    Column("fee", Euro),
+    Column("primary_ci_incurred_fee", Euro),
+    Column("description", Text, nullable=False),
+    Column("company_name", Text, nullable=False),
+    Column("office_name", Text),
+    Column("debtor_type", String(1), nullable=False),
+    Column("debtor_id", String(16), nullable=False),
+    Column("debtor_name", Text, nullable=False),
+    Column("payer_type", String(1)),
+    Column("payer_id", String(16)),
+    Column("payer_name", Text),
+    Column("id_psp", String(35), nullable=False),
+    Column("psp_fiscal_code", String(70)),
+    Column("psp_partita_iva", String(20)),
+    Column("psp_company_name", Text, nullable=False),
+    Column("id_channel", String(35), nullable=False),
+    Column("channel_description", Text, nullable=False),
+    Column("payment_method", String(35)),
+    Column("payment_note", Text),
+    Column("id_bundle", String(70)),
+    Column("id_ci_bundle", String(70)),
+    Column("payment_date_time", UtcDateTime),
+    Column("application_date", Date),
+    Column("transfer_date", Date),
+    Column("metadata", JSON(none_as_null=True)),  # [[key, value], ...]: keys may occur twice, their order counts
+    Column("stand_in", Boolean),
+    Column("version", SmallInteger, nullable=False),
+    Column("source", String(10), nullable=False),
+    Column("received_at", UtcDateTime, nullable=False),
+    Column("resends", Integer, nullable=False),
+    Column("last_resend_at", UtcDateTime),
+    Column("content_hash", LargeBinary(32), nullable=False),
+    Column("charset", String(40)),
+    Column("raw", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("id_pa", "receipt_id"),
+    UniqueConstraint("id_pa", "notice_number", "fiscal_code", "notice_ordinal", name="uq_receipt_notice"),
+    Index("ix_receipt_received_at", "received_at", "id_pa", "receipt_id"),
+    Index("ix_receipt_receipt_id", "receipt_id"),
+    Index("ix_receipt_notice_number", "notice_number"),
+    Index("ix_receipt_iuv", "iuv", "id_pa"),
+)
+
+transfer = Table(
+    "transfer",
+    metadata,
+    Column("id_pa", String(35), nullable=False),
+    Column("receipt_id", Text, nullable=False),
+    Column("position", SmallInteger, nullable=False),  # in the document; the schema lets idTransfer occur twice
+    Column("id_transfer", SmallInteger, nullable=False),
+    Column("amount", Euro, nullable=False),
+    Column("fiscal_code_pa", String(11), nullable=False),
+    Column("company_name", Text),
+    Column("iban", String(35)),
+    Column("digital_stamp", Boolean, nullable=False),
+    Column("remittance_information", Text, nullable=False),
+    Column("transfer_category", Text, nullable=False),
+    Column("metadata", JSON(none_as_null=True)),
+    PrimaryKeyConstraint("id_pa", "receipt_id", "position"),
+    ForeignKeyConstraint(["id_pa", "receipt_id"], ["receipt.id_pa", "receipt.receipt_id"], ondelete="CASCADE"),
+)
+
+receipt_flag = Table(
+    "receipt_flag",
+    metadata,
+    Column("id_pa", String(35), nullable=False),
+    Column("receipt_id", Text, nullable=False),
+    Column("flag", String(40), nullable=False),
+    PrimaryKeyConstraint("id_pa", "receipt_id", "flag"),
+    ForeignKeyConstraint(["id_pa", "receipt_id"], ["receipt.id_pa", "receipt.receipt_id"], ondelete="CASCADE"),
+    Index("ix_receipt_flag_flag", "flag", "id_pa", "receipt_id"),
+)
+
+# Brokers and stations by which a receipt came again, other than those it came by first.
+receipt_route = Table(
+    "receipt_route",
+    metadata,
+    Column("id_pa", String(35), nullable=False),
+    Column("receipt_id", Text, nullable=False),
+    Column("id_broker_pa", String(35), nullable=False),
+    Column("id_station", String(35), nullable=False),
+    Column("first_at", UtcDateTime, nullable=False),
+    PrimaryKeyConstraint("id_pa", "receipt_id", "id_broker_pa", "id_station"),
+    ForeignKeyConstraint(["id_pa", "receipt_id"], ["receipt.id_pa", "receipt.receipt_id"], ondelete="CASCADE"),
+    Index("ix_receipt_route_id_station", "id_station", "id_pa", "receipt_id"),
+)
+
+# Requests that were refused: they live nowhere else. Identifiers are as read and may be wrong or missing; `id_pa` is
+# empty where there was none. The same bytes refused again are counted, not kept twice.
+refused = Table(
+    "refused",
+    metadata,
+    Column("id_pa", String(35), nullable=False),
+    Column("raw_hash", LargeBinary(32), nullable=False),
+    Column("refused_id", String(16), nullable=False),  # the first half of the hash in hex: what operators type
+    Column("operation", String(64), nullable=False),
+    Column("id_broker_pa", String(64)),
+    Column("id_station", String(64)),
+    Column("receipt_id", String(64)),
+    Column("notice_number", String(64)),
+    Column("iuv", String(64)),
+    Column("source", String(10), nullable=False),
+    Column("peer", String(64)),
+    Column("request_id", String(128)),
+    Column("fault_code", String(40), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("state", String(10), nullable=False),  # open, accepted, discarded
+    Column("received_at", UtcDateTime, nullable=False),
+    Column("times", Integer, nullable=False),
+    Column("last_at", UtcDateTime, nullable=False),
+    Column("charset", String(40)),
+    Column("raw", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("id_pa", "raw_hash"),
+    Index("ix_refused_received_at", "received_at", "id_pa", "raw_hash"),
+    Index("ix_refused_state", "state", "received_at"),
+    Index("ix_refused_refused_id", "refused_id"),
+)
