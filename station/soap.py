@@ -22,7 +22,6 @@ from spyne.server.wsgi import WsgiApplication  # isort: skip
 
 _log = log.get(__name__)
 
-TNS = "http://pagopa-api.pagopa.gov.it/paForNode"
 RETRY_AFTER_S = "60"
 NOT_OFFERED = "not offered by a broadcast station"
 
@@ -52,7 +51,7 @@ class _Protocol(Soap11):  # type: ignore[misc]  # Spyne has no types
                 raise DocumentError("the document is no SOAP 1.1 envelope")
             request = contract.request_element(root)
             if request.tag not in ctx.app.interface.service_method_map:
-                raise DocumentError(f"the service {TNS} has no operation for the element in the SOAP Body")
+                raise DocumentError("no operation of paForNode has the element in the SOAP Body")
         except DocumentError as error:
             raise _client_fault(ctx, error) from error
         ctx.in_header_doc = None
@@ -181,7 +180,7 @@ class PaForNode(Service):  # type: ignore[misc]  # Spyne has no types
 def create_soap_app(intake: Intake) -> Callable[..., Iterable[bytes]]:
     """The WSGI application that answers POSTs. Their bodies must have been read and bounded (see `app`)."""
     application = Application(
-        [PaForNode], TNS, name="paForNode", in_protocol=_Protocol(), out_protocol=_Protocol(), config=intake
+        [PaForNode], NS, name="paForNode", in_protocol=_Protocol(), out_protocol=_Protocol(), config=intake
     )
     wsgi: Callable[..., Iterable[bytes]] = WsgiApplication(application, max_content_length=2**62)
     return wsgi

@@ -20,7 +20,7 @@ A scenario is a JSON object, all parts optional; `load` adds parts later:
   `segregation`, `status`, `xml` (the document as text), `hidden` (takes its place in the page, but is not shown),
   `unpaid` (true or `{calls, seconds, listed}`: 422 until then, and shown in no list unless `listed`)
 - `generate`: one or a list of `{org, count, seed, from, to, version, first, without, hidden_every, hidden_range,
-  unpaid_every, unpaid, receipts, positions}`; receipt n is `make_receipt(org, n, seed, start=from, end=to, version=...)`
+  unpaid_every, unpaid, receipts, positions}`: `make_receipt(org, n, seed, start=from, end=to, ...)` for so many n
 - `positions`: `{org, n, seed}`, and `iupd`, `iuv`, `nav`, `amount` (cents), `id_receipt`, `payment_date`, `status`
 - `faults`: see `faults.Fault`
 - `insert_while_paging`: `{after, org, receipts, generate, remove}`

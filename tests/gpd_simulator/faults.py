@@ -65,6 +65,10 @@ class Fault:
         self.hits += 1
         return True
 
+    def replaces(self) -> bool:
+        """Whether the right answer is not wanted at all."""
+        return bool(self.status or self.style) or self.replacement() is not None
+
     def replacement(self) -> bytes | None:
         """The body that stands in for the right one, if the rule names one."""
         if self.body is not None:
@@ -94,5 +98,7 @@ def a_fault(rule: dict[str, Any]) -> Fault:
 
 def page_of(status: int, title: str) -> bytes:
     """An HTML error page as a proxy shows it."""
-    heading = f"<h1>{status} {title}</h1>"
-    return f"<html>\r\n<head><title>{status} {title}</title></head>\r\n<body>\r\n<center>{heading}</center>\r\n</body>\r\n</html>\r\n".encode()
+    body = f"<center><h1>{status} {title}</h1></center>\r\n<hr><center>Simulated-Gateway/v2</center>"
+    return (
+        f"<html>\r\n<head><title>{status} {title}</title></head>\r\n<body>\r\n{body}\r\n</body>\r\n</html>\r\n".encode()
+    )

@@ -1,6 +1,6 @@
 """What stands before the service: keys, the rate limit, and the counting of everything that comes.
 
-Callers hold the simulator's lock, save for nothing: there is no state outside it.
+Callers hold the simulator's lock.
 """
 
 import math
@@ -77,8 +77,11 @@ class Stats:
     errors: list[str] = field(default_factory=list)
     _recent: dict[str, deque[float]] = field(default_factory=dict)
 
-    def arrived(self, endpoint: str, org: str, key: str, request_id: str | None, period: float) -> None:
+    def arrived(
+        self, endpoint: str, org: str, key: str, request_id: str | None, period: float, new_connection: bool
+    ) -> None:
         self.calls += 1
+        self.connections += new_connection
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         self.by_endpoint[endpoint] += 1

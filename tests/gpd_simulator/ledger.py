@@ -197,10 +197,8 @@ class Ledger:
         options = {"start": start, "end": end}
         options |= {name: order[name] for name in ("version", "broker", "station", "segregation") if name in order}
         segregation = order.get("segregation", "01")
-        numbers = range(order.get("first", 0), order.get("first", 0) + order["count"])
-        without = set(order.get("without", ()))
-        if without:
-            numbers = [n for n in numbers if n not in without]  # type: ignore[assignment]
+        first, without = order.get("first", 0), set(order.get("without", ()))
+        numbers = [n for n in range(first, first + order["count"]) if n not in without]
         organisation = self.organisation(org)
         if order.get("receipts", True):
             hidden_every, unpaid_every = order.get("hidden_every"), order.get("unpaid_every")
@@ -324,7 +322,8 @@ def period(start: str | None, end: str | None, now: datetime) -> tuple[str, str,
         last_text = _java(last)
     elif end and not start:
         first = _months(last, -3)
-        first_text = _java(first)
+        first = first if "T" in end else first.replace(hour=0, minute=0, second=0)
+        first_text = _java(first) if "T" in end else f"{first:%Y-%m-%dT%H:%M:%S}"
     if first > last:
         raise _invalid_range()
     return first_text, last_text, (last - first) / timedelta(days=1)
@@ -339,8 +338,10 @@ def day_period(start: str | None, end: str | None, longest: int) -> tuple[str, s
         last = datetime.strptime(end, "%Y-%m-%d").replace(tzinfo=UTC) if end else None
     except ValueError as error:
         raise BadRequestError("BAD REQUEST", "Invalid value for property of type LocalDate") from error
-    first = first or last - timedelta(days=longest)  # type: ignore[operator]
-    last = last or first + timedelta(days=longest)
+    if first is None:
+        first = last - timedelta(days=longest)
+    elif last is None:
+        last = first + timedelta(days=longest)
     if first > last or (last - first).days > longest:
         detail = f"The dates interval from {first:%Y-%m-%d} to {last:%Y-%m-%d} is reversed or over {longest} days"
         raise BadRequestError("Organization's debt positions not recoverable", detail)

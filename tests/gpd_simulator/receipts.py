@@ -26,8 +26,8 @@ ROOTS = {"v1": ("paSendRTReq", "paSendRTReq"), "v2": ("PaSendRTV2Request", "paSe
 
 GENERATED = "generated"
 
-_FIRST_NAMES = "Tizio Caia Sempronia Mevia Filano Calpurnia Niccolò Zoè Pinco Ermenegildo".split()
-_SURNAMES = "Pallino|Dell'Esempio|D'Invenzione|Fittizî|Nessunò|Prova|Qualunque|Taldeitali|Müller-Finto".split("|")
+_FIRST_NAMES = ("Tizio", "Caia", "Sempronia", "Mevia", "Filano", "Calpurnia", "Niccolò", "Zoè", "Pinco")
+_SURNAMES = ("Pallino", "Dell'Esempio", "D'Invenzione", "Fittizî", "Nessunò", "Prova", "Taldeitali", "Müller-Finto")
 _COMPANIES = ("Ditta Prova & Controprova S.n.c.", "Società Così & Cosà S.r.l.", "Circolo «L'Inesistente»")
 _OWNERS = ("Comune di Vattelapesca", "Comune di Roccacannuccia", "Unione dei Comuni dell'Altrove & Dintorni")
 _OFFICES = ("Ufficio Tributi", "Settore Entrate e Contabilità", "Polizia Locale", "Servizi alla Persona & Scuola")
@@ -244,7 +244,7 @@ def _fiscal_code(digest: bytes) -> str:
     if kind == 1:
         return f"{int.from_bytes(digest[29:32]) % 10**9:09d}00"
     # X000X is no municipality: nobody has this code.
-    letters = "".join(chr(65 + byte % 26) for byte in (*digest[28:32], digest[17], digest[16]))
+    letters = "".join(chr(65 + byte % 26) for byte in (*digest[28:32], *digest[16:18]))
     return f"{letters}{digest[29] % 90 + 10}A{digest[30] % 28 + 1:02d}X000{chr(65 + digest[31] % 26)}"
 
 

@@ -51,27 +51,34 @@ class Conversation(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    rbufsize = 65_536
     server: Server
-    counted = False
+    first_call = True
 
     def do_GET(self) -> None:
         path, _, query = self.path.partition("?")
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if path.startswith(CONTROL_BASE):
-            self._control(path.removeprefix(CONTROL_BASE))
-            return
+            self._control(path.removeprefix(CONTROL_BASE), body)
+        else:
+            self._serve(path, query)
+
+    def do_POST(self) -> None:
+        self.do_GET()
+
+    def do_DELETE(self) -> None:
+        self.do_GET()
+
+    def _serve(self, path: str, query: str) -> None:
         simulator = self.server.simulator
-        headers = self.headers
-        request_id = headers.get("X-Request-Id")
-        call = Call.read(path, query, headers.get("Ocp-Apim-Subscription-Key", ""), request_id)
-        if not self.counted:
-            self.counted = True
-            simulator.stats.connections += 1
-        self._skip_body()
-        answer, fault = simulator.answer(call)
+        request_id = self.headers.get("X-Request-Id")
+        key = self.headers.get("Ocp-Apim-Subscription-Key", "")
+        call = Call.read(self.command, path, query, key, request_id)
+        answer, fault = simulator.answer(call, self.first_call)
+        self.first_call = False
         status = "dropped"
         try:
-            time.sleep(simulator.settings.latency + (fault.delay if fault else 0))
+            if silence := simulator.settings.latency + (fault.delay if fault else 0):
+                time.sleep(silence)
             answer.headers = {"X-Request-Id": request_id or str(uuid.uuid4())} | answer.headers
             status = self._carry_out(answer, fault)
         except ConnectionError:
@@ -79,30 +86,17 @@ class Conversation(BaseHTTPRequestHandler):
         finally:
             simulator.answered(call, status, fault)
 
-    def do_POST(self) -> None:
-        path = self.path.partition("?")[0]
-        if path.startswith(CONTROL_BASE):
-            self._control(path.removeprefix(CONTROL_BASE))
-        else:
-            self.do_GET()
-
-    do_DELETE = do_PUT = do_HEAD = do_POST
-
-    def _control(self, what: str) -> None:
+    def _control(self, what: str, body: bytes) -> None:
         simulator = self.server.simulator
         try:
-            text = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            body = json.loads(text) if text else {}
+            order = json.loads(body) if body else {}
             with simulator.lock:
-                result = simulator.control(self.command, what, body)
+                result = simulator.control(self.command, what, order)
                 content = json.dumps(result).encode()
             answer = Answer(200, content)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             answer = Answer(400, json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
         self._write(answer, [answer.body], len(answer.body))
-
-    def _skip_body(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
     def _carry_out(self, answer: Answer, fault: Fault | None) -> str:
         """Writes the answer as the fault wants it; the status for the statistics."""
@@ -129,7 +123,7 @@ class Conversation(BaseHTTPRequestHandler):
         stop = None
         if fault.drop:
             stop = 0 if fault.drop == "headers" else (length or len(answer.body)) // 2
-        if fault.trickle:
+        if fault.trickle and not fault.huge:
             pieces = _slowly(b"".join(pieces), fault.trickle)
         self._write(answer, pieces, length, stop)
         if fault.drop:

@@ -86,10 +86,12 @@ class Call:
         return int(text) if text.isdecimal() and self.endpoint != "receipt" else None
 
     @classmethod
-    def read(cls, path: str, query: str, key: str, request_id: str | None) -> "Call":
+    def read(cls, method: str, path: str, query: str, key: str, request_id: str | None) -> "Call":
         params = {name: values[-1] for name, values in parse_qs(query, keep_blank_values=True).items()}
         endpoint, org, iuv = "other", "", None
-        if match := _RECEIPTS.fullmatch(path):
+        if method != "GET":
+            pass
+        elif match := _RECEIPTS.fullmatch(path):
             org, iuv = unquote(match[1]), unquote(match[2]) if match[2] else None
             endpoint = "receipt" if iuv else "list"
         elif match := _POSITIONS.fullmatch(path):
@@ -190,10 +192,11 @@ class Simulator:
 
     # --- what callers see ---------------------------------------------------------------------------------------------
 
-    def answer(self, call: Call) -> tuple[Answer, Fault | None]:
+    def answer(self, call: Call, new_connection: bool) -> tuple[Answer, Fault | None]:
         """The answer and the fault to carry out on it. Counts the call as arrived, not yet as answered."""
         with self.lock:
-            self.stats.arrived(call.endpoint, call.org, call.key, call.request_id, self.settings.rate_period)
+            length = self.settings.rate_period
+            self.stats.arrived(call.endpoint, call.org, call.key, call.request_id, length, new_connection)
             if self.down:
                 self.stats.by_fault["down"] += 1
                 return self.struck(self.down, None), self.down
@@ -235,13 +238,12 @@ class Simulator:
         for fault in self.faults:
             if fault.strikes(call.endpoint, call.org, call.iuv, call.page, call.key):
                 self.stats.by_fault[fault.name] += 1
-                right = None if fault.status or fault.replacement() is not None else self._serve(call, key)
-                answer = self.struck(fault, right)
-                break
-        else:
-            fault, answer = None, self._serve(call, key)  # type: ignore[assignment]
+                answer = self.struck(fault, None if fault.replaces() else self._serve(call, key))
+                answer.headers = headers | answer.headers
+                return answer, fault
+        answer = self._serve(call, key)
         answer.headers = headers | answer.headers
-        return answer, fault
+        return answer, None
 
     def struck(self, fault: Fault, right: Answer | None) -> Answer:
         """The answer with what the fault says of its content; the rest happens on the wire."""
@@ -399,7 +401,7 @@ class Simulator:
     def _now(self) -> datetime:
         if self.settings.now:
             return datetime.fromisoformat(self.settings.now)
-        return datetime.now(UTC).replace(tzinfo=None)
+        return datetime.now(UTC).replace(tzinfo=None, microsecond=0)
 
 
 def phrase(status: int) -> str:
