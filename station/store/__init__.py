@@ -6,7 +6,8 @@ Functions take a connection and never commit; the use cases open transactions wi
 from sqlalchemy import Connection, Engine
 
 from station.store.engine import connect, parse_url, transaction
-from station.store.receipts import Filter, Position, Recorded, find, flags_of, list_receipts, record
+from station.store.queries import Filter, Position, find, flags_of, list_receipts
+from station.store.receipts import Recorded, record
 from station.store.refused import keep
 from station.store.schema import check_schema, migrate, revisions
 
