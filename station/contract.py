@@ -36,6 +36,7 @@ _VERSIONS = {"paSendRTV2": 2, "paSendRT": 1}
 # columns). Real ones have 32 characters; a longer one than this is stood for by its hash.
 RECEIPT_ID_BYTES = 1024
 
+_BLANKS = " \t\r\n"
 _ROME = ZoneInfo("Europe/Rome")
 
 # An element without prefixes and without blanks between elements: [tag, text] or [tag, [children]], and as a third
@@ -194,14 +195,21 @@ def _validate(request: Element, *, refuse_unknown: bool) -> bool:
     schema = _per_thread.schema
     if schema.validate(request):
         return False
+    unknown = not refuse_unknown and _strip_unknown(request, _known_elements()[request.tag])
+    trimmed = _trim_dates(request)
+    if (unknown or trimmed) and schema.validate(request):
+        return unknown
     log: Any = schema.error_log
-    first = log[0]
-    if not refuse_unknown and _strip_unknown(request, _known_elements()[request.tag]):
-        if schema.validate(request):
-            return True
-        log = schema.error_log
-        first = log[0]
-    raise InvalidReceiptError(_path(first, request), first.line or None, _rule(first))
+    raise InvalidReceiptError(_path(log[0], request), log[0].line or None, _rule(log[0]))
+
+
+def _trim_dates(request: Element) -> bool:
+    """Takes blanks around dates out of the tree: XSD ignores them, libxml2 refuses them. Whether there were any."""
+    dates = [request.find(f"receipt/{name}") for name in ("paymentDateTime", "applicationDate", "transferDate")]
+    blank = [date for date in dates if date is not None and date.text and date.text != date.text.strip(_BLANKS)]
+    for date_ in blank:
+        date_.text = (date_.text or "").strip(_BLANKS)
+    return bool(blank)
 
 
 @cache
@@ -275,10 +283,11 @@ _FIXED = (
 def _rule(error: etree._LogEntry) -> str:
     """The rule that was broken, in libxml2's words without what the sender wrote."""
     message = error.message.strip()
-    for words in _RULES:
-        if (at := message.rfind(words)) >= 0:
-            facet = re.match(r"Element '[^']*': \[facet '(\w+)'\]", message)
-            return f"the value {message[at:]}" + (f" (facet {facet[1]})" if facet else "")
+    words_at = max(message.rfind(words) for words in _RULES)
+    if words_at >= 0:
+        facet = re.match(r"Element '[^']*': \[facet '(\w+)'\]", message)
+        rule = re.sub(r"\{http[^}]*\}", "", message[words_at:])
+        return f"the value {rule}" + (f" (facet {facet[1]})" if facet else "")
     for pattern in (_LENGTH_RULE, _EXPECTED):
         if found := pattern.search(message):
             return found[0]
@@ -322,7 +331,7 @@ class _Fields:
         return self._children.get(name)
 
     def token(self, name: str) -> str:
-        return str(self._children[name]).strip(" \t\r\n")
+        return str(self._children[name]).strip(_BLANKS)
 
     def fields(self, name: str) -> "_Fields":
         return _Fields(self._children[name])
