@@ -25,6 +25,10 @@ A scenario is a JSON object, all parts optional; `load` adds parts later:
 - `faults`: see `faults.Fault`
 - `insert_while_paging`: `{after, org, receipts, generate, remove}`
 - `down`: a fault for every call
+
+Whatever speaks HTTP can steer it by JSON under `/_control/`; `GpdSimulator` has a method for each: POST `load` and
+`reset` (a scenario), `faults`, `down` (a fault), `up`, `pay` and `remove` (`{org, iuv}`); GET `stats`, `log`, `faults`;
+DELETE `stats`, `faults`, `faults/NAME`. By hand: `python -m tests.gpd_simulator --port 8099 --scenario FILE`.
 """
 
 from .process import GpdSimulator

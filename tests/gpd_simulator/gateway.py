@@ -74,6 +74,7 @@ class Stats:
     over_30_days: int = 0
     longest_days: float = 0.0
     past_last_page: int = 0
+    callers_gone: int = 0
     errors: list[str] = field(default_factory=list)
     _recent: dict[str, deque[float]] = field(default_factory=dict)
 
@@ -127,6 +128,7 @@ class Stats:
             "over_30_days": self.over_30_days,
             "longest_days": round(self.longest_days, 3),
             "past_last_page": self.past_last_page,
+            "callers_gone": self.callers_gone,
             "errors": self.errors,
         }
 

@@ -5,6 +5,7 @@ here: HTTP (see `server`), keys and limits (see `gateway`). Callers hold the sim
 """
 
 import calendar
+import gc
 import json
 import re
 import time
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from .receipts import END, GENERATED, START, headline, make_position, make_receipt, position_headline
+from .receipts import END, GENERATED, START, VERSIONS, headline, make_position, make_receipt, position_headline
 
 RECEIPT_KEYS = {
     *("org", "n", "seed", "start", "end", "version", "broker", "station", "segregation"),
@@ -189,6 +190,7 @@ class Ledger:
         for order in [generate] if isinstance(generate, dict) else generate:
             _known(order, GENERATE_KEYS, "generate")
             self._generate(order, counts)
+        gc.freeze()  # else every collection walks the rows
         return counts
 
     def _generate(self, order: dict[str, Any], counts: dict[str, int]) -> None:
@@ -259,6 +261,8 @@ def position(org: str, recipe: dict[str, Any]) -> dict[str, Any]:
 def _known(item: dict[str, Any], keys: set[str], what: str) -> None:
     if unknown := set(item) - keys:
         raise ValueError(f"{what}: unknown {', '.join(sorted(unknown))}")
+    if item.get("version", "v2") not in VERSIONS:
+        raise ValueError(f"{what}: version must be one of {', '.join(VERSIONS)}")
 
 
 def _row(item: dict[str, Any]) -> Row:

@@ -64,7 +64,7 @@ def make_receipt(
     `payment_date_time=None` leaves it out. The IUV hangs on `n` and `seed` alone: two organisations share IUVs.
     """
     digest = _digest(org, n, seed)
-    version = version_of(digest, version)
+    version = _version(digest, version)
     plain_iuv, paid_at, plain_debtor = headline(org, n, seed, start, end, segregation)
     iuv = iuv or plain_iuv
     receipt_id = receipt_id or digest[:16].hex()
@@ -116,15 +116,6 @@ def headline(
     base = f"{segregation}{(n * 6180339887501 + _offset(seed)) % 10**13:013d}"
     iuv = f"{base}{int('3' + base) % 93:02d}"
     return iuv, _payment_date_time(digest, start, end), _fiscal_code(digest)
-
-
-def version_of(digest: bytes, version: str) -> str:
-    """`v1` or `v2`, where `mixed` means one in four of version 1."""
-    if version not in VERSIONS:
-        raise ValueError(f"version must be one of {', '.join(VERSIONS)}")
-    if version == "mixed":
-        return "v2" if digest[17] % 4 else "v1"
-    return version
 
 
 def make_position(org: str, n: int, seed: int | str = 0, **over: Any) -> dict[str, Any]:
@@ -216,6 +207,12 @@ def _period(start: str, end: str) -> tuple[datetime, int]:
     if last <= first:
         raise ValueError("the period ends before it starts")
     return first, (last - first) // timedelta(microseconds=1)
+
+
+def _version(digest: bytes, version: str) -> str:
+    if version == "mixed":
+        return "v2" if digest[17] % 4 else "v1"
+    return version
 
 
 def _payment_date_time(digest: bytes, start: str, end: str) -> str:

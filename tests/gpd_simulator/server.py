@@ -75,16 +75,16 @@ class Conversation(BaseHTTPRequestHandler):
         call = Call.read(self.command, path, query, key, request_id)
         answer, fault = simulator.answer(call, self.first_call)
         self.first_call = False
-        status = "dropped"
+        if silence := simulator.settings.latency + (fault.delay if fault else 0):
+            time.sleep(silence)
+        # Counted before it is sent: whoever has the answer finds it in the statistics.
+        simulator.answered(call, "dropped" if fault and fault.drop else str(answer.status), fault)
+        answer.headers = {"X-Request-Id": request_id or str(uuid.uuid4())} | answer.headers
         try:
-            if silence := simulator.settings.latency + (fault.delay if fault else 0):
-                time.sleep(silence)
-            answer.headers = {"X-Request-Id": request_id or str(uuid.uuid4())} | answer.headers
-            status = self._carry_out(answer, fault)
+            self._carry_out(answer, fault)
         except ConnectionError:
             self.close_connection = True
-        finally:
-            simulator.answered(call, status, fault)
+            simulator.left_alone()
 
     def _control(self, what: str, body: bytes) -> None:
         simulator = self.server.simulator
@@ -98,16 +98,16 @@ class Conversation(BaseHTTPRequestHandler):
             answer = Answer(400, json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
         self._write(answer, [answer.body], len(answer.body))
 
-    def _carry_out(self, answer: Answer, fault: Fault | None) -> str:
-        """Writes the answer as the fault wants it; the status for the statistics."""
+    def _carry_out(self, answer: Answer, fault: Fault | None) -> None:
+        """Writes the answer as the fault wants it."""
         pieces: Iterable[bytes] = [answer.body]
         length: int | None = len(answer.body)
         if fault is None:
             self._write(answer, pieces, length)
-            return str(answer.status)
+            return
         if fault.drop in ("before", "reset"):
             self._break_off(reset=fault.drop == "reset")
-            return "dropped"
+            return
         if fault.huge:
             pieces, length = _huge(fault.huge, answer.content_type), fault.huge
         if fault.gzip:
@@ -128,8 +128,6 @@ class Conversation(BaseHTTPRequestHandler):
         self._write(answer, pieces, length, stop)
         if fault.drop:
             self._break_off()
-            return "dropped"
-        return str(answer.status)
 
     def _write(self, answer: Answer, pieces: Iterable[bytes], length: int | None, stop: int | None = None) -> None:
         """Without a length the body goes out in chunks; after `stop` bytes of the body nothing more goes out."""

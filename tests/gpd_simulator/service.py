@@ -224,6 +224,11 @@ class Simulator:
                 }
             )
 
+    def left_alone(self) -> None:
+        """The caller was gone before the whole answer was written."""
+        with self.lock:
+            self.stats.callers_gone += 1
+
     def _answer(self, call: Call) -> tuple[Answer, Fault | None]:
         keys = self.core_keys if call.endpoint == "positions" else self.keys
         key = keys.get(call.key)
