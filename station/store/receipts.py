@@ -44,7 +44,10 @@ def record(
     ordinal = 0
     # Each turn ends the loop or has lost a race for one ordinal of the same notice; nobody races that often.
     for _ in range(20):
-        statement = insert(connection, tables.receipt).on_conflict_do_nothing()
+        # preserve_rowcount: SQLAlchemy gives none for an INSERT otherwise, and none looks like a duplicate.
+        statement = (
+            insert(connection, tables.receipt).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
+        )
         if connection.execute(statement, values | {"notice_ordinal": ordinal}).rowcount == 1:
             break
         known = _again(connection, receipt, source, received_at)
