@@ -208,3 +208,61 @@ refused = Table(
     Index("ix_refused_state", "state", "received_at"),
     Index("ix_refused_refused_id", "refused_id"),
 )
+
+# --- reconciliation ---------------------------------------------------------------------------------------------------
+
+# How far each EC was walked. `watermark`: the start of the last run that walked its whole window; `walked_at`: the end
+# of it; `swept_at`: the end of the last walk that also covered the wide sweep.
+reconcile_ec = Table(
+    "reconcile_ec",
+    metadata,
+    Column("id_pa", String(35), nullable=False),
+    Column("watermark", UtcDateTime, nullable=False),
+    Column("walked_at", UtcDateTime, nullable=False),
+    Column("swept_at", UtcDateTime),
+    PrimaryKeyConstraint("id_pa"),
+)
+
+# The ledger: one row for each run and EC.
+reconcile_run = Table(
+    "reconcile_run",
+    metadata,
+    Column("id_pa", String(35), nullable=False),
+    Column("run_id", String(36), nullable=False),
+    Column("kind", String(10), nullable=False),  # window, sweep (window and sweep), range, iuv
+    Column("outcome", String(10), nullable=False),  # running, done, failed, stopped, aborted
+    Column("window_from", Date),
+    Column("window_to", Date),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("finished_at", UtcDateTime),
+    Column("listed", Integer, nullable=False),
+    Column("here", Integer, nullable=False),
+    Column("fetched", Integer, nullable=False),
+    Column("not_yet", Integer, nullable=False),
+    Column("waiting", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    Column("requests", Integer, nullable=False),
+    Column("error", Text),
+    PrimaryKeyConstraint("id_pa", "run_id"),
+    Index("ix_reconcile_run_started_at", "started_at"),
+)
+
+# Receipts that are known to exist and are not here: they wait for another try, or were given up.
+reconcile_item = Table(
+    "reconcile_item",
+    metadata,
+    Column("id_pa", String(35), nullable=False),
+    Column("iuv", String(35), nullable=False),
+    Column("state", String(10), nullable=False),  # open, given_up
+    Column("reason", String(40), nullable=False),  # a slug: not_yet, refused, gpd_unavailable, ...
+    Column("notice_number", String(35)),  # where GPD-Core's positions named the payment
+    Column("amount", Euro),
+    Column("attempts", Integer, nullable=False),
+    Column("first_at", UtcDateTime, nullable=False),
+    Column("last_at", UtcDateTime, nullable=False),
+    Column("next_attempt_at", UtcDateTime, nullable=False),
+    Column("last_error", Text, nullable=False),
+    Column("request_id", String(36)),
+    PrimaryKeyConstraint("id_pa", "iuv"),
+    Index("ix_reconcile_item_next_attempt_at", "id_pa", "state", "next_attempt_at"),
+)
