@@ -2,18 +2,30 @@
 
 `load` gives frozen `Settings` or a `ConfigError` that names each wrong value with its place. Every setting of a section
 can be overridden by STATION_<SECTION>_<NAME>, and by STATION_<SECTION>_<NAME>_FILE with the path of a file that holds
-the value (for secrets).
+the value (for secrets). The keys of one [[broker]] or [[ec]] are set in the same way by STATION_BROKER_<ID>_<NAME> and
+STATION_EC_<ID>_<NAME>, for brokers and ECs that the file names.
 """
 
 import os
 import re
 import tomllib
 from collections.abc import Mapping
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FilePath,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+)
 from pydantic import model_validator as check
 
 from station.errors import ConfigError
@@ -22,6 +34,18 @@ DEFAULT_FILE = "station.toml"
 
 EcId = Annotated[str, StringConstraints(pattern=r"^[0-9]{11}$")]
 PagoPaId = Annotated[str, StringConstraints(min_length=1, max_length=35)]
+
+
+def _sendable(key: SecretStr) -> SecretStr:
+    """A key travels in an HTTP header; the line end of the file it was kept in is not part of it."""
+    text = key.get_secret_value().strip()
+    if not re.fullmatch(r"[\x21-\x7e]{1,200}", text):
+        raise ValueError("a key is 1 to 200 printable ASCII characters without blanks")
+    return SecretStr(text)
+
+
+Key = Annotated[SecretStr, AfterValidator(_sendable)]
+Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s?#]+$")]
 
 
 class Section(BaseModel):
@@ -78,11 +102,51 @@ class Log(Section):
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least level to be logged.")
 
 
+class Gpd(Section):
+    """The GPD receipts API, which `station reconcile` asks for what the push missed."""
+
+    url: Url = Field("https://api.platform.pagopa.it/gpd/payments-receipts-service/v1", description="The receipts API.")
+    key: Key | None = Field(None, description="Its key, for every EC that has none of its own or its broker's.")
+    positions_url: Url = Field(
+        "https://api.platform.pagopa.it/gpd/debt-positions-service/v1",
+        description="GPD-Core's list of debt positions, asked by `station reconcile --positions` only.",
+    )
+    positions_key: Key | None = Field(None, description="Its key, likewise.")
+    start: date | None = Field(None, description="Where an EC's first run starts; without it three months back.")
+    overlap_days: int = Field(7, ge=1, le=365, description="Each run starts so many days before the last one's start.")
+    sweep_days: int = Field(90, ge=0, le=3650, description="Once a day a run goes back so many days; 0: never.")
+    window_days: int = Field(30, ge=2, le=30, description="Days that one call covers at most; the API allows 30.")
+    rate: float = Field(5.0, gt=0, description="Calls a second for each key; the gateway refuses more than 10.")
+    workers: int = Field(4, ge=1, le=32, description="ECs walked at once, and receipts fetched at once.")
+    connect_timeout: float = Field(5.0, gt=0, description="Seconds until a connection stands.")
+    timeout: float = Field(30.0, gt=0, description="Seconds until an answer is complete.")
+    retries: int = Field(5, ge=0, le=20, description="Further tries of a call that failed for the moment.")
+    retry_within: float = Field(120.0, ge=0, description="Seconds in which the tries of one call must begin.")
+    proxy: SecretStr | None = Field(None, description="http://user:password@host:port, where calls need a proxy.")
+    ca_file: FilePath | None = Field(None, description="PEM file with the CAs to trust instead of the usual ones.")
+    again_after: float = Field(3000.0, ge=0, description="Seconds until a receipt that is not there is asked for again;"
+                               " twice as long each time, a day at most.")  # fmt: skip
+    give_up_days: int = Field(30, ge=1, description="After so many days an open item is given up (and stays visible).")
+    late_hours: float = Field(
+        36.0, gt=0, description="`reconcile --status` calls an EC late that was not walked since."
+    )
+    keep_runs_days: int = Field(180, ge=1, description="How long the ledger of runs is kept.")
+
+    @field_validator("proxy")
+    @classmethod
+    def _proxy_is_url(cls, proxy: SecretStr | None) -> SecretStr | None:
+        if proxy and not re.fullmatch(r"(https?|socks5h?)://[^\s/]+/?", proxy.get_secret_value()):
+            raise ValueError("want http://host:port")
+        return proxy
+
+
 class Broker(Section):
     """An intermediary (or the EC itself) that stations belong to."""
 
     id: PagoPaId = Field(description="idBrokerPA, a fiscal code.")
     stations: tuple[PagoPaId, ...] = Field((), description="Its stations (idStation).")
+    gpd_key: Key | None = Field(None, description="The broker's key for the GPD receipts API.")
+    gpd_positions_key: Key | None = Field(None, description="The broker's key for GPD-Core's positions.")
 
 
 class Ec(Section):
@@ -91,6 +155,9 @@ class Ec(Section):
     id: EcId = Field(description="idPA, the EC's fiscal code of 11 digits.")
     name: str = Field("", description="For people to read.")
     stations: tuple[PagoPaId, ...] = Field((), description="The stations it stands on; none: any of the brokers'.")
+    gpd_key: Key | None = Field(None, description="The EC's own key for the GPD receipts API.")
+    gpd_positions_key: Key | None = Field(None, description="The EC's own key for GPD-Core's positions.")
+    reconcile: bool = Field(True, description="Whether `station reconcile` walks this EC.")
 
 
 class Settings(Section):
@@ -100,6 +167,7 @@ class Settings(Section):
     server: Server = Server()
     rules: Rules = Rules()
     log: Log = Log()
+    gpd: Gpd = Gpd()
     broker: tuple[Broker, ...] = ()
     ec: tuple[Ec, ...] = ()
 
@@ -135,6 +203,18 @@ class Settings(Section):
     def open_registry(self) -> bool:
         """Whether every idPA and broker is accepted, since none is configured."""
         return not self.broker and not self.ec
+
+    def gpd_key(self, id_pa: str, name: Literal["gpd_key", "gpd_positions_key"] = "gpd_key") -> str | None:
+        """The key to ask for this EC with: its own, else its broker's, else the one for all.
+
+        An EC's broker is the one that a station of the EC belongs to, or the only one.
+        """
+        ec = self.ecs.get(id_pa)
+        stations = set(ec.stations) if ec else set()
+        brokers = [broker for broker in self.broker if len(self.broker) == 1 or stations & set(broker.stations)]
+        candidates = [getattr(one, name) for one in (ec, *brokers) if one]
+        candidates.append(self.gpd.key if name == "gpd_key" else self.gpd.positions_key)
+        return next((key.get_secret_value() for key in candidates if key), None)
 
     @property
     def own_id(self) -> str:
@@ -176,22 +256,38 @@ def _override(data: dict[str, Any], environ: Mapping[str, str]) -> dict[tuple[st
         if not (isinstance(field.annotation, type) and issubclass(field.annotation, Section)):
             continue
         for name in field.annotation.model_fields:
-            variable = f"STATION_{section}_{name}".upper()
-            value = environ.get(variable)
-            if (secret_file := environ.get(f"{variable}_FILE")) is not None:
-                if value is not None:
-                    raise ConfigError(f"{variable} and {variable}_FILE are both set: keep one")
-                variable += "_FILE"
-                try:
-                    value = Path(secret_file).read_text(encoding="utf-8").strip()
-                except (OSError, UnicodeDecodeError) as error:
-                    raise ConfigError(f"{variable}: cannot be read ({type(error).__name__})") from None
+            variable, value = _from_environment(f"STATION_{section}_{name}".upper(), environ)
             if value is not None:
                 held = data.setdefault(section, {})
                 if isinstance(held, dict):
                     held[name] = value
                     overridden[(section, name)] = variable
+    for section, model in (("broker", Broker), ("ec", Ec)):
+        entries = data.get(section)
+        for number, entry in enumerate(entries if isinstance(entries, list) else ()):
+            if not isinstance(entry, dict):
+                continue
+            for name in (name for name in model.model_fields if name.endswith("_key")):
+                id_ = re.sub(r"\W", "_", str(entry.get("id")))
+                variable, value = _from_environment(f"STATION_{section}_{id_}_{name}".upper(), environ)
+                if value is not None:
+                    entry[name] = value
+                    overridden[(section, str(number), name)] = variable
     return overridden
+
+
+def _from_environment(variable: str, environ: Mapping[str, str]) -> tuple[str, str | None]:
+    """The variable that sets a value, itself or its _FILE, and the value, if either does."""
+    value = environ.get(variable)
+    if (secret_file := environ.get(f"{variable}_FILE")) is None:
+        return variable, value
+    if value is not None:
+        raise ConfigError(f"{variable} and {variable}_FILE are both set: keep one")
+    variable += "_FILE"
+    try:
+        return variable, Path(secret_file).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{variable}: cannot be read ({type(error).__name__})") from None
 
 
 def _places(error: ValidationError, path: Path, overridden: dict[tuple[str, ...], str]) -> list[str]:
@@ -203,6 +299,6 @@ def _places(error: ValidationError, path: Path, overridden: dict[tuple[str, ...]
         message = one["msg"].removeprefix("Value error, ")
         if one["type"] == "extra_forbidden":
             message = "no such setting"
-        variable = overridden.get(place[:2])
+        variable = overridden.get(place[:2]) or overridden.get(place[:3])
         lines.append(f"{variable}: {message}" if variable else f"{path}: {where}: {message}".replace(": : ", ": "))
     return lines

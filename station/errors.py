@@ -129,3 +129,51 @@ class UnexpectedError(RefusalError):
     """An unexpected error while the request was taken in: answered as SOAP Fault, not as KO, and kept nevertheless."""
 
     code = "unexpected_error"
+
+
+class GpdError(StationError):
+    """A call of the GPD API did not give what it was made for."""
+
+    code = "gpd_error"
+
+    def __init__(self, message: str, *, request_id: str | None = None, status: int | None = None) -> None:
+        """`request_id` is the X-Request-Id of the last call, which pagoPA's support asks for; `status` its answer's."""
+        super().__init__(f"{message} (X-Request-Id {request_id})" if request_id else message)
+        self.request_id = request_id
+        self.status = status
+
+
+class GpdKeyError(GpdError):
+    """The GPD API does not know the key, or the key does not open this EC."""
+
+    code = "gpd_key_rejected"
+
+
+class GpdForbiddenError(GpdError):
+    """The key opens the EC, but not this receipt (segregation code)."""
+
+    code = "gpd_forbidden"
+
+
+class GpdRequestError(GpdError):
+    """The GPD API rejects the request itself: trying again does not help."""
+
+    code = "gpd_request_rejected"
+
+
+class GpdUnavailableError(GpdError):
+    """The GPD API did not answer, or answered with errors or limits only, until the tries were used up."""
+
+    code = "gpd_unavailable"
+
+
+class GpdAnswerError(GpdError):
+    """The GPD API's answer is not what it promises."""
+
+    code = "gpd_answer_unreadable"
+
+
+class StoppedError(StationError):
+    """The run was told to stop."""
+
+    code = "stopped"

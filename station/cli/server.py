@@ -113,14 +113,22 @@ def check(context: Context) -> None:
 def _configured(settings: config.Settings) -> list[str]:
     url = store.parse_url(settings.database.url.get_secret_value()).render_as_string(hide_password=True)
     lines = [f"database.url = {url}", f"database.pool_size = {settings.database.pool_size or settings.server.threads}"]
-    for section in ("server", "rules", "log"):
+    for section in ("server", "rules", "log", "gpd"):
         lines += [f"{section}.{name} = {value}" for name, value in getattr(settings, section)]
-    lines += [f"broker {broker.id}: stations {', '.join(broker.stations) or 'none'}" for broker in settings.broker]
     lines += [
-        f"ec {ec.id}{f' {ec.name}' if ec.name else ''}: stations {', '.join(ec.stations) or 'any'}"
+        f"broker {broker.id}: stations {', '.join(broker.stations) or 'none'}{_keys(broker)}"
+        for broker in settings.broker
+    ]
+    lines += [
+        f"ec {ec.id}{f' {ec.name}' if ec.name else ''}: stations {', '.join(ec.stations) or 'any'}{_keys(ec)}"
         for ec in settings.ec
     ]
     return lines
+
+
+def _keys(entry: config.Broker | config.Ec) -> str:
+    """The keys of its own, masked."""
+    return "".join(f", {name} {value}" for name, value in entry if name.endswith("_key") and value is not None)
 
 
 def _problems(context: Context) -> tuple[list[str], list[str]]:
