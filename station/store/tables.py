@@ -125,7 +125,9 @@ receipt = Table(
     Column("last_resend_at", UtcDateTime),
     Column("content_hash", LargeBinary(32), nullable=False),
     Column("charset", String(40)),
-    Column("raw", LargeBinary, nullable=False),
+    Column("raw", LargeBinary, nullable=False),  # empty once it was purged
+    Column("raw_purged_at", UtcDateTime),
+    Column("anonymised_at", UtcDateTime),
     PrimaryKeyConstraint("id_pa", "receipt_id"),
     UniqueConstraint("id_pa", "notice_number", "fiscal_code", "notice_ordinal", name="uq_receipt_notice"),
     Index("ix_receipt_received_at", "received_at", "id_pa", "receipt_id"),
@@ -198,6 +200,7 @@ refused = Table(
     Column("fault_code", String(40), nullable=False),
     Column("reason", Text, nullable=False),
     Column("state", String(10), nullable=False),  # open, accepted, discarded
+    Column("settled_at", UtcDateTime),  # since when it is accepted or discarded
     Column("received_at", UtcDateTime, nullable=False),
     Column("times", Integer, nullable=False),
     Column("last_at", UtcDateTime, nullable=False),
@@ -207,6 +210,34 @@ refused = Table(
     Index("ix_refused_received_at", "received_at", "id_pa", "raw_hash"),
     Index("ix_refused_state", "state", "received_at"),
     Index("ix_refused_refused_id", "refused_id"),
+)
+
+# What happened to a refused request, in order: its first refusal, replays, other reasons, the operator's discard.
+refused_history = Table(
+    "refused_history",
+    metadata,
+    Column("id_pa", String(35), nullable=False),
+    Column("raw_hash", LargeBinary(32), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("result", String(10), nullable=False),  # refused, stored, duplicate, discarded
+    Column("source", String(10)),  # by which door the document came that time
+    Column("operator", String(64)),
+    Column("fault_code", String(40)),
+    Column("reason", Text),
+    PrimaryKeyConstraint("id_pa", "raw_hash", "number"),
+    ForeignKeyConstraint(["id_pa", "raw_hash"], ["refused.id_pa", "refused.raw_hash"], ondelete="CASCADE"),
+)
+
+# How far each part of the retention has come: what stands before this place was purged.
+purge_progress = Table(
+    "purge_progress",
+    metadata,
+    Column("part", String(10), nullable=False),  # raw, personal
+    Column("received_at", UtcDateTime, nullable=False),
+    Column("id_pa", String(35), nullable=False),
+    Column("receipt_id", Text, nullable=False),
+    PrimaryKeyConstraint("part"),
 )
 
 # --- reconciliation ---------------------------------------------------------------------------------------------------
