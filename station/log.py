@@ -34,9 +34,10 @@ def safe(text: str) -> str:
 
 
 def _mask(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    for name, value in event.items():
-        if isinstance(value, str) and name not in ("timestamp", "exception"):
-            event[name] = safe(value)
+    first = ("timestamp", "level", "event")  # what people read first
+    for name in (*first, *(name for name in list(event) if name not in first)):
+        value = event.pop(name, None)
+        event[name] = safe(value) if isinstance(value, str) and name not in ("timestamp", "exception") else value
     return event
 
 

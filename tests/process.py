@@ -1,0 +1,102 @@
+"""The station's processes, started as an operator would. Imports nothing from the station."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+STATION = Path(sys.executable).parent / "station"
+
+
+def environment(database_url: str, **over: str) -> dict[str, str]:
+    """An environment for the station's processes that holds nothing of this one's configuration."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("STATION_", "GUNICORN_"))}
+    return kept | {"STATION_DATABASE_URL": database_url, "STATION_LOG_FORMAT": "json"} | over
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@dataclass
+class Server:
+    """A running `station serve`."""
+
+    url: str
+    port: int
+    process: subprocess.Popen[bytes]
+    log_file: Path
+    _restart: Callable[[], subprocess.Popen[bytes]] = field(repr=False)
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text()
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(40)
+
+    def kill(self) -> None:
+        """SIGKILL to the master and its workers at once."""
+        os.killpg(self.process.pid, 9)
+        self.process.wait(10)
+
+    def start(self) -> None:
+        """Starts it again, on the same port and database."""
+        self.process = self._restart()
+
+
+@contextmanager
+def running_server(
+    folder: Path, database_url: str, *, config: str = "", options: tuple[str, ...] = (), **env: str
+) -> Iterator[Server]:
+    """`station serve` as an operator would start it, its files in `folder`."""
+    port = free_port()
+    file = folder / f"station-{port}.toml"
+    file.write_text(config)
+    log_file = folder / f"station-{port}.log"
+    command = [STATION, "--config", file, "serve", "--bind", f"127.0.0.1:{port}", *options]
+
+    def launch() -> subprocess.Popen[bytes]:
+        with log_file.open("ab") as log:
+            process = subprocess.Popen(
+                command, env=environment(database_url, **env), cwd=folder, stderr=log, stdout=log,
+                start_new_session=True,
+            )  # fmt: skip
+        _wait(port, process, log_file)
+        return process
+
+    server = Server(f"http://127.0.0.1:{port}/paForNode", port, launch(), log_file, launch)
+    try:
+        yield server
+    finally:
+        if server.process.poll() is None:
+            server.process.terminate()
+            try:
+                server.process.wait(10)
+            except subprocess.TimeoutExpired:
+                server.kill()
+
+
+def _wait(port: int, process: subprocess.Popen[bytes], log_file: Path) -> None:
+    """Until a worker answers: the master listens before any worker does."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            pytest.fail(f"station serve ended with {process.returncode}:\n{log_file.read_text()}")
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+                connection.sendall(b"GET /ready HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+                if connection.recv(1):
+                    return
+        except OSError:
+            time.sleep(0.05)
+    pytest.fail(f"station serve did not answer:\n{log_file.read_text()}")

@@ -1,0 +1,83 @@
+"""The house's rules that an import can break."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+STATION = Path(__file__).parent.parent / "station"
+MODULES = {
+    ".".join(["station", *file.relative_to(STATION).with_suffix("").parts]).removesuffix(".__init__"): file
+    for file in STATION.rglob("*.py")
+}
+
+# Who may import what is not the standard library's: the module, or the folder with the module's name.
+ONLY_USER = {
+    "sqlalchemy": ["station.store"],
+    "alembic": ["station.store"],
+    "httpx": ["station.gpd"],
+    "spyne": ["station.soap"],
+    "six": ["station.spyne_import"],
+    "gunicorn": ["station.cli.server", "station.log"],
+    "click": ["station.cli"],
+    "rich": ["station.cli"],
+    "pydantic": ["station.config"],
+    "structlog": ["station.log"],
+}
+
+# A module may import only what stands before it.
+ORDER = [
+    "station.errors", "station.folder", "station.spyne_import", "station.receipt", "station.config", "station.log",
+    "station.contract", "station.store", "station.gpd", "station.intake", "station.soap",
+    "station.reconcile", "station.replay", "station.app", "station.wsgi", "station.cli",
+]  # fmt: skip
+
+
+def imports(module: str) -> set[str]:
+    tree = ast.parse(MODULES[module].read_text())
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def room(module: str) -> str:
+    return ".".join(module.split(".")[:2])
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_only_user(module):
+    """Each library has one room that uses it."""
+    for library, rooms in ONLY_USER.items():
+        uses = any(name == library or name.startswith(f"{library}.") for name in imports(module))
+        assert not uses or any(module == one or module.startswith(f"{one}.") for one in rooms), library
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - {"station"}))
+def test_one_way(module):
+    """Imports point one way."""
+    place = ORDER.index(room(module))
+    for name in imports(module):
+        if name.startswith("station.") and room(name) in ORDER and room(name) != room(module):
+            assert ORDER.index(room(name)) < place, name
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_environment(module):
+    """Only the configuration reads the environment; `serve` hands the configuration's place to its workers."""
+    reads = "environ" in {
+        node.attr
+        for node in ast.walk(ast.parse(MODULES[module].read_text()))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "os"
+    }
+    assert not reads or module in ("station.config", "station.cli.server")
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_opens_with_what_lives_there(module):
+    """Each module opens with what lives there."""
+    assert MODULES[module].read_text().startswith('"""') or module == "station"

@@ -1,0 +1,85 @@
+"""One renderer, one masking rule."""
+
+import io
+import json
+import logging
+import sys
+
+import pytest
+
+from station import log
+
+
+@pytest.fixture
+def lines(monkeypatch):
+    """The JSON lines that were logged."""
+    root = logging.getLogger()
+    before = (root.handlers[:], root.level)
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    log.configure("json", "info")
+    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+    root.handlers, root.level = before
+
+
+@pytest.mark.parametrize(
+    "personal",
+    ["RSSMRA80A01H501U", "rssmra80a01h501u", "mario.rossi@example.invalid", "IT60X0542811101000000123456"],
+)
+def test_personal_data_is_masked(lines, personal):
+    """What looks like a person's code, an e-mail or an IBAN does not reach a log, ours or a library's."""
+    log.get().info("receipt_stored", reason=f"about {personal}.")
+    logging.getLogger("some.library").warning("about %s.", personal)
+    assert [personal in json.dumps(line) for line in lines()] == [False, False]
+
+
+def test_identifiers_stay(lines):
+    """Identifiers that an operator looks for are not masked."""
+    fields = {
+        "id_pa": "77777777777",
+        "receipt_id": "0123456789abcdef0123456789abcdef",
+        "notice_number": "301000000000000144",
+        "iuv": "01000000000000144",
+        "id_station": "15376371009_01",
+        "request_id": "2f0e6d1c-6c7e-4a54-9d0c-0b3a52a1c0de",
+    }
+    log.get().info("receipt_stored", **fields)
+    line = lines()[0]
+    assert {name: line[name] for name in fields} == fields
+
+
+def test_nothing_is_obeyed(lines):
+    """Line ends and terminal escapes from outside are written out, long values cut."""
+    log.get().info("x", reason="a\r\nb\x1b[31m", long="y" * 10_000)
+    line = lines()[0]
+    assert line["reason"] == r"a\r\nb\x1b[31m"
+    assert len(line["long"]) < 600
+
+
+def test_exception_without_its_message(lines):
+    """An exception is logged by its classes and places; its message may quote a document."""
+    try:
+        try:
+            raise ValueError("Mario Rossi")
+        except ValueError as error:
+            raise RuntimeError("also Mario Rossi") from error
+    except RuntimeError:
+        log.get().exception("unexpected_error")
+        logging.getLogger("some.library").exception("failed")
+    first, second = lines()
+    for line in (first, second):
+        assert "Mario" not in json.dumps(line)
+        assert "RuntimeError at test_log.py" in line["exception"]
+        assert "caused by builtins.ValueError" in line["exception"]
+
+
+def test_spyne_is_silent(lines):
+    """Spyne logs whole documents: not here."""
+    logging.getLogger("spyne.protocol.xml").error("<receipt>Mario</receipt>")
+    assert lines() == []
+
+
+def test_database_password(lines):
+    """A database URL in a line loses its password."""
+    log.get().info("x", url="postgresql://station:hunter2@db/station")
+    assert "hunter2" not in json.dumps(lines())

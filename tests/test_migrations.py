@@ -1,0 +1,106 @@
+"""Migrations build the schema that the code expects, and go back."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, inspect, text
+
+from station import store
+from station.errors import SchemaBehindError
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def empty_url(request, tmp_path, postgres_server):
+    """URL of a database without any table."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'empty.sqlite3'}"
+        return
+    admin = create_engine(store.parse_url(postgres_server), isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text("CREATE DATABASE migrations"))
+    yield store.parse_url(postgres_server).set(database="migrations").render_as_string(hide_password=False)
+    with admin.connect() as connection:
+        connection.execute(text("DROP DATABASE migrations WITH (FORCE)"))
+    admin.dispose()
+
+
+both = pytest.mark.parametrize("empty_url", ["sqlite", "postgresql"], indirect=True)
+
+
+def alembic(url, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "alembic", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "STATION_DATABASE_URL": url},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
+@both
+def test_up_down_up(empty_url):
+    """Up, down and up again, and the schema is the one that the tables describe."""
+    alembic(empty_url, "upgrade", "head")
+    alembic(empty_url, "check")
+    alembic(empty_url, "downgrade", "base")
+    engine = create_engine(store.parse_url(empty_url))
+    assert inspect(engine).get_table_names() == ["alembic_version"]
+    engine.dispose()
+    alembic(empty_url, "upgrade", "head")
+    alembic(empty_url, "check")
+
+
+@both
+def test_every_constraint_has_a_name(empty_url):
+    """A constraint without a name cannot be changed by a later migration."""
+    alembic(empty_url, "upgrade", "head")
+    engine = create_engine(store.parse_url(empty_url))
+    inspector = inspect(engine)
+    for table in set(inspector.get_table_names()) - {"alembic_version"}:
+        named = [inspector.get_pk_constraint(table), *inspector.get_foreign_keys(table)]
+        named += inspector.get_unique_constraints(table)
+        assert all(constraint["name"] for constraint in named), table
+    engine.dispose()
+
+
+@both
+def test_behind(empty_url):
+    """A schema that is behind is told, with the command that helps; migrating mends it, twice does no harm."""
+    engine = store.connect(empty_url)
+    with pytest.raises(SchemaBehindError, match="station migrate"):
+        store.check_schema(engine)
+    store.migrate(engine)
+    store.migrate(engine)
+    store.check_schema(engine)
+    engine.dispose()
+
+
+@both
+def test_migrate_at_once(empty_url):
+    """Several at once, as replicas that start together do, wait for each other."""
+    engines = [store.connect(empty_url) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(store.migrate, engines))
+    store.check_schema(engines[0])
+    for engine in engines:
+        engine.dispose()
+
+
+@both
+def test_keys_start_with_id_pa(empty_url):
+    """Every key of a table of receipts starts with id_pa, so that the tables can be distributed by it."""
+    alembic(empty_url, "upgrade", "head")
+    engine = create_engine(store.parse_url(empty_url))
+    inspector = inspect(engine)
+    for table in ("receipt", "transfer", "receipt_flag", "receipt_route", "refused"):
+        keys = [inspector.get_pk_constraint(table)["constrained_columns"]]
+        keys += [constraint["column_names"] for constraint in inspector.get_unique_constraints(table)]
+        assert all(key[0] == "id_pa" for key in keys), table
+    engine.dispose()
