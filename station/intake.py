@@ -54,11 +54,12 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a document came from: door, address, and the id of the request that brought it."""
+    """Where a document came from: door, address, and the id of the request or the name of who brought it."""
 
     source: Source
     peer: str | None = None
     request_id: str | None = None
+    operator: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +79,7 @@ class Intake:
         now = datetime.now(UTC)
         identifiers = contract.identify(request)
         try:
-            receipt = contract.read(request, refuse_unknown=self.settings.rules.unknown_elements == "refuse")
-            flags = receipt.flags | self._judge(receipt)
+            receipt, flags = self._read(request)
             recorded, stored_flags = self._commit(
                 lambda connection: store.record(
                     connection,
@@ -104,6 +104,25 @@ class Intake:
             raise
         result = Result.STORED if recorded is store.Recorded.STORED else Result.DUPLICATE
         return Outcome(result, identifiers, receipt=receipt, flags=stored_flags)
+
+    def preview(self, request: contract.Element) -> Outcome:
+        """What `accept` would return if it were called now. Writes nothing. Raises `StoreError`."""
+        identifiers = contract.identify(request)
+        try:
+            receipt, flags = self._read(request)
+            with store.transaction(self.engine, readonly=True) as connection:
+                recorded, flags = store.would_record(connection, receipt, flags)
+            if recorded is store.Recorded.CONFLICT:
+                raise ReceiptConflictError
+        except RefusalError as refusal:
+            return Outcome(Result.REFUSED, identifiers, refusal=refusal)
+        result = Result.STORED if recorded is store.Recorded.STORED else Result.DUPLICATE
+        return Outcome(result, identifiers, receipt=receipt, flags=flags)
+
+    def _read(self, request: contract.Element) -> tuple[Receipt, frozenset[Flag]]:
+        """The receipt and the flags it deserves, as far as that needs no database. Raises the refusal."""
+        receipt = contract.read(request, refuse_unknown=self.settings.rules.unknown_elements == "refuse")
+        return receipt, receipt.flags | self._judge(receipt)
 
     def _judge(self, receipt: Receipt) -> set[Flag]:
         """Whether the receipt is ours. Raises the refusal, or returns the flags it deserves."""
@@ -142,6 +161,7 @@ class Intake:
                 peer=origin.peer,
                 request_id=origin.request_id,
                 received_at=now,
+                operator=origin.operator,
             )
         )
         return Outcome(Result.REFUSED, identifiers, refusal=refusal, refused_id=refused_id)

@@ -40,7 +40,8 @@ def record(
 
     A receipt that is there already is counted as resent where it came by push, and the station it came by is kept.
     """
-    values = _columns(receipt) | {"source": source, "received_at": received_at, "charset": charset, "raw": raw}
+    values = columns(receipt) | {"source": source, "received_at": received_at, "charset": charset, "raw": raw}
+    values["resends"] = 0
     ordinal = 0
     # Each turn ends the loop or has lost a race for one ordinal of the same notice; nobody races that often.
     for _ in range(20):
@@ -60,7 +61,7 @@ def record(
     key = {"id_pa": receipt.id_pa, "receipt_id": receipt.receipt_id}
     connection.execute(
         tables.transfer.insert(),
-        [key | _transfer_columns(position, one) for position, one in enumerate(receipt.transfers, start=1)],
+        [key | transfer_columns(position, one) for position, one in enumerate(receipt.transfers, start=1)],
     )
     if flags:
         connection.execute(tables.receipt_flag.insert(), [key | {"flag": flag} for flag in sorted(flags)])
@@ -109,7 +110,7 @@ def _is(receipt: Receipt) -> Any:
     return (tables.receipt.c.id_pa == receipt.id_pa) & (tables.receipt.c.receipt_id == receipt.receipt_id)
 
 
-def _columns(receipt: Receipt) -> dict[str, Any]:
+def columns(receipt: Receipt) -> dict[str, Any]:
     """What the columns of `receipt` hold that follows from the document."""
     payer = receipt.payer
     return {
@@ -149,12 +150,12 @@ def _columns(receipt: Receipt) -> dict[str, Any]:
         "metadata": receipt.metadata or None,
         "stand_in": receipt.stand_in,
         "version": receipt.version,
-        "resends": 0,
         "content_hash": receipt.content_hash,
     }
 
 
-def _transfer_columns(position: int, transfer: Transfer) -> dict[str, Any]:
+def transfer_columns(position: int, transfer: Transfer) -> dict[str, Any]:
+    """What the columns of `transfer` hold of the one that stands at `position`, its key left out."""
     return {
         "position": position,
         "id_transfer": transfer.id_transfer,

@@ -1,14 +1,26 @@
-"""Refused requests in the database: keep one. Nothing here commits."""
+"""Refused requests in the database: keep, find and settle them, with their history. Nothing here commits."""
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from hashlib import sha256
+from typing import Any
 
-from sqlalchemy import Connection, case
+from sqlalchemy import Connection, Row, func, literal, select, tuple_, update
 
-from station.errors import RefusalError
+from station.errors import RefusalError, StoreError
 from station.receipt import Identifiers, Source
 from station.store import tables
 from station.store.receipts import insert
+
+
+class RefusedState(StrEnum):
+    """What became of a refused request."""
+
+    OPEN = "open"
+    ACCEPTED = "accepted"  # the receipt is stored
+    DISCARDED = "discarded"  # an operator decided that it is none
 
 
 def keep(
@@ -22,46 +34,190 @@ def keep(
     peer: str | None,
     request_id: str | None,
     received_at: datetime,
+    operator: str | None = None,
 ) -> str:
     """Keeps a refused request with its exact bytes and returns its `refused_id`.
 
-    The same bytes refused again are the same refused request: counted, with the latest reason, and open again where
-    somebody had discarded it.
+    The same bytes refused again are the same refused request, with the latest reason. It is counted where it was sent
+    again, and not where `operator` had it read again; its history tells the replays and whatever changed. It is open
+    again where somebody had discarded it, unless only the reconciliation came across it.
     """
     table = tables.refused
     raw_hash = sha256(raw).digest()
-    statement = insert(connection, table).values(
-        id_pa=(identifiers.id_pa or "")[:35],
-        raw_hash=raw_hash,
-        refused_id=raw_hash.hex()[:16],
-        operation=identifiers.operation,
-        id_broker_pa=identifiers.id_broker_pa,
-        id_station=identifiers.id_station,
-        receipt_id=identifiers.receipt_id,
-        notice_number=identifiers.notice_number,
-        iuv=identifiers.iuv,
-        source=source,
-        peer=peer,
-        request_id=request_id,
-        fault_code=refusal.fault_code,
-        reason=str(refusal),
-        state="open",
-        received_at=received_at,
-        times=1,
-        last_at=received_at,
-        charset=charset,
-        raw=raw,
-    )
-    connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=[table.c.id_pa, table.c.raw_hash],
-            set_={
-                "times": table.c.times + 1,
-                "last_at": received_at,
-                "fault_code": statement.excluded.fault_code,
-                "reason": statement.excluded.reason,
-                "state": case((table.c.state == "discarded", "open"), else_=table.c.state),
-            },
-        )
-    )
+    id_pa = (identifiers.id_pa or "")[:35]
+    values = {
+        "id_pa": id_pa,
+        "raw_hash": raw_hash,
+        "refused_id": raw_hash.hex()[:16],
+        "operation": identifiers.operation,
+        "id_broker_pa": identifiers.id_broker_pa,
+        "id_station": identifiers.id_station,
+        "receipt_id": identifiers.receipt_id,
+        "notice_number": identifiers.notice_number,
+        "iuv": identifiers.iuv,
+        "source": source,
+        "peer": peer,
+        "request_id": request_id,
+        "state": RefusedState.OPEN,
+        "received_at": received_at,
+        "times": 1,
+        "last_at": received_at,
+        "charset": charset,
+        "raw": raw,
+    }
+    judged = {"fault_code": refusal.fault_code, "reason": str(refusal)}
+    event = judged | {"at": received_at, "result": "refused", "source": source, "operator": operator}
+    # Turned away by a row that is gone when it is looked for: the retention deletes settled ones. Not twice in a row.
+    for _ in range(3):
+        statement = insert(connection, table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
+        if connection.execute(statement, values | judged).rowcount == 1:
+            _remember(connection, id_pa, raw_hash, event)
+            return raw_hash.hex()[:16]
+        known = connection.execute(
+            select(table.c.state, table.c.fault_code, table.c.reason).where(_is(id_pa, raw_hash)).with_for_update()
+        ).one_or_none()
+        if known is not None:
+            break
+    else:
+        raise StoreError("the refused request cannot be kept now", reason="row comes and goes", retry=True)
+    changes: dict[str, Any] = dict(judged)
+    if source is not Source.REPLAY:
+        changes |= {"times": table.c.times + 1, "last_at": received_at}
+    reopened = known.state == RefusedState.DISCARDED and source is not Source.RECONCILE
+    if reopened:
+        changes |= {"state": RefusedState.OPEN, "settled_at": None}
+    connection.execute(update(table).where(_is(id_pa, raw_hash)).values(changes))
+    if source is Source.REPLAY or reopened or (known.fault_code, known.reason) != tuple(judged.values()):
+        _remember(connection, id_pa, raw_hash, event)
     return raw_hash.hex()[:16]
+
+
+def settle(
+    connection: Connection, id_pa: str, raw: bytes, *, result: str, source: Source, operator: str | None, at: datetime
+) -> bool:
+    """Notes that what was once refused with these bytes was taken in now, with `result` stored or duplicate.
+
+    Whether there was a refused request to settle; one that is settled already stays as it is.
+    """
+    table = tables.refused
+    raw_hash = sha256(raw).digest()
+    statement = update(table).where(_is(id_pa, raw_hash), table.c.state != RefusedState.ACCEPTED)
+    if connection.execute(statement.values(state=RefusedState.ACCEPTED, settled_at=at)).rowcount == 0:
+        return False
+    _remember(connection, id_pa, raw_hash, {"at": at, "result": result, "source": source, "operator": operator})
+    return True
+
+
+def discard(connection: Connection, id_pa: str, raw_hash: bytes, *, reason: str, operator: str, at: datetime) -> bool:
+    """Notes an operator's decision that an open refused request is no receipt of ours. Whether it was open."""
+    table = tables.refused
+    statement = update(table).where(_is(id_pa, raw_hash), table.c.state == RefusedState.OPEN)
+    if connection.execute(statement.values(state=RefusedState.DISCARDED, settled_at=at)).rowcount == 0:
+        return False
+    _remember(connection, id_pa, raw_hash, {"at": at, "result": "discarded", "operator": operator, "reason": reason})
+    return True
+
+
+def _remember(connection: Connection, id_pa: str, raw_hash: bytes, event: dict[str, Any]) -> None:
+    """Adds to the history. What came before must have locked the row in `refused`: its events are numbered."""
+    table = tables.refused_history
+    key = (table.c.id_pa == id_pa) & (table.c.raw_hash == raw_hash)
+    number = connection.execute(select(func.coalesce(func.max(table.c.number), 0) + 1).where(key)).scalar_one()
+    if operator := event.get("operator"):
+        event = event | {"operator": operator[:64]}
+    connection.execute(table.insert(), event | {"id_pa": id_pa, "raw_hash": raw_hash, "number": number})
+
+
+def _is(id_pa: str, raw_hash: bytes) -> Any:
+    return (tables.refused.c.id_pa == id_pa) & (tables.refused.c.raw_hash == raw_hash)
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedFilter:
+    """Which refused requests: every condition that is given must hold. Times are aware; `refused_ids`: one of them."""
+
+    refused_ids: tuple[str, ...] = ()
+    state: str | None = None
+    id_pa: str | None = None
+    fault_code: str | None = None
+    receipt_id: str | None = None
+    notice_number: str | None = None
+    iuv: str | None = None
+    received_from: datetime | None = None
+    received_to: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedPosition:
+    """Where a page ended: the next one starts behind it."""
+
+    received_at: datetime
+    id_pa: str
+    raw_hash: bytes
+
+
+REFUSED_LISTED = (
+    "refused_id", "received_at", "id_pa", "id_broker_pa", "id_station", "operation", "receipt_id", "notice_number",
+    "iuv", "source", "fault_code", "reason", "state", "settled_at", "times", "last_at", "raw_hash",
+)  # fmt: skip
+
+
+def list_refused(
+    connection: Connection,
+    wanted: RefusedFilter,
+    *,
+    after: RefusedPosition | None = None,
+    newest_first: bool = False,
+    limit: int = 50,
+) -> Sequence[Row[Any]]:
+    """One page of refused requests by their first arrival, with the columns `REFUSED_LISTED`. Keyset paging."""
+    table = tables.refused
+    query = select(*(table.c[name] for name in REFUSED_LISTED)).where(*_conditions(wanted))
+    order = (table.c.received_at, table.c.id_pa, table.c.raw_hash)
+    if after is not None:
+        place = tuple_(literal(after.received_at, tables.UtcDateTime()), literal(after.id_pa), literal(after.raw_hash))
+        query = query.where(tuple_(*order) < place if newest_first else tuple_(*order) > place)
+    query = query.order_by(*(column.desc() if newest_first else column for column in order)).limit(limit)
+    return connection.execute(query).all()
+
+
+def _conditions(wanted: RefusedFilter) -> Iterable[Any]:
+    table = tables.refused
+    if wanted.refused_ids:
+        yield table.c.refused_id.in_(wanted.refused_ids)
+    for name in ("state", "id_pa", "fault_code", "receipt_id", "notice_number", "iuv"):
+        if (value := getattr(wanted, name)) is not None:
+            yield table.c[name] == value
+    if wanted.received_from is not None:
+        yield table.c.received_at >= wanted.received_from
+    if wanted.received_to is not None:
+        yield table.c.received_at < wanted.received_to
+
+
+def refused_ids(connection: Connection, prefix: str, *, limit: int = 10) -> list[str]:
+    """The ids of refused requests that start with `prefix` (hexadecimal digits, lower case), in order."""
+    column = tables.refused.c.refused_id
+    query = select(column).where(column >= prefix, column < f"{prefix}g").distinct().order_by(column).limit(limit)
+    return [one for one in connection.execute(query).scalars() if one.startswith(prefix)]
+
+
+def find_refused(connection: Connection, refused_id: str) -> dict[str, Any] | None:
+    """One refused request with all its columns and its `history`."""
+    query = select(tables.refused).where(tables.refused.c.refused_id == refused_id)
+    row = connection.execute(query.order_by(tables.refused.c.received_at).limit(1)).mappings().one_or_none()
+    if row is None:
+        return None
+    history = tables.refused_history
+    key = (history.c.id_pa == row["id_pa"]) & (history.c.raw_hash == row["raw_hash"])
+    events = connection.execute(select(history).where(key).order_by(history.c.number)).mappings()
+    keys = ("id_pa", "raw_hash", "number")
+    return {**row, "history": [{name: value for name, value in one.items() if name not in keys} for one in events]}
+
+
+def document_of(connection: Connection, id_pa: str, raw_hash: bytes) -> tuple[bytes, str | None] | None:
+    """The exact bytes of one refused request and the character set the transport gave them."""
+    row = connection.execute(select(tables.refused.c.raw, tables.refused.c.charset).where(_is(id_pa, raw_hash))).first()
+    return None if row is None else (row.raw, row.charset)
