@@ -42,6 +42,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id_pa", "run_id", name="pk_reconcile_run"),
     )
     op.create_index("ix_reconcile_run_started_at", "reconcile_run", ["started_at"])
+    op.create_index("ix_reconcile_run_id_pa", "reconcile_run", ["id_pa", "started_at"])
     op.create_table(
         "reconcile_item",
         sa.Column("id_pa", sa.String(length=35), nullable=False),

@@ -5,6 +5,7 @@ Functions take a connection and never commit; the use cases open transactions wi
 
 from sqlalchemy import Connection, Engine
 
+from station.store import runs
 from station.store.engine import connect, parse_url, transaction
 from station.store.queries import Filter, Position, find, flags_of, list_receipts
 from station.store.rebuild import Change, changes, rebuild, stored_page, would_record
@@ -50,6 +51,7 @@ __all__ = [
     "record",
     "refused_ids",
     "revisions",
+    "runs",
     "settle",
     "stored_page",
     "transaction",

@@ -100,13 +100,13 @@ def transaction(engine: Engine, *, readonly: bool = False) -> Iterator[Connectio
         with engine.connect().execution_options(station_readonly=readonly) as connection, connection.begin():
             yield connection
     except exc.SQLAlchemyError as error:
-        raise _ours(error) from error
+        raise ours(error) from error
     finally:
         if writer_lock is not None:
             writer_lock.release()
 
 
-def _ours(error: exc.SQLAlchemyError) -> StoreError:
+def ours(error: exc.SQLAlchemyError) -> StoreError:
     """Names what happened by class and code alone: a driver's message may quote the row."""
     if isinstance(error, exc.TimeoutError):
         return StoreError("no database connection became free in time", reason="pool timeout")

@@ -276,6 +276,7 @@ reconcile_run = Table(
     Column("error", Text),
     PrimaryKeyConstraint("id_pa", "run_id"),
     Index("ix_reconcile_run_started_at", "started_at"),
+    Index("ix_reconcile_run_id_pa", "id_pa", "started_at"),
 )
 
 # Receipts that are known to exist and are not here: they wait for another try, or were given up.
