@@ -21,6 +21,11 @@ def environment(database_url: str, **over: str) -> dict[str, str]:
     return kept | {"STATION_DATABASE_URL": database_url, "STATION_LOG_FORMAT": "json"} | over
 
 
+def migrate(database_url: str) -> None:
+    """`station migrate`."""
+    subprocess.run([STATION, "migrate"], env=environment(database_url), check=True, capture_output=True)
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
