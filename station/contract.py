@@ -59,9 +59,6 @@ class _PerThread(threading.local):
 
     def __init__(self) -> None:
         self.schema = etree.XMLSchema(_schema_tree())
-        self.hinted = etree.XPath(
-            "descendant-or-self::*[@xsi:schemaLocation or @xsi:noNamespaceSchemaLocation]", namespaces={"xsi": NS_XSI}
-        )
 
 
 def _parser(charset: str | None = None) -> etree.XMLParser:
@@ -150,7 +147,6 @@ def read(request: Element, *, refuse_unknown: bool = False) -> Receipt:
     operation = RECEIPT_OPERATIONS.get(request.tag)
     if operation is None:
         raise DocumentError("not a receipt request")
-    _drop_schema_hints(request)
     plain = _plain(request)
     unknown = _validate(request, refuse_unknown=refuse_unknown)
     return _receipt(plain, _VERSIONS[operation], unknown=unknown)
@@ -180,14 +176,6 @@ def identify(request: Element) -> Identifiers:
 
 def _schema_tree() -> etree._ElementTree:
     return etree.parse(folder("wsdl") / "paForNode.xsd", etree.XMLParser(no_network=True))
-
-
-def _drop_schema_hints(request: Element) -> None:
-    """libxml2 would load the schema files that xsi:schemaLocation names, from wherever the sender likes."""
-    hinted: Any = _per_thread.hinted(request)
-    for element in hinted:
-        for name in ("schemaLocation", "noNamespaceSchemaLocation"):
-            element.attrib.pop(f"{{{NS_XSI}}}{name}", None)
 
 
 def _validate(request: Element, *, refuse_unknown: bool) -> bool:
@@ -303,12 +291,17 @@ def _plain(element: Element) -> Plain:
     if children:
         content: Any = [_plain(child) for child in children]
         # Text beside elements occurs in unknown elements only, but there it is content.
-        mixed = [text for text in (element.text, *(child.tail for child in children)) if text and not text.isspace()]
-        content += [["", text] for text in mixed]
+        for text in (element.text, *[child.tail for child in children]):
+            if text and not text.isspace():
+                content.append(["", text])
     else:
         content = element.text or ""
-    attributes = sorted((name, value) for name, value in element.items() if not str(name).startswith(f"{{{NS_XSI}}}"))
-    return [element.tag, content, attributes] if attributes else [element.tag, content]
+    attributes = element.items()
+    if attributes:
+        attributes = sorted((name, value) for name, value in attributes if not str(name).startswith(f"{{{NS_XSI}}}"))
+        if attributes:
+            return [element.tag, content, attributes]
+    return [element.tag, content]
 
 
 def content_hash(receipt: Plain) -> bytes:
