@@ -29,8 +29,14 @@ def safe(text: str) -> str:
     """`text` masked, cut to a sane length, and without anything a terminal or a line-based reader would obey."""
     if len(text) > _MAX_LENGTH:
         text = text[:_MAX_LENGTH] + "..."
-    text = _PERSONAL.sub("***", text)
-    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
+    return printable(_PERSONAL.sub("***", text))
+
+
+def printable(text: str) -> str:
+    """`text` with everything written out that a terminal or a line-based reader would obey."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
 def _mask(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
