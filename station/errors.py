@@ -177,3 +177,15 @@ class StoppedError(StationError):
     """The run was told to stop."""
 
     code = "stopped"
+
+
+class MismatchError(StationError):
+    """The GPD API gave another receipt than the one asked for: it is not stored."""
+
+    code = "gpd_mismatch"
+
+
+class AnotherRunError(StationError):
+    """Another `station reconcile` is running on this database."""
+
+    code = "another_run"

@@ -1,7 +1,7 @@
 """The client of the GPD receipts API and of GPD-Core's list of positions. The only user of the HTTP client.
 
-What comes out: pages of what is listed, documents as bytes, `None` for what is not there, and a `GpdError` for
-everything else. Retries, the rate limit and all distrust of answers live here; what is done with an answer does not
+What comes out: pages of what is listed, documents as bytes, word of what is not there, and a `GpdError` for everything
+else. Retries, the rate limit and all distrust of answers live here; what is done with an answer does not
 (see `reconcile`).
 """
 
@@ -54,6 +54,7 @@ _GATEWAY_PERIOD_S = 10.0
 _SPARE_CALLS = 20  # of the gateway's 100: below this the period's rest is left to whoever else uses the key
 _BACKOFF_S, _BACKOFF_MOST_S = 0.5, 30.0
 _RETRY_AFTER_MOST_S = 300.0
+_CALLS_IN_VAIN = 3  # so many in a row, with all their tries: the API is down
 _MESSAGE_LENGTH = 200
 
 
@@ -151,6 +152,7 @@ class Client:
         self.settings = settings
         self.stop = stop
         self._paces: dict[str, Pace] = {}
+        self._in_vain = 0
         self._lock = threading.Lock()
         connections = 2 * settings.workers
         self._http = httpx.Client(
@@ -172,6 +174,16 @@ class Client:
         """The rate limit of a key."""
         with self._lock:
             return self._paces.setdefault(key, Pace(self.settings.rate))
+
+    @property
+    def retries(self) -> int:
+        """Further tries for a call: none while the API is down, so that a run over many ECs does not wait for each."""
+        return self.settings.retries if self._in_vain < _CALLS_IN_VAIN else 0
+
+    def called(self, *, in_vain: bool) -> None:
+        """Whether the last try of a call was in vain, too."""
+        with self._lock:
+            self._in_vain = self._in_vain + 1 if in_vain else 0
 
     def try_once(self, url: str, params: dict[str, str], key: str, accept: str, limit: int) -> Answer:
         """One call. Raises `httpx.HTTPError`, and `GpdAnswerError` where the body cannot be taken in."""
@@ -278,15 +290,18 @@ class EcClient:
 
         return self._call(self._receipts_url, params, self._key, "application/json", _PAGE_BYTES, read)
 
-    def receipt(self, iuv: str) -> Answer | None:
-        """The document of one receipt as it came; `None`: not there (404), or not yet (422). Raises `GpdError`."""
+    def receipt(self, iuv: str) -> Answer:
+        """The document of one receipt as it came, or an answer of status 404 (not there) or 422 (not paid yet).
 
-        def read(answer: Answer) -> Answer | None:
+        Raises `GpdError`.
+        """
+
+        def read(answer: Answer) -> Answer:
             if answer.status in (404, 422):
-                return None
+                return answer
             if answer.status == 403:
                 raise GpdForbiddenError(
-                    f"403{_words(answer)}: the key opens this EC but not this receipt: check its segregation codes",
+                    f"403{words(answer)}: the key opens this EC but not this receipt: check its segregation codes",
                     request_id=answer.request_id,
                     status=403,
                 )
@@ -357,9 +372,10 @@ class EcClient:
             try:
                 answer = self._client.try_once(url, params, key, accept, limit)
                 if answer.status != 429 and answer.status < 500:
+                    self._client.called(in_vain=False)
                     return read(answer)
                 error = GpdUnavailableError(
-                    f"{answer.status}{_words(answer)}", request_id=answer.request_id, status=answer.status
+                    f"{answer.status}{words(answer)}", request_id=answer.request_id, status=answer.status
                 )
                 if answer.retry_after is not None:
                     backoff = max(backoff, answer.retry_after)
@@ -375,7 +391,8 @@ class EcClient:
                 retry_read -= 1
                 error = failure
             too_late = time.monotonic() - begun + backoff > settings.retry_within
-            if tries > settings.retries or too_late:
+            if tries > self._client.retries or too_late:
+                self._client.called(in_vain=isinstance(error, GpdUnavailableError))
                 raise error
             _log.warning("gpd_call_retried", id_pa=self.id_pa, tries=tries, pause_s=round(backoff, 2),
                          error=error.code, reason=str(error))  # fmt: skip
@@ -395,12 +412,12 @@ def _expect_ok(answer: Answer, *media_types: str) -> None:
         case 200:
             raise GpdAnswerError(f"200 with content type {answer.media_type[:60] or 'missing'}", **told)
         case 401 | 403:
-            raise GpdKeyError(f"{answer.status}{_words(answer)}: the key is wrong, or does not open this EC", **told)
+            raise GpdKeyError(f"{answer.status}{words(answer)}: the key is wrong, or does not open this EC", **told)
         case 400:
-            raise GpdRequestError(f"400{_words(answer)}: the API rejects the request", **told)
+            raise GpdRequestError(f"400{words(answer)}: the API rejects the request", **told)
         case 404:
-            raise GpdAnswerError(f"404{_words(answer)}: the API is not at this address: check its URL", **told)
-    raise GpdAnswerError(f"{answer.status}{_words(answer)}: an answer that is not documented", **told)
+            raise GpdAnswerError(f"404{words(answer)}: the API is not at this address: check its URL", **told)
+    raise GpdAnswerError(f"{answer.status}{words(answer)}: an answer that is not documented", **told)
 
 
 def _from_gateway(answer: Answer) -> bool:
@@ -417,7 +434,7 @@ def _from_gateway(answer: Answer) -> bool:
     return False
 
 
-def _words(answer: Answer) -> str:
+def words(answer: Answer) -> str:
     """What an error body says in its title or message, short and masked; nothing where it is no JSON."""
     with suppress(ValueError, RecursionError):
         body = json.loads(answer.body)

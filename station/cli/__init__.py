@@ -1,6 +1,6 @@
 """The `station` command: argument parsing and printing, nothing else.
 
-Exit status: 0 done, 1 something failed, 2 usage or configuration.
+Exit status: 0 done, 1 something failed, 2 usage or configuration, 3 another run is active.
 """
 
 import sys
@@ -10,7 +10,9 @@ from pathlib import Path
 import click
 
 from station import __version__, config, log, store
-from station.errors import ConfigError, SchemaBehindError, StationError
+from station.errors import AnotherRunError, ConfigError, SchemaBehindError, StationError
+
+_STATUS = {ConfigError: 2, SchemaBehindError: 2, AnotherRunError: 3}
 
 
 @dataclass
@@ -28,9 +30,9 @@ class Context:
             log.configure(self._settings.log.format, self._settings.log.level)
         return self._settings
 
-    def engine(self, *, check: bool = True) -> store.Engine:
+    def engine(self, *, check: bool = True, pool_size: int = 8) -> store.Engine:
         """The database. Raises `SchemaBehindError` unless its schema fits (or `check` is off)."""
-        engine = store.connect(self.settings.database.url.get_secret_value())
+        engine = store.connect(self.settings.database.url.get_secret_value(), pool_size=pool_size)
         if check:
             store.check_schema(engine)
         return engine
@@ -54,10 +56,11 @@ def cli(ctx: click.Context, file: Path | None) -> None:
 def main() -> None:
     """The entry point. Our errors become one clear line and an exit status."""
     # Commands import this module, so they are loaded when it is ready.
-    from station.cli import receipts, server  # noqa: F401
+    from station.cli import receipts, reconcile, server  # noqa: F401
 
     try:
-        cli(standalone_mode=False)
+        # Without standalone mode click returns the status of an Exit instead of ending with it.
+        sys.exit(cli(standalone_mode=False) or 0)
     except click.exceptions.Abort:
         sys.exit(1)
     except click.ClickException as error:
@@ -69,4 +72,4 @@ def main() -> None:
         sys.exit(0)
     except StationError as error:
         click.echo(f"station: {error}", err=True)
-        sys.exit(2 if isinstance(error, ConfigError | SchemaBehindError) else 1)
+        sys.exit(_STATUS.get(type(error), 1))
