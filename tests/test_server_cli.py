@@ -1,0 +1,135 @@
+"""`station serve`, `migrate` and `check`, as an operator runs them."""
+
+import signal
+import subprocess
+import time
+
+import httpx
+import pytest
+from build import a_request, an_envelope
+from process import STATION, environment, free_port
+
+REGISTRY = """
+[[broker]]
+id = "15376371009"
+stations = ["15376371009_01"]
+[[ec]]
+id = "77777777777"
+name = "Comune di Vattelapesca"
+"""
+
+
+@pytest.fixture
+def station(tmp_path):
+    """Runs a command on a database that need not exist, with a configuration file of this text."""
+
+    def run(*arguments, config="", url=None, **env):
+        (tmp_path / "station.toml").write_text(config)
+        return subprocess.run(
+            [STATION, *arguments],
+            cwd=tmp_path,
+            env=environment(url or f"sqlite:///{tmp_path / 'new.sqlite3'}", **env),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return run
+
+
+def test_schema_behind(station):
+    """The server refuses to start on a schema that is behind, and says which command helps."""
+    ended = station("serve", "--bind", f"127.0.0.1:{free_port()}")
+    assert ended.returncode == 2
+    assert "run `station migrate`" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_migrate_twice(station):
+    """Migrating says what it did, and again does no harm."""
+    first, second = station("migrate"), station("migrate")
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert "(was none)" in first.stdout
+    assert "already" in second.stdout
+
+
+def test_check(station):
+    """`station check` shows what is configured, secrets masked, and what is wrong."""
+    ended = station("check", config=REGISTRY)
+    assert ended.returncode == 1
+    assert "run `station migrate`" in ended.stdout
+    station("migrate", config=REGISTRY)
+    ended = station("check", config=REGISTRY)
+    assert ended.returncode == 0
+    assert "ec 77777777777 Comune di Vattelapesca" in ended.stdout
+    assert "broker 15376371009: stations 15376371009_01" in ended.stdout
+
+
+def test_check_masks(station):
+    """The database's password is masked, and a database that does not answer is named as what is wrong."""
+    ended = station("check", url="postgresql://station:hunter2@127.0.0.1:9/station")
+    assert ended.returncode == 1
+    assert "hunter2" not in ended.stdout + ended.stderr
+    assert "WRONG  database" in ended.stdout
+
+
+def test_open_registry(serve, sqlite_url):
+    """Without a registry every idPA is accepted, and the log says so at each start."""
+    server = serve(sqlite_url)
+    raw = an_envelope(a_request(idPA="11111111111"))
+    answer = httpx.post(server.url, content=raw, headers={"Content-Type": "text/xml"})
+    assert b"<outcome>OK</outcome>" in answer.content
+    assert "registry_open" in server.log
+
+
+@pytest.mark.parametrize(
+    ("config", "url", "words"),
+    [
+        ("[server]\nthreads = 0", None, "server.threads"),
+        ("[sever]", None, "sever: no such setting"),
+        ("", "mysql://x", "'mysql' are not served"),
+        ("", "sqlite://", "loses every receipt"),
+        ("", "nonsense", "not a database URL"),
+    ],
+)
+def test_wrong_configuration(station, config, url, words):
+    """A wrong configuration ends every command with status 2 and says what is wrong."""
+    for command in ("serve", "check", "migrate"):
+        ended = station(command, config=config, url=url)
+        assert ended.returncode == 2, command
+        assert words in ended.stderr
+        assert "Traceback" not in ended.stderr
+
+
+def test_gunicorn_options(serve, sqlite_url):
+    """Any gunicorn option may follow, and so does GUNICORN_CMD_ARGS."""
+    server = serve(sqlite_url, options=("--workers", "3"), GUNICORN_CMD_ARGS="--threads 2")
+    deadline = time.monotonic() + 20
+    while server.log.count("Booting worker") < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert server.log.count("Booting worker") == 3
+
+
+def test_signals(serve, sqlite_url):
+    """SIGHUP starts new workers, SIGTERM ends the server cleanly."""
+    server = serve(sqlite_url)
+    server.process.send_signal(signal.SIGHUP)
+    raw = an_envelope(a_request())
+    for _ in range(5):
+        assert httpx.post(server.url, content=raw, headers={"Content-Type": "text/xml"}).status_code == 200
+    server.stop()
+    assert server.process.returncode == 0
+
+
+def test_help(station):
+    """Every command explains itself with an example."""
+    listed = station("--help")
+    assert listed.returncode == 0
+    for command in ("serve", "migrate", "check"):
+        assert "Example:" in station(command, "--help").stdout
+
+
+def test_unknown_command(station):
+    """An unknown command is a usage error."""
+    assert station("nonsense").returncode == 2
