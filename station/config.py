@@ -7,6 +7,7 @@ STATION_EC_<ID>_<NAME>, for brokers and ECs that the file names.
 """
 
 import os
+import pwd
 import re
 import tomllib
 from collections.abc import Mapping
@@ -140,6 +141,25 @@ class Gpd(Section):
         return proxy
 
 
+class Retention(Section):
+    """How long what `station purge` removes is kept, in months since it arrived. Not set: for ever."""
+
+    raw_months: int | None = Field(
+        None, ge=1, description="The raw documents of receipts; their columns stay, the exact bytes are gone."
+    )
+    personal_months: int | None = Field(
+        None,
+        ge=1,
+        description="Names, fiscal codes, IBANs and free texts of receipts, and their raw documents with them.",
+    )
+    refused_months: int | None = Field(
+        None, ge=1, description="Refused requests, since they were accepted or discarded. Open ones are kept."
+    )
+    journal_months: int | None = Field(
+        None, ge=24, description="The event journal: pagoPA asks for at least 24 months."
+    )
+
+
 class Broker(Section):
     """An intermediary (or the EC itself) that stations belong to."""
 
@@ -167,6 +187,7 @@ class Settings(Section):
     server: Server = Server()
     rules: Rules = Rules()
     log: Log = Log()
+    retention: Retention = Retention()
     gpd: Gpd = Gpd()
     broker: tuple[Broker, ...] = ()
     ec: tuple[Ec, ...] = ()
@@ -238,6 +259,18 @@ def load(file: str | Path | None = None, environ: Mapping[str, str] | None = Non
         return Settings.model_validate(data)
     except ValidationError as error:
         raise ConfigError("\n".join(_places(error, path, overridden))) from None
+
+
+def operator(environ: Mapping[str, str] | None = None) -> str:
+    """Who runs a command, for the history: STATION_OPERATOR, who became root with sudo, or this system's user."""
+    environ = os.environ if environ is None else environ
+    for name in ("STATION_OPERATOR", "SUDO_USER"):
+        if named := environ.get(name, "").strip():
+            return named[:64]
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name[:64]
+    except KeyError:  # a container's user needs no name
+        return f"uid {os.getuid()}"
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -43,8 +43,7 @@ def keep(
     again where somebody had discarded it, unless only the reconciliation came across it.
     """
     table = tables.refused
-    raw_hash = sha256(raw).digest()
-    id_pa = (identifiers.id_pa or "")[:35]
+    id_pa, raw_hash = _key(identifiers, raw)
     values = {
         "id_pa": id_pa,
         "raw_hash": raw_hash,
@@ -93,14 +92,21 @@ def keep(
 
 
 def settle(
-    connection: Connection, id_pa: str, raw: bytes, *, result: str, source: Source, operator: str | None, at: datetime
+    connection: Connection,
+    identifiers: Identifiers,
+    raw: bytes,
+    *,
+    result: str,
+    source: Source,
+    operator: str | None,
+    at: datetime,
 ) -> bool:
     """Notes that what was once refused with these bytes was taken in now, with `result` stored or duplicate.
 
     Whether there was a refused request to settle; one that is settled already stays as it is.
     """
     table = tables.refused
-    raw_hash = sha256(raw).digest()
+    id_pa, raw_hash = _key(identifiers, raw)
     statement = update(table).where(_is(id_pa, raw_hash), table.c.state != RefusedState.ACCEPTED)
     if connection.execute(statement.values(state=RefusedState.ACCEPTED, settled_at=at)).rowcount == 0:
         return False
@@ -126,6 +132,10 @@ def _remember(connection: Connection, id_pa: str, raw_hash: bytes, event: dict[s
     if operator := event.get("operator"):
         event = event | {"operator": operator[:64]}
     connection.execute(table.insert(), event | {"id_pa": id_pa, "raw_hash": raw_hash, "number": number})
+
+
+def _key(identifiers: Identifiers, raw: bytes) -> tuple[str, bytes]:
+    return (identifiers.id_pa or "")[:35], sha256(raw).digest()
 
 
 def _is(id_pa: str, raw_hash: bytes) -> Any:

@@ -1,0 +1,143 @@
+"""Refused requests and documents in files, through the same `accept` as the push."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import partial
+from typing import IO, Any
+
+from station import contract, log, store
+from station.errors import DocumentError, ReceiptConflictError, StoreError, StoreRejectedError
+from station.intake import Intake, Origin, Outcome, Result
+from station.log import printable
+from station.masking import Difference
+from station.patience import patiently
+from station.receipt import Flag, Identifiers, Source
+from station.replay.conflict import differences_from_stored
+from station.replay.sources import Limits, documents
+
+_log = log.get(__name__)
+
+_PAGE = 100
+
+
+class Verdict(StrEnum):
+    """What became of a document, or would become of it."""
+
+    STORED = "stored"
+    DUPLICATE = "duplicate"
+    REFUSED = "refused"
+    FAILED = "failed"  # nothing could be judged, or the station failed
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """What became of one document. `name` is a refused request's id or the place in a file; `reason` is in words.
+
+    `differences` tells where a conflict differs from what is stored; `None` where there is no conflict or that
+    cannot be told.
+    """
+
+    name: str
+    verdict: Verdict
+    identifiers: Identifiers | None = None
+    flags: frozenset[Flag] = frozenset()
+    fault_code: str | None = None
+    reason: str | None = None
+    refused_id: str | None = None
+    differences: list[Difference] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """Sends documents through `accept` in the name of `operator`; with `dry_run` only tells what would happen."""
+
+    intake: Intake
+    operator: str
+    dry_run: bool = False
+    reveal: bool = False
+
+    def refused(self, wanted: store.RefusedFilter) -> Iterator[Item]:
+        """The refused requests that `wanted` selects, the oldest first. Raises `StoreError`: run it again then."""
+        # What comes in meanwhile is for the next time: a replay ends.
+        until = datetime.now(UTC)
+        wanted = replace(wanted, received_to=min(wanted.received_to or until, until))
+        after: store.RefusedPosition | None = None
+        while True:
+            page = patiently(partial(self._page, wanted, after))
+            for row in page:
+                kept = patiently(partial(self._kept, row.id_pa, row.raw_hash))
+                if kept is not None:  # settled and purged meanwhile
+                    yield self._one(row.refused_id, *kept)
+            if len(page) < _PAGE:
+                return
+            after = store.RefusedPosition(page[-1].received_at, page[-1].id_pa, page[-1].raw_hash)
+
+    def files(self, paths: Iterable[str], limits: Limits, stdin: IO[bytes]) -> Iterator[Item]:
+        """The documents in `paths` (see `sources`). Raises `StoreError`: run it again then."""
+        for found in documents(paths, limits, stdin):
+            if found.error is not None:
+                yield Item(found.name, Verdict.FAILED, reason=found.error)
+            else:
+                yield self._one(found.name, found.raw, None)
+
+    def _page(self, wanted: store.RefusedFilter, after: store.RefusedPosition | None) -> Sequence[Any]:
+        with store.transaction(self.intake.engine, readonly=True) as connection:
+            return store.list_refused(connection, wanted, after=after, limit=_PAGE)
+
+    def _kept(self, id_pa: str, raw_hash: bytes) -> tuple[bytes, str | None] | None:
+        with store.transaction(self.intake.engine, readonly=True) as connection:
+            return store.document_of(connection, id_pa, raw_hash)
+
+    def _one(self, name: str, raw: bytes, charset: str | None) -> Item:
+        """One document. Killed between the two transactions, the next replay finds a duplicate and settles it."""
+        try:
+            outcome = patiently(partial(self._take, raw, charset))
+            if outcome.result is not Result.REFUSED and not self.dry_run:
+                patiently(partial(self._settle, raw, outcome))
+        except DocumentError as error:
+            return Item(name, Verdict.FAILED, reason=str(error))
+        except StoreError as error:
+            if not isinstance(error, StoreRejectedError):
+                raise
+            return Item(name, Verdict.FAILED, reason=f"the database rejected it ({error.reason}): report this")
+        except Exception as error:  # one bad document must not stop the rest
+            _log.error("replay_failed", item=name, exc_info=error)
+            return Item(name, Verdict.FAILED, reason=f"unexpected {type(error).__name__}: report this with the log")
+        refusal = outcome.refusal
+        return Item(
+            name,
+            Verdict(outcome.result),
+            outcome.identifiers,
+            flags=outcome.flags,
+            fault_code=refusal.fault_code if refusal else None,
+            reason=str(refusal) if refusal else None,
+            refused_id=outcome.refused_id,
+            differences=differences_from_stored(self.intake.engine, raw, charset, reveal=self.reveal)
+            if isinstance(refusal, ReceiptConflictError)
+            else None,
+        )
+
+    def _take(self, raw: bytes, charset: str | None) -> Outcome:
+        """Parses anew at each try: reading takes elements out of the tree that the schema does not know."""
+        document = contract.parse(raw, charset)
+        request = contract.request_element(document.root)
+        operation = contract.identify(request).operation
+        if request.tag not in contract.RECEIPT_OPERATIONS:
+            raise DocumentError(f"no receipt: the request is {printable(operation)}")
+        if self.dry_run:
+            return self.intake.preview(request)
+        return self.intake.accept(document, request, Origin(Source.REPLAY, operator=self.operator))
+
+    def _settle(self, raw: bytes, outcome: Outcome) -> None:
+        with store.transaction(self.intake.engine) as connection:
+            store.settle(
+                connection,
+                outcome.identifiers,
+                raw,
+                result=outcome.result,
+                source=Source.REPLAY,
+                operator=self.operator,
+                at=datetime.now(UTC),
+            )
