@@ -122,6 +122,7 @@ class Gpd(Section):
     connect_timeout: float = Field(5.0, gt=0, description="Seconds until a connection stands.")
     timeout: float = Field(30.0, gt=0, description="Seconds until an answer is complete.")
     retries: int = Field(5, ge=0, le=20, description="Further tries of a call that failed for the moment.")
+    retry_pause: float = Field(0.5, gt=0, description="Seconds until the first of them; twice as long each time.")
     retry_within: float = Field(120.0, ge=0, description="Seconds in which the tries of one call must begin.")
     proxy: SecretStr | None = Field(None, description="http://user:password@host:port, where calls need a proxy.")
     ca_file: FilePath | None = Field(None, description="PEM file with the CAs to trust instead of the usual ones.")

@@ -52,7 +52,7 @@ _PAGES = 100_000
 
 _GATEWAY_PERIOD_S = 10.0
 _SPARE_CALLS = 20  # of the gateway's 100: below this the period's rest is left to whoever else uses the key
-_BACKOFF_S, _BACKOFF_MOST_S = 0.5, 30.0
+_BACKOFF_MOST_S = 30.0
 _RETRY_AFTER_MOST_S = 300.0
 _CALLS_IN_VAIN = 3  # so many in a row, with all their tries: the API is down
 _MESSAGE_LENGTH = 200
@@ -219,8 +219,9 @@ def _body(response: httpx.Response, limit: int, deadline: float, request_id: str
         raise GpdAnswerError("an answer in an encoding nobody asked for", request_id=request_id)
     parts: list[bytes] = []
     size = 0
-    # Not httpx's own decoding: a few hundred bytes can unpack to gigabytes there.
-    for raw in response.iter_raw(65536):
+    # Not httpx's own decoding, where a few hundred bytes can unpack to gigabytes, and not its chunks of one size, for
+    # which it waits however long they take.
+    for raw in response.iter_raw():
         try:
             part = unpack.decompress(raw, limit + 1 - size) if unpack else raw
         except zlib.error:
@@ -367,7 +368,7 @@ class EcClient:
             with self._lock:
                 self.calls += 1
             tries += 1
-            backoff = random.uniform(0.5, 1) * min(_BACKOFF_S * 2 ** (tries - 1), _BACKOFF_MOST_S)  # noqa: S311
+            backoff = random.uniform(0.5, 1) * min(settings.retry_pause * 2 ** (tries - 1), _BACKOFF_MOST_S)  # noqa: S311
             error: GpdError
             try:
                 answer = self._client.try_once(url, params, key, accept, limit)

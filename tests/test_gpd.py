@@ -1,0 +1,565 @@
+"""The GPD client against the simulator, the days it is asked for, and the keys it is given."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime, timedelta
+from datetime import time as clock
+from email.utils import format_datetime
+from typing import Any
+
+import pytest
+from gpd_simulator import GpdSimulator, make_position, make_receipt
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from station import config
+from station.config import Gpd
+from station.errors import (
+    ConfigError,
+    GpdAnswerError,
+    GpdError,
+    GpdForbiddenError,
+    GpdKeyError,
+    GpdRequestError,
+    GpdUnavailableError,
+    StoppedError,
+)
+from station.gpd import Client, EcClient, Pace, usable_iuv
+from station.reconcile.windows import italian_day, padded, three_months_before, windows
+
+ORG = "77777777777"
+FIRST, LAST = date(2026, 3, 1), date(2026, 3, 30)
+MARCH = {"start": "2026-03-01", "end": "2026-03-29"}
+QUICK: dict[str, Any] = {"rate": 10_000, "retries": 2, "retry_pause": 0.05, "timeout": 5}
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GpdSimulator]:
+    with GpdSimulator.start(tmp_path_factory.mktemp("gpd")) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def gpd(running: GpdSimulator) -> Iterator[GpdSimulator]:
+    running.reset(settings={"rate_calls": 0})
+    yield running
+    assert running.stats()["errors"] == []
+
+
+@pytest.fixture
+def stop() -> threading.Event:
+    return threading.Event()
+
+
+@pytest.fixture
+def connect(gpd: GpdSimulator, stop: threading.Event) -> Iterator[Callable[..., EcClient]]:
+    """An EC's client with quick settings."""
+    clients = []
+
+    def connect(key: str = "receipts-key", core_key: str | None = "core-key", **over: Any) -> EcClient:
+        settings = Gpd(**({"url": gpd.receipts_url, "positions_url": gpd.core_url} | QUICK | over))
+        clients.append(Client(settings, stop))
+        return EcClient(clients[-1], ORG, key, core_key)
+
+    yield connect
+    for client in clients:
+        client.__exit__()
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+
+def test_page(gpd, connect):
+    """A page gives IUVs and payment times as they are, and how many pages there are."""
+    gpd.load(generate={"org": ORG, "count": 130, "from": "2026-03-01", "to": "2026-03-29"})
+    client = connect()
+    first, second = client.page(FIRST, LAST, 0), client.page(FIRST, LAST, 1)
+    assert (first.pages, len(first.rows), len(second.rows), first.unreadable) == (2, 100, 30, 0)
+    wanted = {(one["iuv"], one["payment_date_time"]) for one in (make_receipt(ORG, n, **MARCH) for n in range(130))}
+    assert {(row.iuv, row.paid_at) for row in (*first.rows, *second.rows)} == wanted
+    assert client.calls == 2
+
+
+def test_receipt_is_the_exact_document(gpd, connect):
+    """A receipt's bytes come as they were sent."""
+    gpd.load(receipts=[{"org": ORG, "n": 1}])
+    made = make_receipt(ORG, 1)
+    answer = connect().receipt(made["iuv"])
+    assert (answer.status, answer.body) == (200, made["xml"])
+    assert answer.request_id == gpd.log()[-1]["request_id"]
+
+
+@pytest.mark.parametrize("nothing_found", [200, 404])
+def test_nothing_listed(gpd, connect, nothing_found):
+    """An empty list is nothing, in either form."""
+    gpd.settings(nothing_found=nothing_found)
+    page = connect().page(FIRST, LAST, 0)
+    assert page is None or (page.pages, list(page.rows)) == (1, [])
+
+
+def test_past_the_last_page(gpd, connect):
+    """A page behind the last is no page and no error."""
+    gpd.load(receipts=[{"org": ORG, "n": 1, **MARCH}])
+    assert connect().page(FIRST, LAST, 1) is None
+
+
+@pytest.mark.parametrize(("unpaid", "status"), [(False, 404), (True, 422)])
+def test_not_there_yet(gpd, connect, unpaid, status):
+    """A receipt that is unknown or whose position is not paid is not there yet, and asked for once."""
+    made = make_receipt(ORG, 1)
+    if unpaid:
+        gpd.load(receipts=[{"org": ORG, "n": 1, "unpaid": True}])
+    client = connect()
+    assert client.receipt(made["iuv"]).status == status
+    assert client.calls == 1
+
+
+@pytest.mark.parametrize(("style", "status"), [("problem", 401), ("gateway", 403), ("html", 401), ("empty", 401)])
+def test_bad_key(gpd, connect, style, status):
+    """A key that is not accepted ends it with the first call, and the error says which call."""
+    gpd.settings(unknown_key_status=status)
+    client = connect(key="wrong")
+    with pytest.raises(GpdKeyError) as caught:
+        client.page(FIRST, LAST, 0)
+    assert client.calls == 1
+    assert caught.value.status == status
+    assert caught.value.request_id == gpd.log()[-1]["request_id"]
+    assert caught.value.request_id in str(caught.value)
+    assert "wrong" not in str(caught.value).split(":")[0]
+
+
+def test_forbidden_receipt(gpd, connect):
+    """A receipt of another segregation code is forbidden, which says nothing of the EC's others."""
+    gpd.load(keys={"receipts-key": {"orgs": "*", "segregation_codes": ["47"]}}, receipts=[{"org": ORG, "n": 1}])
+    with pytest.raises(GpdForbiddenError):
+        connect().receipt(make_receipt(ORG, 1)["iuv"])
+
+
+def test_rejected_request(gpd, connect):
+    """A first page that is answered 400 is a rejected request, not an empty list."""
+    gpd.fault(endpoint="list", status=400, style="problem")
+    with pytest.raises(GpdRequestError):
+        connect().page(FIRST, LAST, 0)
+
+
+def test_wrong_address_is_no_quiet_day(gpd, connect):
+    """The gateway's own 404 (nothing lives at this address) is an error, unlike the service's (nothing found)."""
+    with pytest.raises(GpdAnswerError, match="check its URL"):
+        connect(url=f"{gpd.base_url}/gpd/payments-receipts-service/v2").page(FIRST, LAST, 0)
+
+
+PAGE = {"currentPageNumber": 0, "length": 0, "totalPages": 1, "results": []}
+UNREADABLE = {
+    "html with 200": {"status": 200, "style": "html", "content_type": "text/html"},
+    "html called json": {"status": 200, "style": "html", "content_type": "application/json"},
+    "truncated": {"truncate": 0.5},
+    "empty": {"body": ""},
+    "not json": {"body": "[1,"},
+    "deep": {"body": "[" * 100_000},
+    "list": {"json": [PAGE]},
+    "null": {"json": None, "body": "null"},
+    "no results": {"json": {"totalPages": 1}},
+    "results no list": {"json": PAGE | {"results": {"iuv": "1"}}},
+    "no pages": {"json": {"results": []}},
+    "pages text": {"json": PAGE | {"totalPages": "1"}},
+    "pages bool": {"json": PAGE | {"totalPages": True}},
+    "pages negative": {"json": PAGE | {"totalPages": -1}},
+    "pages without end": {"json": PAGE | {"totalPages": 2**31}},
+    "huge": {"huge": 50_000_000},
+    "huge in chunks": {"huge": 50_000_000, "chunked": True},
+    "bomb": {"huge": 500_000_000, "gzip": True},
+    "gzip that is none": {"headers": {"Content-Encoding": "gzip"}},
+    "encoding": {"headers": {"Content-Encoding": "br"}},
+    "redirect": {"status": 302, "headers": {"Location": "https://example.invalid/"}},
+    "no content": {"status": 204, "style": "empty"},
+    "teapot": {"status": 418},
+}
+
+
+@pytest.mark.parametrize("fault", UNREADABLE.values(), ids=UNREADABLE)
+def test_unreadable_list(gpd, connect, fault):
+    """Whatever comes instead of a page is an error of its own, after one more try, and never a crash."""
+    gpd.load(generate={"org": ORG, "count": 20, "from": "2026-03-01", "to": "2026-03-29"})
+    gpd.fault(endpoint="list", **fault)
+    client = connect()
+    with pytest.raises(GpdAnswerError) as caught:
+        client.page(FIRST, LAST, 0)
+    assert client.calls == 2
+    assert len(str(caught.value)) < 400
+    assert caught.value.request_id
+
+
+@pytest.mark.parametrize("name", ["html with 200", "huge", "huge in chunks", "bomb", "encoding", "redirect", "teapot"])
+def test_unreadable_receipt(gpd, connect, name):
+    """The same for a receipt, which is asked for once: later runs ask again."""
+    gpd.load(receipts=[{"org": ORG, "n": 1}])
+    gpd.fault(endpoint="receipt", **UNREADABLE[name])
+    client = connect()
+    with pytest.raises(GpdAnswerError):
+        client.receipt(make_receipt(ORG, 1)["iuv"])
+    assert client.calls == 1
+
+
+def test_compressed_answer(gpd, connect):
+    """An answer that is compressed though nobody asked for it is read."""
+    gpd.load(receipts=[{"org": ORG, "n": 1}])
+    gpd.fault(gzip=True)
+    assert connect().receipt(make_receipt(ORG, 1)["iuv"]).body == make_receipt(ORG, 1)["xml"]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        None, 5, {}, {"iuv": None}, {"iuv": 17}, {"iuv": ""}, {"iuv": "."}, {"iuv": ".."}, {"iuv": "1" * 36},
+        {"iuv": "0 1"}, {"iuv": "01\n"}, {"iuv": "01", "organizationFiscalCode": "88888888888"},
+    ],
+)  # fmt: skip
+def test_unreadable_row(gpd, connect, row):
+    """A row without a usable IUV, or of another EC, is counted and does not hide the others."""
+    good = {"iuv": "01000000000000017", "organizationFiscalCode": ORG, "paymentDateTime": None}
+    gpd.fault(json=PAGE | {"results": [row, good]})
+    page = connect().page(FIRST, LAST, 0)
+    assert ([one.iuv for one in page.rows], page.unreadable) == (["01000000000000017"], 1)
+
+
+@given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=40))
+@example("a/../b")
+@example("%2e%2e")
+@example("1?x=1#y")
+def test_iuv_stays_in_its_place(text):
+    """Whatever passes for an IUV is one segment of the URL's path."""
+    if usable_iuv(text):
+        client = EcClient(Client(Gpd(url="https://example.invalid/v1"), threading.Event()), ORG, "key")
+        import httpx
+
+        asked = []
+        client._call = lambda url, *_, **__: asked.append(url)  # type: ignore[method-assign]
+        client.receipt(text)
+        path = httpx.URL(asked[0]).raw_path.decode()
+        assert path.startswith(f"/v1/payments/{ORG}/receipts/")
+        assert path.count("/") == 5
+        assert "?" not in path
+
+
+# --- trying again -----------------------------------------------------------------------------------------------------
+
+PASSING = {
+    "refused before": {"drop": "before"},
+    "reset": {"drop": "reset"},
+    "dropped after the headers": {"drop": "headers"},
+    "dropped in the middle": {"drop": "middle"},
+    "500": {"status": 500, "style": "problem"},
+    "502 html": {"status": 502, "style": "html"},
+    "503": {"status": 503, "style": "gateway"},
+    "504 empty": {"status": 504, "style": "empty"},
+    "429": {"status": 429},
+    "429 in seconds": {"status": 429, "headers": {"Retry-After": "0"}},
+    "429 nonsense": {"status": 429, "headers": {"Retry-After": "soon"}},
+    "late": {"delay": 1.0},
+    "trickling": {"trickle": 4.0},
+}
+
+
+@pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
+def test_passing_trouble(gpd, connect, fault):
+    """Trouble that passes is not noticed but for another call."""
+    gpd.load(receipts=[{"org": ORG, "n": 1, **MARCH}])
+    gpd.fault(times=1, **fault)
+    client = connect(timeout=0.5, connect_timeout=0.5)
+    assert len(client.page(FIRST, LAST, 0).rows) == 1
+    assert client.calls == 2
+    assert gpd.stats()["repeated_request_ids"] == gpd.stats()["without_request_id"] == 0
+
+
+def test_lasting_trouble(gpd, connect):
+    """Trouble that lasts ends after the tries that are configured, with the last call's id."""
+    gpd.down()
+    client = connect(retries=2)
+    with pytest.raises(GpdUnavailableError) as caught:
+        client.page(FIRST, LAST, 0)
+    assert client.calls == 3
+    assert caught.value.request_id == gpd.log()[-1]["request_id"]
+
+
+def test_nobody_listens(connect):
+    """An address where nobody listens is unavailable, and the error says so."""
+    with pytest.raises(GpdUnavailableError, match="ConnectError"):
+        connect(url="http://127.0.0.1:9/", retries=0).page(FIRST, LAST, 0)
+
+
+def test_tries_are_bounded_in_time(gpd, connect):
+    """A pause that would lead beyond the time for one call is not made."""
+    gpd.fault(status=503, headers={"Retry-After": "3600"})
+    client = connect(retries=5, retry_within=60)
+    with pytest.raises(GpdUnavailableError):
+        client.page(FIRST, LAST, 0)
+    assert client.calls == 1
+
+
+def test_down_for_all(gpd, connect):
+    """After some calls in vain every other gets one try, until one succeeds: an outage is not waited for each time."""
+    gpd.down()
+    client = connect(retries=1)
+    for _ in range(5):
+        with pytest.raises(GpdUnavailableError):
+            client.page(FIRST, LAST, 0)
+    assert client.calls == 3 * 2 + 2 * 1
+    gpd.up()
+    client.page(FIRST, LAST, 0)
+    gpd.down()
+    with pytest.raises(GpdUnavailableError):
+        client.page(FIRST, LAST, 0)
+    assert client.calls == 8 + 1 + 2
+
+
+@pytest.mark.parametrize("form", ["seconds", "date"])
+def test_retry_after_holds_everyone(gpd, connect, form):
+    """After a 429 the next call of anyone with the key waits as long as Retry-After says, in either form."""
+    until = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=2)
+    text = "1" if form == "seconds" else format_datetime(until, usegmt=True)
+    gpd.load(receipts=[{"org": ORG, "n": 1, **MARCH}])
+    gpd.fault(times=1, status=429, headers={"Retry-After": text})
+    client = connect()
+    began = time.monotonic()
+    client.page(FIRST, LAST, 0)
+    calls = gpd.log()
+    assert [call["status"] for call in calls] == ["429", "200"]
+    if form == "seconds":
+        assert time.monotonic() - began >= 1
+    else:
+        assert datetime.now(UTC) >= until
+
+
+def test_stop_ends_a_pause(gpd, connect, stop):
+    """Told to stop, nobody waits on."""
+    gpd.fault(status=503, headers={"Retry-After": "50"})
+    client = connect()
+    threading.Timer(0.2, stop.set).start()
+    with pytest.raises(StoppedError):
+        client.page(FIRST, LAST, 0)
+
+
+def test_connections_are_reused(gpd, connect):
+    """Many calls need one connection."""
+    client = connect()
+    for _ in range(10):
+        client.page(FIRST, LAST, 0)
+    assert gpd.stats()["connections"] == 1
+
+
+# --- the rate ---------------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """A clock that stands still, and an event that moves it instead of waiting."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def wait(self, seconds: float) -> bool:
+        self.now += seconds
+        return False
+
+    def is_set(self) -> bool:
+        return False
+
+
+def test_pace():
+    """Calls keep the interval of the rate."""
+    clock = Clock()
+    pace = Pace(5, clock)
+    moments = []
+    for _ in range(6):
+        pace.wait(clock)
+        moments.append(round(clock.now - 100, 6))
+    assert moments == [0, 0.2, 0.4, 0.6, 0.8, 1]
+
+
+@pytest.mark.parametrize(("remaining", "pause"), [(100, 0.2), (20, 0.2), (10, 5), (0, 10), (-1, 10)])
+def test_pace_slows_down(remaining, pause):
+    """The fewer calls the gateway has left for the key, the longer the next one waits: the key may have other users."""
+    clock = Clock()
+    pace = Pace(5, clock)
+    pace.wait(clock)
+    pace.remaining(remaining)
+    pace.wait(clock)
+    assert clock.now - 100 == pytest.approx(pause)
+
+
+def test_remaining_calls_are_heeded(gpd, connect):
+    """The header is read from real answers."""
+    gpd.settings(rate_calls=100)
+    client = connect()
+    client.page(FIRST, LAST, 0)
+    gpd.fault(headers={"x-remaining-calls-per-period": "19"}, times=1)
+    client.page(FIRST, LAST, 0)
+    began = time.monotonic()
+    client.page(FIRST, LAST, 0)
+    assert time.monotonic() - began > 0.4
+
+
+def test_rate_is_shared(gpd, connect):
+    """Threads with one key share its rate."""
+    gpd.settings(rate_period=0.5)
+    client = connect(rate=20)
+    threads = [threading.Thread(target=client.receipt, args=(f"0{n}",)) for n in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    stats = gpd.stats()
+    assert stats["calls"] == client.calls == 20
+    assert stats["most_in_period"]["receipts-key"] <= 11
+
+
+# --- positions --------------------------------------------------------------------------------------------------------
+
+
+def test_positions(gpd, connect):
+    """Paid options come with notice number and euro, unpaid instalments do not."""
+    gpd.load(positions=[{"org": ORG, "n": n, **MARCH} for n in range(60)])
+    client = connect()
+    pages = [client.positions("PAID", FIRST, LAST, number) for number in (0, 1)]
+    assert pages[0].pages == 2
+    made = [make_position(ORG, n, **MARCH)["paymentOption"][0] for n in range(60)]
+    assert {(one.iuv, one.notice_number, str(one.amount)) for page in pages for one in page.paid} == {
+        (option["iuv"], option["nav"], f"{option['amount'] / 100:.2f}") for option in made
+    }
+
+
+def test_positions_need_their_key(gpd, connect):
+    """GPD-Core has a key of its own."""
+    with pytest.raises(GpdRequestError):
+        connect(core_key=None).positions("PAID", FIRST, LAST, 0)
+    with pytest.raises(GpdKeyError):
+        connect(core_key="receipts-key").positions("PAID", FIRST, LAST, 0)
+
+
+@pytest.mark.parametrize("body", [{}, {"payment_position_list": []}, {"payment_position_list": {}, "page_info": {}}])
+def test_unreadable_positions(gpd, connect, body):
+    """Positions that cannot be read are an error."""
+    gpd.fault(json=body)
+    with pytest.raises(GpdError):
+        connect().positions("PAID", FIRST, LAST, 0)
+
+
+# --- days -------------------------------------------------------------------------------------------------------------
+
+DAYS = st.dates(date(2025, 1, 1), date(2027, 12, 31))
+
+
+@given(DAYS, st.integers(0, 400), st.integers(2, 30), DAYS, st.times())
+@example(date(2026, 3, 1), 60, 30, date(2026, 3, 30), clock(23, 59, 59, 500_000))
+def test_windows_leave_no_gap(first, length, days, day, at):
+    """Windows are short enough for the API, and each payment between the bounds is in one, whatever its fraction."""
+    last = first + timedelta(days=length)
+    cut = list(windows(first, last, days))
+    assert all((window.last - window.first).days < days for window in cut)
+    assert (cut[0].first, cut[-1].last) == (first, last)
+    text = f"{day}T{at}"
+    if f"{first}T00:00:00" <= text <= f"{last}T23:59:59":
+        listed = [one for one in cut if f"{one.first}T00:00:00" <= text <= f"{one.last}T23:59:59"]
+        assert [one.again(text) for one in listed] == [True] * (len(listed) - 1) + [False]
+        assert listed
+
+
+def test_padded():
+    """A range is asked for with a day more on each side, but for days to come."""
+    today = date(2026, 11, 23)
+    assert padded(date(2026, 3, 1), date(2026, 3, 5), today) == (date(2026, 2, 28), date(2026, 3, 6))
+    assert padded(date(2026, 11, 23), date(2026, 11, 23), today) == (date(2026, 11, 22), today)
+    assert padded(date(2027, 1, 1), date(2027, 1, 2), today) == (today, today)
+
+
+@pytest.mark.parametrize(
+    ("day", "before"),
+    [((2026, 11, 23), (2026, 8, 23)), ((2026, 5, 31), (2026, 2, 28)), ((2026, 2, 10), (2025, 11, 10))],
+)
+def test_three_months(day, before):
+    """Three months before is the same day, or the month's last."""
+    assert three_months_before(date(*day)) == date(*before)
+
+
+def test_italian_day():
+    """The day is Italy's: late in the evening of UTC it is tomorrow there."""
+    assert italian_day(datetime(2026, 7, 1, 22, 30, tzinfo=UTC)) == date(2026, 7, 2)
+    assert italian_day(datetime(2026, 12, 1, 22, 30, tzinfo=UTC)) == date(2026, 12, 1)
+
+
+# --- keys -------------------------------------------------------------------------------------------------------------
+
+KEYS = """
+[gpd]
+key = "for-all"
+[[broker]]
+id = "15376371009"
+stations = ["15376371009_01"]
+gpd_key = "for-the-broker"
+[[broker]]
+id = "99999999990"
+stations = ["99999999990_01"]
+[[ec]]
+id = "77777777777"
+stations = ["15376371009_01"]
+[[ec]]
+id = "88888888888"
+stations = ["15376371009_01"]
+gpd_key = "its-own"
+[[ec]]
+id = "66666666666"
+stations = ["99999999990_01"]
+[[ec]]
+id = "55555555555"
+"""
+
+
+@pytest.fixture
+def load(tmp_path):
+    file = tmp_path / "station.toml"
+
+    def load(text: str = KEYS, **environ: str) -> config.Settings:
+        file.write_text(text)
+        return config.load(file, environ)
+
+    return load
+
+
+def test_key_of_an_ec(load):
+    """An EC is asked for with its own key, else its broker's, else the one for all."""
+    settings = load()
+    keys = {ec.id: settings.gpd_key(ec.id) for ec in settings.ec}
+    assert keys == {
+        "77777777777": "for-the-broker",
+        "88888888888": "its-own",
+        "66666666666": "for-all",
+        "55555555555": "for-all",
+    }
+    assert settings.gpd_key("77777777777", "gpd_positions_key") is None
+
+
+def test_keys_from_the_environment(load, tmp_path):
+    """Each key can come from a variable or a file that a variable names, and goes before the configuration's."""
+    secret = tmp_path / "key"
+    secret.write_text("from-a-file\n")
+    settings = load(
+        STATION_GPD_KEY="all-else",
+        STATION_EC_77777777777_GPD_KEY_FILE=str(secret),
+        STATION_BROKER_99999999990_GPD_KEY="other-broker",
+        STATION_EC_88888888888_GPD_POSITIONS_KEY="core",
+    )
+    assert [settings.gpd_key(ec.id) for ec in settings.ec] == ["from-a-file", "its-own", "other-broker", "all-else"]
+    assert settings.gpd_key("88888888888", "gpd_positions_key") == "core"
+    assert "from-a-file" not in f"{settings!r}{settings}"
+
+
+@pytest.mark.parametrize("key", ["", "two words", "with\nline", "ключ", "k" * 201])
+def test_key_that_no_header_takes(load, key):
+    """A key that cannot travel in a header is a wrong configuration, named by its variable and not shown."""
+    with pytest.raises(ConfigError) as caught:
+        load(STATION_EC_88888888888_GPD_KEY=key)
+    assert str(caught.value).startswith("STATION_EC_88888888888_GPD_KEY: ")
+    assert not key.strip() or key not in str(caught.value)
