@@ -7,7 +7,19 @@ from sqlalchemy import Connection, Engine
 
 from station.store import runs
 from station.store.engine import connect, parse_url, transaction
-from station.store.queries import Filter, Position, find, flags_of, list_receipts
+from station.store.purge import Part, count_older, open_refused, purge_batch
+from station.store.queries import (
+    EXPORTED,
+    LISTED,
+    Cursor,
+    Position,
+    be_patient,
+    find,
+    flags_of,
+    list_receipts,
+    page,
+    whole,
+)
 from station.store.rebuild import Change, changes, rebuild, stored_page, would_record
 from station.store.receipts import Recorded, record
 from station.store.refused import (
@@ -23,20 +35,28 @@ from station.store.refused import (
     settle,
 )
 from station.store.schema import check_schema, migrate, revisions
+from station.store.search import Filter, Plan, plan
 
 __all__ = [
     "Change",
     "Connection",
+    "Cursor",
+    "EXPORTED",
     "Engine",
     "Filter",
+    "LISTED",
+    "Part",
+    "Plan",
     "Position",
     "Recorded",
     "RefusedFilter",
     "RefusedPosition",
     "RefusedState",
+    "be_patient",
     "changes",
     "check_schema",
     "connect",
+    "count_older",
     "discard",
     "document_of",
     "find",
@@ -46,7 +66,11 @@ __all__ = [
     "list_receipts",
     "list_refused",
     "migrate",
+    "open_refused",
+    "page",
     "parse_url",
+    "plan",
+    "purge_batch",
     "rebuild",
     "record",
     "refused_ids",
@@ -55,5 +79,6 @@ __all__ = [
     "settle",
     "stored_page",
     "transaction",
+    "whole",
     "would_record",
 ]

@@ -1,115 +1,159 @@
-"""Receipts in the database: find and list them. What is written lives in `receipts`. Nothing here commits."""
+"""Receipts in the database: find one, list a page, read many with all that belongs to them. Nothing here commits.
 
+How a filter becomes a query stands in `search`; what is written lives in `receipts`.
+"""
+
+import base64
+import binascii
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, literal, select, tuple_
+from sqlalchemy import Connection, FromClause, Row, Text, func, literal, select, text, union
+from sqlalchemy.dialects.postgresql import ARRAY
 
-from station.store import tables
+from station.store import search, tables
+from station.store.search import Filter
 
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Which receipts: every condition that is given must hold. Times are aware; `flag` must be one of the receipt's."""
-
-    id_pa: str | None = None
-    receipt_id: str | None = None
-    notice_number: str | None = None
-    iuv: str | None = None
-    id_station: str | None = None
-    flag: str | None = None
-    source: str | None = None
-    received_from: datetime | None = None
-    received_to: datetime | None = None
+# A list is for looking at, an export for everything but the raw document, which has a command of its own.
+LISTED = (
+    "received_at", "id_pa", "receipt_id", "id_broker_pa", "id_station", "notice_number", "fiscal_code", "iuv",
+    "outcome", "amount", "debtor_id", "payer_id", "payment_date_time", "id_psp", "psp_company_name", "source",
+    "version", "resends",
+)  # fmt: skip
+EXPORTED = tuple(column.name for column in tables.receipt.c if column.name not in ("raw", "charset", "notice_ordinal"))
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a page ended: the next one starts behind it."""
+    """A place among the receipts in order of arrival."""
 
     received_at: datetime
     id_pa: str
     receipt_id: str
 
 
-LISTED = (
-    "received_at", "id_pa", "receipt_id", "id_broker_pa", "id_station", "notice_number", "fiscal_code", "iuv",
-    "outcome", "amount", "payment_date_time", "id_psp", "source", "version", "resends",
-)  # fmt: skip
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Where a page ended: the next one starts behind it. `order` is the column the receipts are in order of."""
+
+    order: str
+    at: datetime
+    id_pa: str
+    receipt_id: str
+
+    @classmethod
+    def of(cls, order: str, row: Any) -> "Cursor":
+        """The place of one receipt in a list in that order."""
+        return cls(order, getattr(row, order), row.id_pa, row.receipt_id)
+
+    def encode(self) -> str:
+        """As one word for a command line."""
+        parts = json.dumps([self.order, self.at.isoformat(), self.id_pa, self.receipt_id], separators=(",", ":"))
+        return base64.urlsafe_b64encode(parts.encode()).decode().rstrip("=")
+
+    @classmethod
+    def decode(cls, word: str) -> "Cursor":
+        """The position in a word that `encode` made. Raises `ValueError` on any other."""
+        try:
+            parts = json.loads(base64.urlsafe_b64decode(word + "=" * (-len(word) % 4)))
+            order, at, id_pa, receipt_id = parts
+            moment = datetime.fromisoformat(at)
+        except (binascii.Error, ValueError, TypeError):
+            raise ValueError("no cursor of a list of receipts") from None
+        if order not in search.ORDERS or moment.tzinfo is None or not (type(id_pa) is type(receipt_id) is str):
+            raise ValueError("no cursor of a list of receipts")
+        return cls(order, moment, id_pa, receipt_id)
+
+
+def be_patient(connection: Connection) -> None:
+    """Lets this transaction's statements run for long: an operator can wait and interrupt, the Nodo cannot."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SET LOCAL statement_timeout = '30min'"))
 
 
 def list_receipts(
-    connection: Connection, wanted: Filter, *, after: Position | None = None, limit: int = 50
+    connection: Connection, wanted: Filter, *, after: Cursor | None = None, limit: int = 50
 ) -> Sequence[Row[Any]]:
-    """One page of receipts, newest first, with the columns `LISTED`. Keyset paging: page 1,000 costs as page 1."""
-    table = tables.receipt
-    query = select(*(table.c[name] for name in LISTED)).where(*_conditions(wanted))
-    if after is not None:
-        query = query.where(
-            tuple_(table.c.received_at, table.c.id_pa, table.c.receipt_id)
-            < tuple_(literal(after.received_at, tables.UtcDateTime()), literal(after.id_pa), literal(after.receipt_id))
-        )
-    query = query.order_by(table.c.received_at.desc(), table.c.id_pa.desc(), table.c.receipt_id.desc()).limit(limit)
-    return connection.execute(query).all()
+    """One page of receipts, newest first, with the columns `LISTED`. Keyset paging: page 1,000 costs as page 1.
+
+    In order of payment where the filter has payment dates, of arrival otherwise.
+    """
+    return page(connection, search.plan(connection, wanted), LISTED, after=after, limit=limit)
 
 
-def _conditions(wanted: Filter) -> Iterable[Any]:
-    table, flags, routes = tables.receipt, tables.receipt_flag, tables.receipt_route
-    for name in ("id_pa", "receipt_id", "notice_number", "iuv", "source"):
-        if (value := getattr(wanted, name)) is not None:
-            yield table.c[name] == value
-    if wanted.id_station is not None:
-        came_again_by = select(routes.c.id_pa).where(
-            routes.c.id_pa == table.c.id_pa,
-            routes.c.receipt_id == table.c.receipt_id,
-            routes.c.id_station == wanted.id_station,
-        )
-        yield (table.c.id_station == wanted.id_station) | came_again_by.exists()
-    if wanted.flag is not None:
-        yield (
-            select(flags.c.id_pa)
-            .where(
-                flags.c.id_pa == table.c.id_pa,
-                flags.c.receipt_id == table.c.receipt_id,
-                flags.c.flag == wanted.flag,
-            )
-            .exists()
-        )
-    if wanted.received_from is not None:
-        yield table.c.received_at >= wanted.received_from
-    if wanted.received_to is not None:
-        yield table.c.received_at < wanted.received_to
+def page(
+    connection: Connection,
+    planned: search.Plan,
+    columns: Iterable[str],
+    *,
+    after: Cursor | None = None,
+    limit: int,
+    newest_first: bool = True,
+) -> Sequence[Row[Any]]:
+    """The next `limit` receipts of a planned search, with these columns."""
+    behind = (after.at, after.id_pa, after.receipt_id) if after else None
+    parts = [
+        search.keys(part, planned.order, behind=behind, limit=limit, newest_first=newest_first)
+        for part in planned.parts
+    ]
+    # Each part brings its own first rows, in order, by its own index; these few are put in order together. One that
+    # several parts bring is one.
+    first = union(*(select(part.subquery()) for part in parts)).subquery() if len(parts) > 1 else parts[0].subquery()
+    place = [first.c[name] for name in (planned.order, "id_pa", "receipt_id")]
+    keys = select(*place).order_by(*search.in_order(place, newest_first)).limit(limit).subquery("page")
+    receipt = tables.receipt
+    joined = keys.join(receipt, (receipt.c.id_pa == keys.c.id_pa) & (receipt.c.receipt_id == keys.c.receipt_id))
+    query = select(*(receipt.c[name] for name in columns)).select_from(joined)
+    return connection.execute(query.order_by(*search.in_order(keys.c, newest_first))).all()
+
+
+def whole(connection: Connection, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
+    """Receipts of a page as dictionaries with their `flags`, `transfers` and `routes`, one query for each of these."""
+    found = {(row.id_pa, row.receipt_id): dict(row._mapping, flags=[], transfers=[], routes=[]) for row in rows}
+    transfer, route = tables.transfer, tables.receipt_route
+    for key, flags in flags_of(connection, list(found)).items():
+        found[key]["flags"] = flags
+    for name, table, order in (("transfers", transfer, transfer.c.position), ("routes", route, route.c.first_at)):
+        for row in _of(connection, table, list(found), order):
+            found[(row.id_pa, row.receipt_id)][name].append(_without_key(row._mapping))
+    return list(found.values())
 
 
 def find(connection: Connection, id_pa: str, receipt_id: str) -> dict[str, Any] | None:
     """One receipt with all its columns, `transfers`, `flags` and `routes` (the other stations it came by)."""
-    key = {"id_pa": id_pa, "receipt_id": receipt_id}
-    row = connection.execute(select(tables.receipt).filter_by(**key)).mappings().one_or_none()
-    if row is None:
-        return None
-    transfers = select(tables.transfer).filter_by(**key).order_by(tables.transfer.c.position)
-    flags = select(tables.receipt_flag.c.flag).filter_by(**key).order_by(tables.receipt_flag.c.flag)
-    routes = select(tables.receipt_route).filter_by(**key).order_by(tables.receipt_route.c.first_at)
-    return {
-        **row,
-        "transfers": [_without_key(one) for one in connection.execute(transfers).mappings()],
-        "flags": list(connection.execute(flags).scalars()),
-        "routes": [_without_key(one) for one in connection.execute(routes).mappings()],
-    }
-
-
-def _without_key(row: Any) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name not in ("id_pa", "receipt_id")}
+    row = connection.execute(select(tables.receipt).filter_by(id_pa=id_pa, receipt_id=receipt_id)).one_or_none()
+    return None if row is None else whole(connection, [row])[0]
 
 
 def flags_of(connection: Connection, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], list[str]]:
     """The flags of several receipts, by (id_pa, receipt_id)."""
-    table = tables.receipt_flag
     found: dict[tuple[str, str], list[str]] = {}
-    if keys:
-        query = select(table).where(tuple_(table.c.id_pa, table.c.receipt_id).in_(keys)).order_by(table.c.flag)
-        for row in connection.execute(query):
-            found.setdefault((row.id_pa, row.receipt_id), []).append(row.flag)
+    for row in _of(connection, tables.receipt_flag, keys, tables.receipt_flag.c.flag):
+        found.setdefault((row.id_pa, row.receipt_id), []).append(row.flag)
     return found
+
+
+def _of(connection: Connection, table: Any, keys: Sequence[tuple[str, str]], order: Any) -> Iterable[Row[Any]]:
+    """The rows of a table that belong to these receipts."""
+    if not keys:
+        return []
+    wanted = _as_table(connection, keys)
+    joined = wanted.join(table, (table.c.id_pa == wanted.c.id_pa) & (table.c.receipt_id == wanted.c.receipt_id))
+    return connection.execute(select(table).select_from(joined).order_by(table.c.id_pa, table.c.receipt_id, order))
+
+
+def _as_table(connection: Connection, keys: Sequence[tuple[str, str]]) -> FromClause:
+    """Keys as a table to join with: a list of a thousand pairs behind IN is a thousand searches to plan."""
+    if connection.dialect.name == "postgresql":
+        columns = [literal([key[part] for key in keys], ARRAY(Text)) for part in (0, 1)]
+        return func.unnest(*columns).table_valued("id_pa", "receipt_id", name="wanted").render_derived()
+    each = func.json_each(json.dumps(keys)).table_valued("value")
+    parts = (func.json_extract(each.c.value, f"$[{part}]") for part in (0, 1))
+    return select(*(part.label(name) for part, name in zip(parts, ("id_pa", "receipt_id"), strict=True))).subquery()
+
+
+def _without_key(row: Any) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in ("id_pa", "receipt_id")}

@@ -151,5 +151,6 @@ def rebuild(connection: Connection, receipt: Receipt, what: Sequence[Change]) ->
         flag = tables.receipt_flag
         connection.execute(delete(flag).filter_by(**key).where(flag.c.flag.not_in(sorted(HISTORY_FLAGS))))
         if flags := sorted(receipt.flags - HISTORY_FLAGS):
-            connection.execute(flag.insert(), [key | {"flag": one} for one in flags])
+            received_at = select(table.c.received_at).filter_by(**key).scalar_subquery()
+            connection.execute(flag.insert().values(received_at=received_at), [key | {"flag": one} for one in flags])
     return True

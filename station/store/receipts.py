@@ -64,7 +64,8 @@ def record(
         [key | transfer_columns(position, one) for position, one in enumerate(receipt.transfers, start=1)],
     )
     if flags:
-        connection.execute(tables.receipt_flag.insert(), [key | {"flag": flag} for flag in sorted(flags)])
+        flagged = key | {"received_at": received_at}
+        connection.execute(tables.receipt_flag.insert(), [flagged | {"flag": flag} for flag in sorted(flags)])
     return Recorded.STORED, flags
 
 
@@ -72,7 +73,7 @@ def _again(connection: Connection, receipt: Receipt, source: Source, now: dateti
     """What a receipt whose insert was turned away is to the one stored under its key; `None` where there is none."""
     table = tables.receipt
     stored = connection.execute(
-        select(table.c.content_hash, table.c.id_broker_pa, table.c.id_station).where(_is(receipt))
+        select(table.c.content_hash, table.c.id_broker_pa, table.c.id_station, table.c.received_at).where(_is(receipt))
     ).one_or_none()
     if stored is None:
         return None
@@ -89,6 +90,7 @@ def _again(connection: Connection, receipt: Receipt, source: Source, now: dateti
                     "id_broker_pa": receipt.id_broker_pa,
                     "id_station": receipt.id_station,
                     "first_at": now,
+                    "received_at": stored.received_at,
                 },
             )
     return Recorded.DUPLICATE

@@ -184,9 +184,11 @@ receipt_flag = Table(
     Column("id_pa", String(35), nullable=False),
     Column("receipt_id", Text, nullable=False),
     Column("flag", String(40), nullable=False),
+    # The receipt's own, again: of a flag that only old receipts have, the latest are found without walking the others.
+    Column("received_at", UtcDateTime, nullable=False),
     PrimaryKeyConstraint("id_pa", "receipt_id", "flag"),
     ForeignKeyConstraint(["id_pa", "receipt_id"], ["receipt.id_pa", "receipt.receipt_id"], ondelete="CASCADE"),
-    Index("ix_receipt_flag_flag", "flag", "id_pa", "receipt_id"),
+    Index("ix_receipt_flag_flag", "flag", "received_at", "id_pa", "receipt_id"),
 )
 
 # Brokers and stations by which a receipt came again, other than those it came by first.
@@ -198,9 +200,11 @@ receipt_route = Table(
     Column("id_broker_pa", String(35), nullable=False),
     Column("id_station", String(35), nullable=False),
     Column("first_at", UtcDateTime, nullable=False),
+    Column("received_at", UtcDateTime, nullable=False),  # the receipt's own, as in receipt_flag
     PrimaryKeyConstraint("id_pa", "receipt_id", "id_broker_pa", "id_station"),
     ForeignKeyConstraint(["id_pa", "receipt_id"], ["receipt.id_pa", "receipt.receipt_id"], ondelete="CASCADE"),
-    Index("ix_receipt_route_id_station", "id_station", "id_pa", "receipt_id"),
+    Index("ix_receipt_route_id_station", "id_station", "received_at", "id_pa", "receipt_id"),
+    Index("ix_receipt_route_id_broker_pa", "id_broker_pa", "received_at", "id_pa", "receipt_id"),
 )
 
 # Requests that were refused: they live nowhere else. Identifiers are as read and may be wrong or missing; `id_pa` is

@@ -1,0 +1,279 @@
+"""How a filter over receipts becomes queries that an index answers, on PostgreSQL and SQLite alike.
+
+A filter is planned once. Conditions that mean "this or that" (debtor or payer, the first station or a later one) make
+several disjoint parts, since no index answers an OR in order; each part is one query, and their pages are merged.
+
+Within a part one condition leads. Where one has few receipts, they are all read by its index, the other conditions are
+tried on each, and they are sorted. Where every condition has many, the receipts are walked in order, by the index of
+one condition that holds them in order, until the page is full. How many is asked of the indexes themselves, up to
+`FEW`: a planner that guesses (SQLite keeps no statistics, and PostgreSQL takes what is asked for to be spread evenly
+over the years) would walk the whole table now and then.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from itertools import product
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Select, Table, and_, exists, func, literal, select, text, true, tuple_
+
+from station.store import tables
+
+ORDERS = ("received_at", "payment_date_time")
+
+# Up to here all receipts of a condition are read and sorted: 5,000 look-ups take some 30 ms.
+FEW = 5000
+# A condition that leads may have some more by the time it does. The bound is for PostgreSQL's planner: without it, it
+# would go by its own estimate and may read the whole table.
+_BOUND = 10 * FEW
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which receipts: every condition that is given must hold.
+
+    Times are aware; `..._from` is included, `..._to` is not. Amounts are euro, both ends included. `person_id` is
+    debtor or payer; `id_station` and `id_broker_pa` are of the first or any later way it came; `flag` is one of the
+    receipt's; `digital_stamp`: one of its transfers is a digital stamp.
+    """
+
+    id_pa: str | None = None
+    receipt_id: str | None = None
+    notice_number: str | None = None
+    iuv: str | None = None
+    debtor_id: str | None = None
+    payer_id: str | None = None
+    person_id: str | None = None
+    id_psp: str | None = None
+    id_broker_pa: str | None = None
+    id_station: str | None = None
+    flag: str | None = None
+    source: str | None = None
+    digital_stamp: bool = False
+    amount_from: Decimal | None = None
+    amount_to: Decimal | None = None
+    received_from: datetime | None = None
+    received_to: datetime | None = None
+    paid_from: datetime | None = None
+    paid_to: datetime | None = None
+
+    @property
+    def order(self) -> str:
+        """The column that receipts are listed in order of: by payment where payment dates are asked for."""
+        return "payment_date_time" if self.paid_from or self.paid_to else "received_at"
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One condition on `table` and the index that leads to its rows; `in_order` of this column, if of any."""
+
+    clause: ColumnElement[bool]
+    index: str | None
+    in_order: str | None = None
+    table: Table = tables.receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Conditions that must all hold; `lead` is the one with few rows, if there is one."""
+
+    conditions: tuple[Condition, ...]
+    lead: Condition | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A filter made ready: parts whose receipts together are those wanted, and their order."""
+
+    order: str
+    parts: tuple[Part, ...]
+
+
+def plan(connection: Connection, wanted: Filter) -> Plan:
+    """Turns a filter into parts, and asks the indexes what each part should be led by."""
+    common = tuple(_plain(wanted))
+    counts: dict[int, int] = {}
+    parts = []
+    for choices in product(_persons(wanted), _routes(connection, wanted)):
+        conditions = tuple(condition for choice in choices for condition in choice) + common
+        parts.append(Part(conditions, _lead(connection, conditions, wanted.order, counts)))
+    return Plan(wanted.order, tuple(parts))
+
+
+def _plain(wanted: Filter) -> Iterator[Condition]:
+    """The conditions without alternatives, those that promise fewest receipts first."""
+    receipt, flags = tables.receipt.c, tables.receipt_flag.c
+    for name in ("receipt_id", "iuv", "notice_number"):
+        if (value := getattr(wanted, name)) is not None:
+            yield Condition(receipt[name] == value, f"ix_receipt_{name}")
+    if wanted.flag is not None:
+        yield Condition(flags.flag == wanted.flag, "ix_receipt_flag_flag", "received_at", tables.receipt_flag)
+    if wanted.digital_stamp:
+        # As the index has it, word by word: a condition with parameters would not be known for the same.
+        yield Condition(text("digital_stamp"), "ix_transfer_digital_stamp", table=tables.transfer)  # type: ignore[arg-type]
+    if wanted.amount_from is not None and wanted.amount_from == wanted.amount_to:
+        yield Condition(receipt.amount == wanted.amount_from, "ix_receipt_amount")
+    else:
+        yield from _range(receipt.amount, wanted.amount_from, wanted.amount_to)
+    yield from _range(receipt.payment_date_time, wanted.paid_from, wanted.paid_to)
+    if wanted.source is not None:
+        by_index = None if wanted.source == "push" else "ix_receipt_source"
+        clause = receipt.source == wanted.source
+        yield Condition(clause if by_index is None else and_(clause, text("source <> 'push'")), by_index, "received_at")
+    for name in ("id_psp", "id_pa"):
+        if (value := getattr(wanted, name)) is not None:
+            yield Condition(receipt[name] == value, f"ix_receipt_{name}_received_at", "received_at")
+    yield from _range(receipt.received_at, wanted.received_from, wanted.received_to)
+
+
+def _range(column: Any, start: Any, end: Any) -> Iterator[Condition]:
+    """From `start` on, up to `end`: amounts with their end, times without, so that days follow one another."""
+    clauses = [] if start is None else [column >= start]
+    if end is not None:
+        clauses.append(column <= end if column.name == "amount" else column < end)
+    if clauses:
+        yield Condition(and_(*clauses), f"ix_receipt_{column.name}", column.name if column.name in ORDERS else None)
+
+
+def _persons(wanted: Filter) -> Iterator[tuple[Condition, ...]]:
+    """Debtor and payer, as choices. Who pays for themselves is in the debtors' index only."""
+    receipt = tables.receipt.c
+
+    def debtor(id_: str) -> Condition:
+        return Condition(receipt.debtor_id == id_, "ix_receipt_debtor_id", "received_at")
+
+    def payer(id_: str) -> Condition:
+        clause = and_(receipt.payer_id == id_, text("payer_id <> debtor_id"))
+        return Condition(clause, "ix_receipt_payer_id", "received_at")
+
+    given: list[list[tuple[Condition, ...]]] = []
+    if wanted.debtor_id is not None:
+        given.append([(debtor(wanted.debtor_id),)])
+    if wanted.payer_id is not None:
+        himself = Condition(receipt.payer_id == wanted.payer_id, None)
+        given.append([(debtor(wanted.payer_id), himself), (payer(wanted.payer_id),)])
+    if wanted.person_id is not None:
+        given.append([(debtor(wanted.person_id),), (payer(wanted.person_id),)])
+    for choices in product(*given):
+        yield tuple(condition for choice in choices for condition in choice)
+
+
+def _routes(connection: Connection, wanted: Filter) -> Iterator[tuple[Condition, ...]]:
+    """Broker and station, of the first way a receipt came and of later ones. A receipt may be in several choices."""
+    if wanted.id_broker_pa is None and wanted.id_station is None:
+        yield ()
+        return
+    route, index = tables.receipt_route, "ix_receipt_route_id_station"
+    if wanted.id_station is None:
+        index = "ix_receipt_route_id_broker_pa"
+    for id_broker_pa, id_station in _pairs(connection, wanted):
+        first = and_(tables.receipt.c.id_broker_pa == id_broker_pa, tables.receipt.c.id_station == id_station)
+        yield (Condition(first, "ix_receipt_id_broker_pa", "received_at"),)
+    given = [
+        route.c[name] == value
+        for name in ("id_broker_pa", "id_station")
+        if (value := getattr(wanted, name)) is not None
+    ]
+    yield (Condition(and_(*given), index, "received_at", route),)
+
+
+def _pairs(connection: Connection, wanted: Filter) -> list[tuple[str, str]]:
+    """The pairs of broker and station that receipts first came by and that are wanted."""
+    receipt = tables.receipt.c
+    brokers = [wanted.id_broker_pa] if wanted.id_broker_pa else _distinct(connection, receipt.id_broker_pa)
+    if wanted.id_station is not None:
+        return [(broker, wanted.id_station) for broker in brokers]
+    theirs = ((broker, receipt.id_broker_pa == broker) for broker in brokers)
+    return [(broker, station) for broker, its in theirs for station in _distinct(connection, receipt.id_station, its)]
+
+
+def _distinct(connection: Connection, column: Any, *conditions: Any) -> Iterator[str]:
+    """The few values of a column that an index starts with, from one to the next: a look-up each, however many rows."""
+    last = ""
+    while True:
+        query = select(func.min(column)).where(column > last, *conditions)
+        value = connection.execute(query).scalar_one()
+        if value is None:
+            return
+        yield value
+        last = value
+
+
+def _lead(
+    connection: Connection, conditions: tuple[Condition, ...], order: str, counts: dict[int, int]
+) -> Condition | None:
+    """The condition with the fewest receipts, if these are few. One that is alone and in order need not be asked."""
+    if len(conditions) == 1 and conditions[0].in_order == order:
+        return None
+    best: tuple[int, Condition] | None = None
+    for condition in conditions:
+        if condition.index is None:
+            continue
+        count = counts.get(id(condition))
+        if count is None:
+            some = select(literal(1)).select_from(condition.table).where(condition.clause).limit(FEW + 1).subquery()
+            count = counts[id(condition)] = connection.execute(select(func.count()).select_from(some)).scalar_one()
+        if count <= FEW and (best is None or count < best[0]):
+            best = (count, condition)
+            if count <= FEW // 50:
+                break  # so few that it does not pay to look for fewer
+    return best[1] if best else None
+
+
+def keys(
+    part: Part,
+    order: str,
+    *,
+    behind: tuple[datetime, str, str] | None,
+    limit: int,
+    newest_first: bool,
+) -> Select[Any]:
+    """The query for the next receipts of a part, in order, so many, behind a place. Only their places."""
+    receipt = tables.receipt
+    led = part.lead or _walked(part, order)
+    key = ("id_pa", "receipt_id")
+    if part.lead is not None:
+        own = part.lead.table.c
+        few = select(*(own[name] for name in key)).where(part.lead.clause)
+        if part.lead.table is not receipt:
+            few = few.distinct()  # two stamps, two routes: one receipt
+        lead = few.limit(_BOUND).subquery("lead")
+        place = [receipt.c[name] for name in (order, *key)]
+        query = select(*place).select_from(lead.join(receipt, _same(lead.c, receipt.c)))
+    else:
+        place = [led.table.c[name] for name in (order, *key)]
+        query = select(*place).with_hint(led.table, f"INDEXED BY {led.index}", "sqlite").where(led.clause)
+        if led.table is not receipt:
+            query = query.distinct().select_from(led.table.join(receipt, _same(led.table.c, receipt.c)))
+    for condition in part.conditions:
+        if condition is not led:
+            query = query.where(condition.clause if condition.table is receipt else _has(condition))
+    if behind is not None:
+        at = tuple_(literal(behind[0], tables.UtcDateTime()), literal(behind[1]), literal(behind[2]))
+        query = query.where(tuple_(*place) < at if newest_first else tuple_(*place) > at)
+    return query.order_by(*in_order(place, newest_first)).limit(limit)
+
+
+def in_order(place: Iterable[Any], newest_first: bool) -> list[ColumnElement[Any]]:
+    """Columns to sort by."""
+    return [column.desc() if newest_first else column for column in place]
+
+
+def _walked(part: Part, order: str) -> Condition:
+    """The condition by whose index a part is walked in order; without one, every receipt is.
+
+    SQLite is told which: it would take the index of a range and sort all that this gives.
+    """
+    fitting = (condition for condition in part.conditions if condition.index and condition.in_order == order)
+    return next(fitting, Condition(true(), f"ix_receipt_{order}", order))
+
+
+def _has(condition: Condition) -> ColumnElement[bool]:
+    """Whether the receipt has such a row in another table."""
+    return exists().where(_same(condition.table.c, tables.receipt.c), condition.clause)
+
+
+def _same(one: Any, other: Any) -> ColumnElement[bool]:
+    return and_(one.id_pa == other.id_pa, one.receipt_id == other.receipt_id)

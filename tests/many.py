@@ -1,0 +1,172 @@
+"""A hundred thousand receipts in a moment, for tests that need a table with some depth. No documents: rows only.
+
+The receipts arrive one a minute and are dealt out by fixed rules, so that a test can say how many of each there are.
+"""
+
+import hashlib
+import itertools
+import json
+import sqlite3
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+START = datetime(2025, 7, 1, tzinfo=UTC)
+BROKER = "15376371009"
+BIG_EC, OTHER_EC, SMALL_EC = "77777777777", "88888888888", "99999999999"
+
+
+def key(i: int) -> dict[str, str]:
+    """Its EC and receiptId. The small EC has a receipt each 20,000, the other one a third."""
+    id_pa = SMALL_EC if i % 20_000 == 7 else OTHER_EC if i % 3 == 0 else BIG_EC
+    return {"id_pa": id_pa, "receipt_id": hashlib.md5(f"{i:017}".encode(), usedforsecurity=False).hexdigest()}
+
+
+def arrival(i: int) -> datetime:
+    """When it arrived: one a minute."""
+    return START + timedelta(minutes=i)
+
+
+def receipt(i: int) -> dict[str, Any]:
+    """The `i`th receipt, as columns."""
+    received_at = arrival(i)
+    iuv = f"{i:017}"
+    amount = Decimal(9_999 + i) if i % 1000 == 0 else Decimal(100 + i % 49_900) / 100
+    debtor = "ANONIMO" if i % 5 == 0 else f"DEBTOR{i // 4:010}"
+    return {
+        **key(i),
+        "id_broker_pa": BROKER,
+        # station 09 was left early, 02 takes a tenth
+        "id_station": f"{BROKER}_09" if i < 500 else f"{BROKER}_02" if i % 10 == 0 else f"{BROKER}_01",
+        "notice_number": f"3{iuv}",
+        "fiscal_code": BIG_EC,
+        "notice_ordinal": 0,
+        "iuv": iuv,
+        "outcome": "OK",
+        "amount": Decimal("16.00") if i % 4 == 1 else amount,
+        "fee": Decimal("1.50"),
+        "description": f"=SUM(A1) {i}" if i % 1000 == 1 else f"TARI {i}",
+        "company_name": "Comune di Vattelapesca",
+        "debtor_type": "F",
+        "debtor_id": debtor,
+        "debtor_name": "Pinco Pallino",
+        "payer_type": "F" if i % 2 else None,
+        "payer_id": (debtor if i % 3 else f"PAYER{i // 30:011}") if i % 2 else None,
+        "payer_name": "Tizia Sempronia" if i % 2 else None,
+        "id_psp": "RARE" if i % 25_000 == 3 else f"ABI{i % 40:05}",
+        "psp_company_name": "Banca Immaginaria",
+        "id_channel": "99999999990_01",
+        "channel_description": "app",
+        # some arrive days after the payment
+        "payment_date_time": received_at - (timedelta(days=3) if i % 100 == 50 else timedelta(seconds=2 + i % 60)),
+        "metadata": [["TARI-TEFA-2", "TEFA"]] if i % 2 else None,
+        "stand_in": False,
+        "version": 2,
+        "source": "reconcile" if i % 100 == 50 else "push",
+        "received_at": received_at,
+        "resends": 0,
+        "content_hash": hashlib.sha256(iuv.encode()).digest(),
+        "raw": b"<none/>",
+    }
+
+
+def transfers(i: int) -> Iterator[dict[str, Any]]:
+    """Its transfers: one, or two for each third receipt; a stamp for each 10,000th."""
+    for position in range(1, 3 if i % 3 == 0 else 2):
+        stamp = i % 10_000 == 4
+        yield {
+            "position": position,
+            "id_transfer": position,
+            "amount": Decimal("8.00"),
+            "fiscal_code_pa": BIG_EC,
+            "iban": None if stamp else "IT88X0000000000000000000001",
+            "digital_stamp": stamp,
+            "remittance_information": f"/RFB/{i:017}",
+            "transfer_category": "9/0201102TS/",
+        }
+
+
+def flags(i: int) -> Iterator[dict[str, Any]]:
+    """Its flags: a common one, one that only the oldest receipts have, and a rare one."""
+    if i % 2 == 0:
+        yield {"flag": "secondary_beneficiary", "received_at": arrival(i)}
+    if i < 30_000:
+        yield {"flag": "unknown_station", "received_at": arrival(i)}
+    if i % 20_000 == 11:
+        yield {"flag": "stand_in", "received_at": arrival(i)}
+
+
+def routes(i: int) -> Iterator[dict[str, Any]]:
+    """The other ways it came by: each 50th receipt came again by station 03."""
+    if i % 50 == 0:
+        yield {
+            "id_broker_pa": BROKER,
+            "id_station": f"{BROKER}_03",
+            "first_at": arrival(i + 1),
+            "received_at": arrival(i),
+        }
+
+
+def rows(count: int) -> Iterator[tuple[str, Iterator[dict[str, Any]]]]:
+    """Each table's rows, parents first."""
+    keys = [key(i) for i in range(count)]
+    yield "receipt", (receipt(i) for i in range(count))
+    yield "transfer", (keys[i] | one for i in range(count) for one in transfers(i))
+    yield (
+        "receipt_flag",
+        (keys[i] | {"flag": flag, "received_at": arrival(i)} for i in range(count) for flag in flags(i)),
+    )
+    yield "receipt_route", (keys[i] | one for i in range(count) for one in routes(i))
+
+
+def fill(url: str, count: int) -> None:
+    """Puts `count` receipts into a migrated, empty database, past the station's own code."""
+    from station import store
+
+    parsed = store.parse_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        _fill_sqlite(parsed.database or "", count)
+    else:
+        _fill_postgres(parsed.set(drivername="postgresql").render_as_string(hide_password=False), count)
+
+
+def _fill_sqlite(file: str, count: int) -> None:
+    def plain(value: Any) -> Any:
+        match value:
+            case datetime():
+                return f"{value:%Y-%m-%d %H:%M:%S.%f}"
+            case Decimal():
+                return int(value * 100)
+            case list():
+                return json.dumps(value)
+        return value
+
+    connection = sqlite3.connect(file)
+    connection.execute("PRAGMA synchronous=OFF")
+    for table, all_rows in rows(count):
+        first = next(all_rows, None)
+        if first is None:
+            continue
+        names = list(first)
+        insert = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
+        connection.execute(insert, [plain(first[name]) for name in names])
+        connection.executemany(insert, ([plain(row[name]) for name in names] for row in all_rows))
+    connection.commit()
+    connection.close()
+
+
+def _fill_postgres(dsn: str, count: int) -> None:
+    import psycopg
+    from psycopg.types.json import Json
+
+    with psycopg.connect(dsn) as connection:
+        for table, all_rows in rows(count):
+            first = next(all_rows, None)
+            if first is None:
+                continue
+            names = list(first)
+            with connection.cursor().copy(f"COPY {table} ({', '.join(names)}) FROM STDIN") as copy:
+                for row in itertools.chain([first], all_rows):
+                    copy.write_row([Json(value) if isinstance(value, list) else value for value in row.values()])
+            connection.execute(f"ANALYZE {table}")
