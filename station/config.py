@@ -146,18 +146,18 @@ class Retention(Section):
     """How long what `station purge` removes is kept, in months since it arrived. Not set: for ever."""
 
     raw_months: int | None = Field(
-        None, ge=1, description="The raw documents of receipts; their columns stay, the exact bytes are gone."
+        None, ge=1, le=1200, description="The raw documents of receipts; their columns stay, the exact bytes are gone."
     )
     personal_months: int | None = Field(
         None,
-        ge=1,
+        ge=1, le=1200,
         description="Names, fiscal codes, IBANs and free texts of receipts, and their raw documents with them.",
     )
     refused_months: int | None = Field(
-        None, ge=1, description="Refused requests, since they were accepted or discarded. Open ones are kept."
+        None, ge=1, le=1200, description="Refused requests, since they were accepted or discarded. Open ones are kept."
     )
     journal_months: int | None = Field(
-        None, ge=24, description="The event journal: pagoPA asks for at least 24 months."
+        None, ge=24, le=1200, description="The event journal: pagoPA asks for at least 24 months."
     )
 
 

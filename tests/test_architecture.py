@@ -28,8 +28,9 @@ ONLY_USER = {
 # A module may import only what stands before it.
 ORDER = [
     "station.errors", "station.folder", "station.spyne_import", "station.receipt", "station.config", "station.log",
-    "station.contract", "station.store", "station.gpd", "station.intake", "station.soap",
-    "station.reconcile", "station.replay", "station.app", "station.wsgi", "station.cli",
+    "station.contract", "station.masking", "station.store", "station.patience", "station.gpd", "station.intake",
+    "station.soap", "station.reconcile", "station.replay", "station.purge", "station.app", "station.wsgi",
+    "station.cli",
 ]  # fmt: skip
 
 

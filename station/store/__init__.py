@@ -38,13 +38,13 @@ from station.store.schema import check_schema, migrate, revisions
 from station.store.search import Filter, Plan, plan
 
 __all__ = [
+    "EXPORTED",
+    "LISTED",
     "Change",
     "Connection",
     "Cursor",
-    "EXPORTED",
     "Engine",
     "Filter",
-    "LISTED",
     "Part",
     "Plan",
     "Position",

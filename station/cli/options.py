@@ -1,0 +1,50 @@
+"""What several commands share: options, and JSON lines."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import click
+
+from station import config
+from station.log import printable
+
+
+class Moment(click.ParamType[datetime]):
+    """A day, a time, or how long ago. Without a zone it is UTC, as the lists show times."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        if isinstance(value, datetime):
+            return value
+        try:
+            if value[-1:] in ("d", "h") and value[:-1].isdecimal():
+                number = int(value[:-1])
+                return datetime.now(UTC) - (timedelta(days=number) if value[-1] == "d" else timedelta(hours=number))
+            moment = datetime.fromisoformat(value)
+            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+        except (ValueError, OverflowError):
+            self.fail(f"{value!r} is no time, want for example 2026-07-01, 2026-07-01T10:30 or 7d", param, ctx)
+
+
+operator_option = click.option(
+    "--operator",
+    help="Who does this, for the history. Default: STATION_OPERATOR, or the name of this system's user.",
+)
+
+
+def operator_name(given: str | None) -> str:
+    """The name that the history gets."""
+    return printable(given.strip())[:64] if given and given.strip() else printable(config.operator())
+
+
+def json_line(value: Any) -> str:
+    """One line of JSON in ASCII: names in it come from outside and may hold what a terminal obeys."""
+
+    def convert(one: Any) -> Any:
+        if isinstance(one, datetime):
+            return one.isoformat()
+        raise TypeError(type(one).__name__)
+
+    return json.dumps(value, default=convert)

@@ -1,0 +1,69 @@
+"""`station purge`."""
+
+from typing import Any
+
+import click
+
+from station.cli import Context, cli
+from station.cli.options import json_line, operator_name, operator_option
+from station.purge import Purged
+from station.purge import purge as run
+from station.store import Part
+
+_WORDS = {
+    Part.RAW: "raw documents of receipts",
+    Part.PERSONAL: "personal data of receipts",
+    Part.REFUSED: "refused requests, accepted or discarded",
+    Part.JOURNAL: "journal",
+}
+_MONTHS = click.IntRange(1, 1200)
+
+
+@cli.command()
+@click.option("--raw-months", type=_MONTHS, help="Raw documents of receipts that came longer ago.")
+@click.option("--personal-months", type=_MONTHS, help="Personal data of receipts, and their raw documents with it.")
+@click.option("--refused-months", type=_MONTHS, help="Refused requests that were settled longer ago; never open ones.")
+@click.option("--journal-months", type=click.IntRange(24, 1200), help="The event journal; 24 at least.")
+@click.option("--dry-run", is_flag=True, help="Count what would be purged; write nothing.")
+@click.option("--batch", type=click.IntRange(1, 5000), default=500, show_default=True, help="Rows in a transaction.")
+@operator_option
+@click.option("--json", "json_lines", is_flag=True, help="One JSON object a line, one for each part.")
+@click.pass_obj
+def purge(
+    context: Context, /, dry_run: bool, batch: int, operator: str | None, json_lines: bool, **months: Any
+) -> None:
+    """Remove what was kept for longer than [retention] says, or the options instead of it.
+
+    Receipts stay as rows: their raw documents or their personal data are emptied. Safe beside the running server, and
+    to stop and run again. Exits 0 when it is done, 1 when it failed, 2 for usage or configuration.
+
+    \b
+    Example:
+      station purge --dry-run
+      station purge --raw-months 120 --refused-months 12
+    """
+    given = {name: value for name, value in months.items() if value is not None}
+    retention = context.settings.retention.model_copy(update=given)
+    done: dict[Part, Purged] = {}
+    ended = False
+    try:
+        for one in run(context.engine(), retention, dry_run=dry_run, batch=batch, operator=operator_name(operator)):
+            before = done[one.part].count if one.part in done else 0
+            done[one.part] = Purged(one.part, one.before, before + one.count, one.kept_open)
+        ended = True
+    finally:
+        for one in done.values():
+            _show(one, dry_run, json_lines)
+        if done and not ended and not json_lines:
+            click.echo("stopped before the end: run it again to go on")
+
+
+def _show(one: Purged, dry_run: bool, json_lines: bool) -> None:
+    if json_lines:
+        line = {"part": one.part, "before": one.before, "rows": one.count, "kept_open": one.kept_open}
+        click.echo(json_line({**line, "dry_run": dry_run}))
+        return
+    verb = "would be purged" if dry_run else "purged"
+    click.echo(f"{_WORDS[one.part]} from before {one.before:%Y-%m-%d %H:%M} UTC: {one.count} {verb}")
+    if one.kept_open:
+        click.echo(f"  {one.kept_open} as old are open and were kept: see `station refused list`")

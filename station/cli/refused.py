@@ -1,0 +1,242 @@
+"""`station refused list|show|discard`."""
+
+import re
+import sys
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from station import contract, masking, store
+from station.cli import Context, cli
+from station.cli.options import Moment, json_line, operator_name, operator_option
+from station.errors import DocumentError, ReceiptConflictError
+from station.intake import Intake, Result
+from station.log import printable
+from station.masking import Difference
+from station.receipt import Source
+from station.replay import differences_from_stored
+
+_STATES = [*(state.value for state in store.RefusedState), "all"]
+# The way to the element, where it stands, and the rule it broke, as `InvalidReceiptError` words them.
+_PLACE = re.compile(r"(?P<path>/[^ ]+)(?: \(line (?P<line>[0-9]+)\))?: (?P<rule>.*)", re.DOTALL)
+
+
+def resolve(context: Context, given: Iterable[str]) -> tuple[str, ...]:
+    """The ids of refused requests that `given` ones are or begin. A usage error where that is not exactly one each."""
+    engine = context.engine()
+    found = []
+    for one in given:
+        prefix = one.strip().lower()
+        if not prefix or set(prefix) - set("0123456789abcdef"):
+            raise click.UsageError(f"{printable(one)!r} is no id of a refused request (see `station refused list`)")
+        with store.transaction(engine, readonly=True) as connection:
+            ids = store.refused_ids(connection, prefix)
+        if len(ids) > 1:
+            raise click.UsageError(f"{prefix} is the beginning of several: {', '.join(ids)}")
+        if not ids:
+            raise click.ClickException(f"no refused request has the id {prefix}")
+        found += ids
+    return tuple(found)
+
+
+def difference_line(difference: Difference, other: str) -> str:
+    """One difference to print; `other` names what the stored one differs from."""
+    stored, theirs = (
+        "nothing" if value is None else printable(value) for value in (difference.stored, difference.other)
+    )
+    return f"    {printable(difference.name)}: stored {stored}, {other} {theirs}"
+
+
+@cli.group()
+def refused() -> None:
+    """Look at the requests that were refused, and decide about them."""
+
+
+@refused.command("list")
+@click.option("--state", type=click.Choice(_STATES), default="open", show_default=True, help="What became of it.")
+@click.option("--id-pa", "--ec", "id_pa", help="The EC it was for (idPA).")
+@click.option("--fault-code", help="The fault code it was refused with, as PAA_SINTASSI_EXTRAXSD.")
+@click.option("--receipt-id", help="receiptId, the payment token.")
+@click.option("--notice", "notice_number", help="Notice number, 18 digits.")
+@click.option("--iuv", help="IUV (creditorReferenceId).")
+@click.option("--since", "received_from", type=Moment(), metavar="TIME", help="Arrived since then (UTC).")
+@click.option("--until", "received_to", type=Moment(), metavar="TIME", help="Arrived before then (UTC).")
+@click.option("--limit", type=click.IntRange(1), help="How many at most. Default: 50 in a table, all as JSON.")
+@click.option("--json", "json_lines", is_flag=True, help="One JSON object a line.")
+@click.pass_obj
+def list_(context: Context, /, state: str, limit: int | None, json_lines: bool, **wanted: Any) -> None:
+    """List refused requests, the latest arrival first.
+
+    \b
+    Example:
+      station refused list
+      station refused list --state all --notice 301000000000000017
+      station refused list --fault-code PAA_SINTASSI_EXTRAXSD --json
+    """
+    condition = store.RefusedFilter(state=None if state == "all" else state, **wanted)
+    if json_lines:
+        for row in _rows(context.engine(), condition, limit):
+            click.echo(json_line(_listed(row)))
+        return
+    limit = limit or 50
+    rows = list(_rows(context.engine(), condition, limit + 1))
+    table = Table(box=None)
+    for title in ("id", "arrived (UTC)", "EC", "notice number", "receiptId", "times", "state", "fault code", "reason"):
+        table.add_column(title, justify="right" if title == "times" else "left", overflow="fold")
+    for row in rows[:limit]:
+        table.add_row(
+            *(
+                Text(printable(str(value or "")))
+                for value in (
+                    row.refused_id, f"{row.received_at:%Y-%m-%d %H:%M:%S}", row.id_pa, row.notice_number,
+                    row.receipt_id, row.times, row.state, row.fault_code, row.reason,
+                )
+            )
+        )  # fmt: skip
+    console = Console()
+    if not console.is_terminal:
+        console.width = 250
+    console.print(table)
+    if not rows:
+        click.echo("no refused request fits", err=True)
+    elif len(rows) > limit:
+        click.echo(f"there are more than {limit}: see --limit", err=True)
+
+
+def _rows(engine: store.Engine, condition: store.RefusedFilter, limit: int | None) -> Any:
+    after: store.RefusedPosition | None = None
+    while limit is None or limit > 0:
+        size = min(limit or 500, 500)
+        with store.transaction(engine, readonly=True) as connection:
+            page = store.list_refused(connection, condition, after=after, newest_first=True, limit=size)
+        yield from page
+        if len(page) < size:
+            return
+        limit = None if limit is None else limit - size
+        after = store.RefusedPosition(page[-1].received_at, page[-1].id_pa, page[-1].raw_hash)
+
+
+def _listed(row: Any) -> dict[str, Any]:
+    return {name: value for name, value in row._mapping.items() if name != "raw_hash"}
+
+
+@refused.command()
+@click.argument("refused_id", metavar="ID")
+@click.option("--xml", is_flag=True, help="The exact bytes that were received, and nothing else.")
+@click.option("--reveal", is_flag=True, help="Show personal data, instead of ***.")
+@click.option("--json", "as_line", is_flag=True, help="One JSON object.")
+@click.pass_obj
+def show(context: Context, /, refused_id: str, xml: bool, reveal: bool, as_line: bool) -> None:
+    """Show one refused request: why, what happened to it since, what a replay would say today, and the document.
+
+    \b
+    Example:
+      station refused show 9ad2
+      station refused show 9ad2f1c05b7e44aa --xml > request.xml
+    """
+    (full_id,) = resolve(context, [refused_id])
+    engine = context.engine()
+    with store.transaction(engine, readonly=True) as connection:
+        found = store.find_refused(connection, full_id)
+    if found is None:  # purged between the two queries
+        raise click.ClickException(f"no refused request has the id {full_id}")
+    raw, charset = found.pop("raw"), found["charset"]
+    if xml:
+        sys.stdout.buffer.write(raw)
+        return
+    found.pop("raw_hash")
+    found["bytes"] = len(raw)
+    place = _PLACE.fullmatch(found["reason"]) if found["reason"].startswith("/") else None
+    found["element"], found["line"], found["rule"] = place.group("path", "line", "rule") if place else (None,) * 3
+    found["today"] = _today(context, engine, raw, charset)
+    conflict = found["fault_code"] == ReceiptConflictError.fault_code
+    differences = differences_from_stored(engine, raw, charset, reveal=reveal) if conflict else None
+    found["differences"] = None if differences is None else [one._asdict() for one in differences]
+    try:
+        document = masking.pretty(
+            contract.parse(raw, charset), reveal=reveal, at=found["element"], remark=f"HERE: {found['rule']}"
+        )
+    except DocumentError as error:
+        document = [f"cannot be shown: {error}"]
+    if as_line:
+        click.echo(json_line({**found, "document": "\n".join(document)}))
+        return
+    history = found.pop("history")
+    found.pop("differences")
+    for name, value in found.items():
+        if value is not None:
+            text = f"{value:%Y-%m-%d %H:%M:%S} UTC" if isinstance(value, datetime) else str(value)
+            click.echo(f"{name:<15} {printable(text)}")
+    for event in history:
+        click.echo(f"{'history':<15} {_event(event)}")
+    if conflict:
+        click.echo("differs from the stored receipt in:" if differences else "cannot be compared with the stored one")
+        for difference in differences or ():
+            click.echo(difference_line(difference, "this one"))
+    click.echo("")
+    for line in document:
+        click.echo(line)
+
+
+def _today(context: Context, engine: store.Engine, raw: bytes, charset: str | None) -> str:
+    """What a replay would say now."""
+    try:
+        request = contract.request_element(contract.parse(raw, charset).root)
+        outcome = Intake(engine, context.settings).preview(request)
+    except DocumentError as error:
+        return f"no replay is possible: {error}"
+    if outcome.refusal is not None:
+        return f"a replay would be refused: {outcome.refusal.fault_code}: {outcome.refusal}"
+    return "a replay would store it" if outcome.result is Result.STORED else "a replay would find it stored already"
+
+
+def _event(event: dict[str, Any]) -> str:
+    doors = {Source.PUSH: "by push", Source.RECONCILE: "by reconcile", Source.REPLAY: "by replay"}
+    parts = [f"{event['at']:%Y-%m-%d %H:%M:%S} UTC", event["result"]]
+    if event["source"]:
+        parts.append(doors.get(event["source"], event["source"]))
+    if event["operator"]:
+        parts.append(f"by {event['operator']}")
+    reasons = [one for one in (event["fault_code"], event["reason"]) if one]
+    return printable("  ".join([*parts, ": ".join(reasons)]).rstrip())
+
+
+@refused.command()
+@click.argument("refused_ids", metavar="ID...", nargs=-1, required=True)
+@click.option("--reason", required=True, help="Why it is no receipt of ours; stays in its history.")
+@operator_option
+@click.pass_obj
+def discard(context: Context, /, refused_ids: tuple[str, ...], reason: str, operator: str | None) -> None:
+    """Decide that a refused request is not to be replayed. Nothing is deleted; a replay by --id still takes it in.
+
+    \b
+    Example:
+      station refused discard 9ad2 --reason "test of the PSP, confirmed by ticket 4711"
+    """
+    if not reason.strip():
+        raise click.UsageError("--reason needs words")
+    name = operator_name(operator)
+    engine = context.engine()
+    not_open = 0
+    for full_id in resolve(context, refused_ids):
+        with store.transaction(engine) as connection:
+            found = store.find_refused(connection, full_id)
+            done = found is not None and store.discard(
+                connection,
+                found["id_pa"],
+                found["raw_hash"],
+                reason=reason.strip(),
+                operator=name,
+                at=datetime.now(UTC),
+            )
+        if done:
+            click.echo(f"{full_id} discarded by {name}")
+        else:
+            not_open += 1
+            click.echo(f"{full_id} is {found['state'] if found else 'gone'} already: nothing changed", err=True)
+    raise click.exceptions.Exit(1 if not_open else 0)
