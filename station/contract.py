@@ -149,7 +149,8 @@ def read(request: Element, *, refuse_unknown: bool = False) -> Receipt:
         raise DocumentError("not a receipt request")
     plain = _plain(request)
     unknown = _validate(request, refuse_unknown=refuse_unknown)
-    return _receipt(plain, _VERSIONS[operation], unknown=unknown)
+    # The hash covers what is unknown, the columns do not: it may have a known name, elsewhere, with another content.
+    return _receipt(_plain(request) if unknown else plain, _VERSIONS[operation], content_hash(plain), unknown=unknown)
 
 
 def identify(request: Element) -> Identifiers:
@@ -304,9 +305,51 @@ def _plain(element: Element) -> Plain:
     return [element.tag, content]
 
 
-def content_hash(receipt: Plain) -> bytes:
-    """SHA-256 of the canonical form of a `receipt` element. Stored with every receipt: never change the form."""
-    return sha256(json.dumps(receipt, ensure_ascii=False, separators=(",", ":")).encode()).digest()
+# Values that can be written in several ways, and are when a document is read and written again on its way (the GPD API
+# serves such copies): each by the one way it is hashed in.
+_CANONICAL: dict[str, Callable[[str], str]] = {
+    "paymentAmount": lambda text: str(Decimal(text.strip(_BLANKS))),
+    "fee": lambda text: str(Decimal(text.strip(_BLANKS))),
+    "primaryCiIncurredFee": lambda text: str(Decimal(text.strip(_BLANKS))),
+    "transferAmount": lambda text: str(Decimal(text.strip(_BLANKS))),
+    "idTransfer": lambda text: str(int(text)),
+    "standIn": lambda text: "true" if text.strip(_BLANKS) in ("true", "1") else "false",
+    "paymentDateTime": lambda text: str(read_date_time(text.strip(_BLANKS)) or text.strip(_BLANKS)),
+    "applicationDate": lambda text: text.strip(_BLANKS),
+    "transferDate": lambda text: text.strip(_BLANKS),
+    "MBDAttachment": lambda text: "".join(text.split()),
+}
+
+
+def content_hash(request: Plain) -> bytes:
+    """SHA-256 of the canonical form of a valid request's `receipt` element.
+
+    It is stored with every receipt and tells resends from conflicts: never change the form.
+    """
+    receipt = _child(request, "receipt")
+    fields = [
+        [field[0], [[part[0], _canonical(part[1])] if part[0] == "transfer" else part for part in field[1]]]
+        if field[0] == "transferList"
+        else field
+        for field in _canonical(receipt[1])
+    ]
+    form = json.dumps([receipt[0], fields], ensure_ascii=False, separators=(",", ":"))
+    return sha256(form.encode()).digest()
+
+
+def _child(element: Plain, name: str) -> Plain:
+    return next(child for child in element[1] if child[0] == name)
+
+
+def _canonical(fields: list[Plain]) -> list[Plain]:
+    return [_canonical_field(field) if field[0] in _CANONICAL else field for field in fields]
+
+
+def _canonical_field(field: Plain) -> Plain:
+    try:
+        return [field[0], _CANONICAL[field[0]](field[1])]
+    except (ValueError, ArithmeticError, AttributeError):
+        return field  # not the schema's element of that name, but an unknown one elsewhere: no value is known of it
 
 
 class _Fields:
@@ -375,10 +418,9 @@ def _transfer(transfer: _Fields) -> Transfer:
     )
 
 
-def _receipt(request: Plain, version: int, *, unknown: bool) -> Receipt:
+def _receipt(request: Plain, version: int, hash_: bytes, *, unknown: bool) -> Receipt:
     envelope = _Fields(request[1])
-    element = next(child for child in request[1] if child[0] == "receipt")
-    fields = _Fields(element[1])
+    fields = envelope.fields("receipt")
     transfers = tuple(fields.transfers())
     dates: list[tuple[str, Callable[[str], date | None]]] = [
         ("paymentDateTime", read_date_time),
@@ -441,7 +483,7 @@ def _receipt(request: Plain, version: int, *, unknown: bool) -> Receipt:
         transfer_date=read_dates.get("transferDate"),
         metadata=fields.metadata(),
         stand_in=fields.optional_boolean("standIn"),
-        content_hash=content_hash(element),
+        content_hash=hash_,
         flags=frozenset(flags),
     )
 
