@@ -23,6 +23,7 @@ _NAME_LENGTH = 500
 @click.option("--refused", "mode", flag_value="refused", help="Refused requests that are kept: all open ones, or:")
 @click.option("--id", "ids", multiple=True, metavar="ID", help="  this one (its beginning will do); may be repeated.")
 @click.option("--fault-code", help="  those that were refused with this fault code.")
+@click.option("--replace", is_flag=True, help="  in a conflict let the one with the --id take the stored one's place.")
 @click.option("--file", "mode", flag_value="file", help="Files, folders, archives; - for standard input.")
 @click.option("--stored", "mode", flag_value="stored", help="Read stored receipts again, and rebuild what follows.")
 @click.option("--receipt-id", help="  the receipt with this receiptId.")
@@ -42,6 +43,7 @@ def replay(
     mode: str | None,
     ids: tuple[str, ...],
     fault_code: str | None,
+    replace: bool,
     receipt_id: str | None,
     id_pa: str | None,
     since: datetime | None,
@@ -67,10 +69,12 @@ def replay(
     _check(
         mode,
         paths,
-        refused_only={"--id": ids, "--fault-code": fault_code},
+        refused_only={"--id": ids, "--fault-code": fault_code, "--replace": replace},
         stored_only={"--receipt-id": receipt_id},
         not_files={"--id-pa": id_pa, "--since": since},
     )
+    if replace and not ids:
+        raise click.UsageError("--replace is a decision about one request: name it with --id")
     show = _Output(json_lines, dry_run)
     engine = context.engine()
     if mode == "stored":
@@ -78,7 +82,7 @@ def replay(
             Reread(engine, dry_run, reveal).run(Selection(id_pa, receipt_id, since)), list(Reading), (Reading.FAILED,)
         )
     name = operator_name(operator)
-    replayed = Replay(Intake(engine, context.settings), name, dry_run, reveal)
+    replayed = Replay(Intake(engine, context.settings), name, dry_run, reveal, replace)
     if mode == "refused":
         wanted = store.RefusedFilter(
             refused_ids=resolve(context, ids),

@@ -1,7 +1,7 @@
 """Refused requests and documents in files, through the same `accept` as the push."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
@@ -20,6 +20,7 @@ from station.replay.sources import Limits, documents
 _log = log.get(__name__)
 
 _PAGE = 100
+_SEEN = 100_000  # receipts that a dry run remembers: some 30 MB
 
 
 class Verdict(StrEnum):
@@ -27,6 +28,7 @@ class Verdict(StrEnum):
 
     STORED = "stored"
     DUPLICATE = "duplicate"
+    REPLACED = "replaced"  # it conflicted, and the operator decided for it
     REFUSED = "refused"
     FAILED = "failed"  # nothing could be judged, or the station failed
 
@@ -51,12 +53,18 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """Sends documents through `accept` in the name of `operator`; with `dry_run` only tells what would happen."""
+    """Sends documents through `accept` in the name of `operator`; with `dry_run` only tells what would happen.
+
+    With `replace` a refused one that conflicts with the stored one takes its place.
+    """
 
     intake: Intake
     operator: str
     dry_run: bool = False
     reveal: bool = False
+    replace: bool = False
+    # What a dry run would have stored by now: one that comes twice is stored once.
+    _seen: dict[tuple[str, str], bytes] = field(default_factory=dict, init=False)
 
     def refused(self, wanted: store.RefusedFilter) -> Iterator[Item]:
         """The refused requests that `wanted` selects, the oldest first. Raises `StoreError`: run it again then."""
@@ -92,8 +100,14 @@ class Replay:
 
     def _one(self, name: str, raw: bytes, charset: str | None) -> Item:
         """One document. Killed between the two transactions, the next replay finds a duplicate and settles it."""
+        replaced = False
+        differences = None
         try:
             outcome = patiently(partial(self._take, raw, charset))
+            if isinstance(outcome.refusal, ReceiptConflictError):
+                differences = differences_from_stored(self.intake.engine, raw, charset, reveal=self.reveal)
+                if self.replace and differences is not None:
+                    replaced = self.dry_run or patiently(partial(self._replace, name, raw, charset))
             if outcome.result is not Result.REFUSED and not self.dry_run:
                 patiently(partial(self._settle, raw, outcome))
         except DocumentError as error:
@@ -105,18 +119,16 @@ class Replay:
         except Exception as error:  # one bad document must not stop the rest
             _log.error("replay_failed", item=name, exc_info=error)
             return Item(name, Verdict.FAILED, reason=f"unexpected {type(error).__name__}: report this with the log")
-        refusal = outcome.refusal
+        refusal = None if replaced else outcome.refusal
         return Item(
             name,
-            Verdict(outcome.result),
+            Verdict.REPLACED if replaced else Verdict(outcome.result),
             outcome.identifiers,
             flags=outcome.flags,
             fault_code=refusal.fault_code if refusal else None,
             reason=str(refusal) if refusal else None,
             refused_id=outcome.refused_id,
-            differences=differences_from_stored(self.intake.engine, raw, charset, reveal=self.reveal)
-            if isinstance(refusal, ReceiptConflictError)
-            else None,
+            differences=differences,
         )
 
     def _take(self, raw: bytes, charset: str | None) -> Outcome:
@@ -127,8 +139,44 @@ class Replay:
         if request.tag not in contract.RECEIPT_OPERATIONS:
             raise DocumentError(f"no receipt: the request is {printable(operation)}")
         if self.dry_run:
-            return self.intake.preview(request)
+            return self._foresee(self.intake.preview(request))
         return self.intake.accept(document, request, Origin(Source.REPLAY, operator=self.operator))
+
+    def _replace(self, refused_id: str, raw: bytes, charset: str | None) -> bool:
+        request = contract.request_element(contract.parse(raw, charset).root)
+        identifiers = contract.identify(request)
+        receipt = contract.read(request)
+        now = datetime.now(UTC)
+        with store.transaction(self.intake.engine) as connection:
+            kept = store.replace_stored(
+                connection, receipt, raw=raw, charset=charset, by=refused_id, operator=self.operator, at=now
+            )
+            if kept is not None:
+                store.settle(
+                    connection,
+                    identifiers,
+                    raw,
+                    result=Verdict.REPLACED,
+                    source=Source.REPLAY,
+                    operator=self.operator,
+                    at=now,
+                )
+        return kept is not None
+
+    def _foresee(self, outcome: Outcome) -> Outcome:
+        """What becomes of it after those that the dry run saw before it; beyond a bound each is judged by itself."""
+        receipt = outcome.receipt
+        if outcome.result is not Result.STORED or receipt is None:
+            return outcome
+        key = (receipt.id_pa, receipt.receipt_id)
+        seen = self._seen.get(key)
+        if seen is None:
+            if len(self._seen) < _SEEN:
+                self._seen[key] = receipt.content_hash
+            return outcome
+        if seen == receipt.content_hash:
+            return Outcome(Result.DUPLICATE, outcome.identifiers, receipt=receipt)
+        return Outcome(Result.REFUSED, outcome.identifiers, refusal=ReceiptConflictError())
 
     def _settle(self, raw: bytes, outcome: Outcome) -> None:
         with store.transaction(self.intake.engine) as connection:

@@ -20,7 +20,7 @@ from station.store.queries import (
     page,
     whole,
 )
-from station.store.rebuild import Change, changes, rebuild, stored_page, would_record
+from station.store.rebuild import Change, changes, rebuild, replace_stored, stored_page, would_record
 from station.store.receipts import Recorded, record
 from station.store.refused import (
     RefusedFilter,
@@ -74,6 +74,7 @@ __all__ = [
     "rebuild",
     "record",
     "refused_ids",
+    "replace_stored",
     "revisions",
     "runs",
     "settle",

@@ -51,7 +51,11 @@ def count_older(connection: Connection, part: Part, *, before: datetime) -> int:
         connection.execute(text("SET LOCAL statement_timeout = 0"))  # counting may take longer than a push may
     if part in (Part.RAW, Part.PERSONAL):
         table = tables.receipt
-        query = select(func.count()).select_from(table).where(_not_yet(part), *_walked(connection, part, before))
+        query = (
+            select(func.count())
+            .select_from(table)
+            .where(_not_yet(part), *_behind(connection, part, before, lock=False))
+        )
         return int(connection.execute(query).scalar_one())
     found = _older(part, before)
     if found is None:
@@ -79,7 +83,7 @@ def _older(part: Part, before: datetime) -> tuple[Table, ColumnElement[bool]] | 
 def _purge_receipts(connection: Connection, part: Part, before: datetime, at: datetime, limit: int) -> tuple[int, bool]:
     table = tables.receipt
     order = (table.c.received_at, table.c.id_pa, table.c.receipt_id)
-    query = select(*order).where(*_walked(connection, part, before)).order_by(*order).limit(limit)
+    query = select(*order).where(*_behind(connection, part, before, lock=True)).order_by(*order).limit(limit)
     page = connection.execute(query).all()
     if not page:
         return 0, False
@@ -126,11 +130,12 @@ def _not_yet(part: Part) -> ColumnElement[bool]:
     return (table.c.raw_purged_at if part is Part.RAW else table.c.anonymised_at).is_(None)
 
 
-def _walked(connection: Connection, part: Part, before: datetime) -> list[ColumnElement[bool]]:
-    """The receipts that are old and stand behind the place where the last batch ended; two purges take turns at it."""
+def _behind(connection: Connection, part: Part, before: datetime, *, lock: bool) -> list[ColumnElement[bool]]:
+    """The old receipts behind the place where the last batch ended; with `lock` two purges take turns."""
     table, progress = tables.receipt, tables.purge_progress
     conditions: list[ColumnElement[bool]] = [table.c.received_at < before]
-    place = connection.execute(select(progress).where(progress.c.part == part).with_for_update()).one_or_none()
+    query = select(progress).where(progress.c.part == part)
+    place = connection.execute(query.with_for_update() if lock else query).one_or_none()
     if place is not None:
         conditions.append(
             tuple_(table.c.received_at, table.c.id_pa, table.c.receipt_id)

@@ -7,14 +7,17 @@ by which door and how often it came, its place among the receipts of its notice)
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from hashlib import sha256
 from typing import Any
 
 from sqlalchemy import Connection, delete, exists, literal, select, tuple_, update
 
-from station.receipt import Flag, Receipt
+from station.errors import ReceiptConflictError
+from station.receipt import Flag, Identifiers, Receipt, Source
 from station.store import tables
 from station.store.queries import Position
-from station.store.receipts import Recorded, columns, transfer_columns
+from station.store.receipts import Recorded, columns, next_ordinal, transfer_columns
+from station.store.refused import RefusedState, discard, keep
 
 # What tells of the arrival and not of the document.
 HISTORY_FLAGS = frozenset({Flag.SECOND_RECEIPT, Flag.UNKNOWN_STATION})
@@ -127,17 +130,19 @@ def _lists(value: Any) -> Any:
     return [_lists(one) for one in value] if isinstance(value, list | tuple) else value
 
 
-def rebuild(connection: Connection, receipt: Receipt, what: Sequence[Change]) -> bool:
+def rebuild(
+    connection: Connection, receipt: Receipt, what: Sequence[Change], *, document: dict[str, Any] | None = None
+) -> bool:
     """Makes what is stored say what `receipt` says. Whether it did: not if the document was purged meanwhile.
 
-    `receipt` must have the key of the one that is stored.
+    `receipt` must have the key of the one that is stored; `document` holds its `raw` and `charset` where they are new.
     """
     table = tables.receipt
     statement = update(table).where(
         table.c.id_pa == receipt.id_pa, table.c.receipt_id == receipt.receipt_id, table.c.raw_purged_at.is_(None)
     )
     # Even where no column changes: the row is locked by it, against the retention and another rebuild.
-    if connection.execute(statement.values(columns(receipt))).rowcount == 0:
+    if connection.execute(statement.values(columns(receipt) | (document or {}))).rowcount == 0:
         return False
     key = {"id_pa": receipt.id_pa, "receipt_id": receipt.receipt_id}
     touched = {change.table for change in what}
@@ -154,3 +159,50 @@ def rebuild(connection: Connection, receipt: Receipt, what: Sequence[Change]) ->
             received_at = select(table.c.received_at).filter_by(**key).scalar_subquery()
             connection.execute(flag.insert().values(received_at=received_at), [key | {"flag": one} for one in flags])
     return True
+
+
+def replace_stored(
+    connection: Connection, receipt: Receipt, *, raw: bytes, charset: str | None, by: str, operator: str, at: datetime
+) -> str | None:
+    """Puts `receipt` in the place of the one that is stored under its key, by an operator's decision.
+
+    The document that was stored is kept as a discarded refused request, whose id is returned; `by` names the refused
+    request that takes its place. `None` where there is none to replace, or its document was purged.
+    """
+    table = tables.receipt
+    key = (table.c.id_pa == receipt.id_pa) & (table.c.receipt_id == receipt.receipt_id)
+    connection.execute(select(table.c.receipt_id).where(key).with_for_update())
+    page = stored_page(connection, id_pa=receipt.id_pa, receipt_id=receipt.receipt_id, limit=1)
+    if not page or not page[0]["raw"]:
+        return None
+    stored = page[0]
+    names = ("id_pa", "id_broker_pa", "id_station", "receipt_id", "notice_number", "iuv")
+    identifiers = Identifiers(
+        operation={1: "paSendRT", 2: "paSendRTV2"}[stored["version"]], **{name: stored[name][:64] for name in names}
+    )
+    refused_id = keep(
+        connection,
+        identifiers,
+        ReceiptConflictError(),
+        raw=stored["raw"],
+        charset=stored["charset"],
+        source=Source.REPLAY,
+        peer=None,
+        request_id=None,
+        received_at=at,
+        operator=operator,
+    )
+    discard(
+        connection,
+        stored["id_pa"],
+        sha256(stored["raw"]).digest(),
+        reason=f"replaced by the refused request {by}",
+        operator=operator,
+        at=at,
+        states=tuple(RefusedState),  # it may have been refused and accepted once
+    )
+    document: dict[str, Any] = {"raw": raw, "charset": charset}
+    if (stored["notice_number"], stored["fiscal_code"]) != (receipt.notice_number, receipt.fiscal_code):
+        document["notice_ordinal"] = next_ordinal(connection, receipt)
+    rebuild(connection, receipt, changes(stored, receipt), document=document)
+    return refused_id

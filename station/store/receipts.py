@@ -54,7 +54,7 @@ def record(
         known = _again(connection, receipt, source, received_at)
         if known is not None:
             return known, frozenset()
-        ordinal = _next_ordinal(connection, receipt)
+        ordinal = next_ordinal(connection, receipt)
         flags = flags | {Flag.SECOND_RECEIPT}
     else:
         raise StoreError("too many receipts for one notice at once", reason="notice ordinal", retry=True)
@@ -96,7 +96,8 @@ def _again(connection: Connection, receipt: Receipt, source: Source, now: dateti
     return Recorded.DUPLICATE
 
 
-def _next_ordinal(connection: Connection, receipt: Receipt) -> int:
+def next_ordinal(connection: Connection, receipt: Receipt) -> int:
+    """Which receipt of its notice the next one would be."""
     table = tables.receipt
     highest = connection.execute(
         select(func.max(table.c.notice_ordinal)).where(

@@ -101,7 +101,7 @@ def settle(
     operator: str | None,
     at: datetime,
 ) -> bool:
-    """Notes that what was once refused with these bytes was taken in now, with `result` stored or duplicate.
+    """Notes that what was once refused with these bytes was taken in now, with `result` stored, duplicate or replaced.
 
     Whether there was a refused request to settle; one that is settled already stays as it is.
     """
@@ -114,10 +114,19 @@ def settle(
     return True
 
 
-def discard(connection: Connection, id_pa: str, raw_hash: bytes, *, reason: str, operator: str, at: datetime) -> bool:
-    """Notes an operator's decision that an open refused request is no receipt of ours. Whether it was open."""
+def discard(
+    connection: Connection,
+    id_pa: str,
+    raw_hash: bytes,
+    *,
+    reason: str,
+    operator: str,
+    at: datetime,
+    states: Sequence[RefusedState] = (RefusedState.OPEN,),
+) -> bool:
+    """Notes an operator's decision that a refused request is not to be taken in. Whether it was in one of `states`."""
     table = tables.refused
-    statement = update(table).where(_is(id_pa, raw_hash), table.c.state == RefusedState.OPEN)
+    statement = update(table).where(_is(id_pa, raw_hash), table.c.state.in_(states))
     if connection.execute(statement.values(state=RefusedState.DISCARDED, settled_at=at)).rowcount == 0:
         return False
     _remember(connection, id_pa, raw_hash, {"at": at, "result": "discarded", "operator": operator, "reason": reason})
