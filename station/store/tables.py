@@ -81,6 +81,8 @@ metadata = MetaData(
 _PAID_BY_OTHER = text("payer_id <> debtor_id")
 _NOT_PUSHED = text("source <> 'push'")
 _IS_STAMP = text("digital_stamp")
+_AT_FAULT = text("fault_code IS NOT NULL")
+_NOT_STORED = text("outcome <> 'stored'")
 
 receipt = Table(
     "receipt",
@@ -265,6 +267,46 @@ purge_progress = Table(
     Column("id_pa", String(35), nullable=False),
     Column("receipt_id", Text, nullable=False),
     PrimaryKeyConstraint("part"),
+)
+
+# The event journal (giornale degli eventi): one row for each exchange. No personal data: see `station.journal`, which
+# keeps an identifier only where it looks like one. `id_pa` is empty where there was none.
+journal = Table(
+    "journal",
+    metadata,
+    Column("id_pa", String(11), nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("event_id", BigInteger, nullable=False),  # random: tells apart what happened in the same microsecond
+    Column("direction", String(8), nullable=False),  # in, out, internal
+    Column("source", String(10), nullable=False),
+    Column("operation", String(64), nullable=False),
+    Column("id_broker_pa", String(35)),
+    Column("id_station", String(35)),
+    Column("notice_number", String(18)),
+    Column("iuv", String(35)),
+    Column("receipt_id", String(71)),
+    Column("id_psp", String(35)),
+    Column("id_channel", String(35)),
+    Column("payment_method", String(35)),
+    Column("outcome", String(10), nullable=False),  # stored, duplicate, refused, declined, failed
+    Column("fault_code", String(40)),  # wherever the outcome is not stored or duplicate
+    Column("http_status", SmallInteger),
+    Column("duration_ms", Integer, nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("document_hash", LargeBinary(32)),
+    Column("request_id", String(128)),
+    Column("peer_subject", String(256)),
+    PrimaryKeyConstraint("id_pa", "at", "event_id"),  # an EC's events in order, appended
+    Index("ix_journal_at", "at", "id_pa", "event_id"),  # all events in order, appended; for the retention too
+    # The one index whose keys are random. IUV and notice number have none for what was taken in: their receipts are
+    # looked up in `receipt`, where every one of them stays.
+    Index("ix_journal_receipt_id", "receipt_id"),
+    # Nothing to pay for what comes by push and is stored, or came again.
+    Index("ix_journal_fault_code", "fault_code", "at", sqlite_where=_AT_FAULT, postgresql_where=_AT_FAULT),
+    Index("ix_journal_iuv", "iuv", sqlite_where=_AT_FAULT, postgresql_where=_AT_FAULT),
+    Index("ix_journal_notice_number", "notice_number", sqlite_where=_AT_FAULT, postgresql_where=_AT_FAULT),
+    Index("ix_journal_outcome", "outcome", "at", sqlite_where=_NOT_STORED, postgresql_where=_NOT_STORED),
+    Index("ix_journal_source", "source", "at", sqlite_where=_NOT_PUSHED, postgresql_where=_NOT_PUSHED),
 )
 
 # --- reconciliation ---------------------------------------------------------------------------------------------------
