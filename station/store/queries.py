@@ -96,9 +96,10 @@ def page(
     """The next `limit` receipts of a planned search, with these columns."""
     behind = (after.at, after.id_pa, after.receipt_id) if after else None
     parts = [
-        search.keys(part, planned.order, behind=behind, limit=limit, newest_first=newest_first)
-        for part in planned.parts
+        search.keys(planned, part, behind=behind, limit=limit, newest_first=newest_first) for part in planned.parts
     ]
+    if not parts:
+        return []
     # Each part brings its own first rows, in order, by its own index; these few are put in order together. One that
     # several parts bring is one.
     first = union(*(select(part.subquery()) for part in parts)).subquery() if len(parts) > 1 else parts[0].subquery()

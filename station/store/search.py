@@ -1,7 +1,7 @@
 """How a filter over receipts becomes queries that an index answers, on PostgreSQL and SQLite alike.
 
 A filter is planned once. Conditions that mean "this or that" (debtor or payer, the first station or a later one) make
-several disjoint parts, since no index answers an OR in order; each part is one query, and their pages are merged.
+several parts, since no index answers an OR in order; each part is one query, and their pages are merged.
 
 Within a part one condition leads. Where one has few receipts, they are all read by its index, the other conditions are
 tried on each, and they are sorted. Where every condition has many, the receipts are walked in order, by the index of
@@ -17,7 +17,21 @@ from decimal import Decimal
 from itertools import product
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, Table, and_, exists, func, literal, select, text, true, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    Table,
+    and_,
+    exists,
+    false,
+    func,
+    literal,
+    select,
+    text,
+    true,
+    tuple_,
+)
 
 from station.store import tables
 
@@ -25,9 +39,6 @@ ORDERS = ("received_at", "payment_date_time")
 
 # Up to here all receipts of a condition are read and sorted: 5,000 look-ups take some 30 ms.
 FEW = 5000
-# A condition that leads may have some more by the time it does. The bound is for PostgreSQL's planner: without it, it
-# would go by its own estimate and may read the whole table.
-_BOUND = 10 * FEW
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,28 +78,37 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One condition on `table` and the index that leads to its rows; `in_order` of this column, if of any."""
+    """One condition on `table`. Where it is `indexed`, an index finds its rows, `in_order` of a column or of none.
+
+    Of a range on a column of the receipt, `limits` holds the column's name and the ends.
+    """
 
     clause: ColumnElement[bool]
-    index: str | None
+    indexed: bool = True
     in_order: str | None = None
     table: Table = tables.receipt
+    limits: tuple[str, Any, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Conditions that must all hold; `lead` is the one with few rows, if there is one."""
+    """Conditions that must all hold; `lead` is the one with few rows, if there is one, and `count` how many."""
 
     conditions: tuple[Condition, ...]
-    lead: Condition | None
+    lead: Condition | None = None
+    count: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A filter made ready: parts whose receipts together are those wanted, and their order."""
+    """A filter made ready: parts whose receipts together are those wanted, and their order.
+
+    `commanded`: the database is to take the index of the leading condition and no other.
+    """
 
     order: str
     parts: tuple[Part, ...]
+    commanded: bool
 
 
 def plan(connection: Connection, wanted: Filter) -> Plan:
@@ -98,8 +118,9 @@ def plan(connection: Connection, wanted: Filter) -> Plan:
     parts = []
     for choices in product(_persons(wanted), _routes(connection, wanted)):
         conditions = tuple(condition for choice in choices for condition in choice) + common
-        parts.append(Part(conditions, _lead(connection, conditions, wanted.order, counts)))
-    return Plan(wanted.order, tuple(parts))
+        parts.append(_led(connection, conditions, wanted.order, counts))
+    some = tuple(part for part in parts if part.count != 0)
+    return Plan(wanted.order, some, commanded=connection.dialect.name == "sqlite")
 
 
 def _plain(wanted: Filter) -> Iterator[Condition]:
@@ -107,34 +128,42 @@ def _plain(wanted: Filter) -> Iterator[Condition]:
     receipt, flags = tables.receipt.c, tables.receipt_flag.c
     for name in ("receipt_id", "iuv", "notice_number"):
         if (value := getattr(wanted, name)) is not None:
-            yield Condition(receipt[name] == value, f"ix_receipt_{name}")
+            yield Condition(receipt[name] == value)
     if wanted.flag is not None:
-        yield Condition(flags.flag == wanted.flag, "ix_receipt_flag_flag", "received_at", tables.receipt_flag)
+        yield Condition(flags.flag == wanted.flag, in_order="received_at", table=tables.receipt_flag)
     if wanted.digital_stamp:
         # As the index has it, word by word: a condition with parameters would not be known for the same.
-        yield Condition(text("digital_stamp"), "ix_transfer_digital_stamp", table=tables.transfer)  # type: ignore[arg-type]
+        yield Condition(text("digital_stamp"), table=tables.transfer)  # type: ignore[arg-type]
     if wanted.amount_from is not None and wanted.amount_from == wanted.amount_to:
-        yield Condition(receipt.amount == wanted.amount_from, "ix_receipt_amount")
+        yield Condition(receipt.amount == wanted.amount_from)
     else:
         yield from _range(receipt.amount, wanted.amount_from, wanted.amount_to)
     yield from _range(receipt.payment_date_time, wanted.paid_from, wanted.paid_to)
     if wanted.source is not None:
-        by_index = None if wanted.source == "push" else "ix_receipt_source"
-        clause = receipt.source == wanted.source
-        yield Condition(clause if by_index is None else and_(clause, text("source <> 'push'")), by_index, "received_at")
+        if wanted.source == "push":  # nearly all
+            yield Condition(receipt.source == wanted.source, indexed=False)
+        else:
+            yield Condition(and_(receipt.source == wanted.source, text("source <> 'push'")), in_order="received_at")
     for name in ("id_psp", "id_pa"):
         if (value := getattr(wanted, name)) is not None:
-            yield Condition(receipt[name] == value, f"ix_receipt_{name}_received_at", "received_at")
+            yield Condition(receipt[name] == value, in_order="received_at")
     yield from _range(receipt.received_at, wanted.received_from, wanted.received_to)
 
 
 def _range(column: Any, start: Any, end: Any) -> Iterator[Condition]:
-    """From `start` on, up to `end`: amounts with their end, times without, so that days follow one another."""
+    limits = (column.name, start, end)
+    if clauses := _within(column, limits):
+        in_order = column.name if column.name in ORDERS else None
+        yield Condition(and_(*clauses), in_order=in_order, limits=limits)
+
+
+def _within(column: Any, limits: tuple[str, Any, Any]) -> list[ColumnElement[bool]]:
+    """From the start on, up to the end: amounts with their end, times without, so that days follow one another."""
+    name, start, end = limits
     clauses = [] if start is None else [column >= start]
     if end is not None:
-        clauses.append(column <= end if column.name == "amount" else column < end)
-    if clauses:
-        yield Condition(and_(*clauses), f"ix_receipt_{column.name}", column.name if column.name in ORDERS else None)
+        clauses.append(column <= end if name == "amount" else column < end)
+    return clauses
 
 
 def _persons(wanted: Filter) -> Iterator[tuple[Condition, ...]]:
@@ -142,17 +171,17 @@ def _persons(wanted: Filter) -> Iterator[tuple[Condition, ...]]:
     receipt = tables.receipt.c
 
     def debtor(id_: str) -> Condition:
-        return Condition(receipt.debtor_id == id_, "ix_receipt_debtor_id", "received_at")
+        return Condition(receipt.debtor_id == id_, in_order="received_at")
 
     def payer(id_: str) -> Condition:
         clause = and_(receipt.payer_id == id_, text("payer_id <> debtor_id"))
-        return Condition(clause, "ix_receipt_payer_id", "received_at")
+        return Condition(clause, in_order="received_at")
 
     given: list[list[tuple[Condition, ...]]] = []
     if wanted.debtor_id is not None:
         given.append([(debtor(wanted.debtor_id),)])
     if wanted.payer_id is not None:
-        himself = Condition(receipt.payer_id == wanted.payer_id, None)
+        himself = Condition(receipt.payer_id == wanted.payer_id, indexed=False)
         given.append([(debtor(wanted.payer_id), himself), (payer(wanted.payer_id),)])
     if wanted.person_id is not None:
         given.append([(debtor(wanted.person_id),), (payer(wanted.person_id),)])
@@ -165,18 +194,16 @@ def _routes(connection: Connection, wanted: Filter) -> Iterator[tuple[Condition,
     if wanted.id_broker_pa is None and wanted.id_station is None:
         yield ()
         return
-    route, index = tables.receipt_route, "ix_receipt_route_id_station"
-    if wanted.id_station is None:
-        index = "ix_receipt_route_id_broker_pa"
+    route = tables.receipt_route
     for id_broker_pa, id_station in _pairs(connection, wanted):
         first = and_(tables.receipt.c.id_broker_pa == id_broker_pa, tables.receipt.c.id_station == id_station)
-        yield (Condition(first, "ix_receipt_id_broker_pa", "received_at"),)
+        yield (Condition(first, in_order="received_at"),)
     given = [
         route.c[name] == value
         for name in ("id_broker_pa", "id_station")
         if (value := getattr(wanted, name)) is not None
     ]
-    yield (Condition(and_(*given), index, "received_at", route),)
+    yield (Condition(and_(*given), in_order="received_at", table=route),)
 
 
 def _pairs(connection: Connection, wanted: Filter) -> list[tuple[str, str]]:
@@ -201,55 +228,60 @@ def _distinct(connection: Connection, column: Any, *conditions: Any) -> Iterator
         last = value
 
 
-def _lead(
-    connection: Connection, conditions: tuple[Condition, ...], order: str, counts: dict[int, int]
-) -> Condition | None:
-    """The condition with the fewest receipts, if these are few. One that is alone and in order need not be asked."""
+def _led(connection: Connection, conditions: tuple[Condition, ...], order: str, counts: dict[int, int]) -> Part:
+    """A part and the condition with the fewest rows, if these are few. One that is alone and in order is not asked."""
+    best = Part(conditions)
     if len(conditions) == 1 and conditions[0].in_order == order:
-        return None
-    best: tuple[int, Condition] | None = None
+        return best
     for condition in conditions:
-        if condition.index is None:
+        if not condition.indexed:
             continue
         count = counts.get(id(condition))
         if count is None:
             some = select(literal(1)).select_from(condition.table).where(condition.clause).limit(FEW + 1).subquery()
             count = counts[id(condition)] = connection.execute(select(func.count()).select_from(some)).scalar_one()
-        if count <= FEW and (best is None or count < best[0]):
-            best = (count, condition)
+        if count <= FEW and (best.count is None or count < best.count):
+            best = Part(conditions, condition, count)
             if count <= FEW // 50:
                 break  # so few that it does not pay to look for fewer
-    return best[1] if best else None
+    return best
 
 
 def keys(
+    planned: Plan,
     part: Part,
-    order: str,
     *,
     behind: tuple[datetime, str, str] | None,
     limit: int,
     newest_first: bool,
 ) -> Select[Any]:
-    """The query for the next receipts of a part, in order, so many, behind a place. Only their places."""
-    receipt = tables.receipt
-    led = part.lead or _walked(part, order)
-    key = ("id_pa", "receipt_id")
-    if part.lead is not None:
-        own = part.lead.table.c
-        few = select(*(own[name] for name in key)).where(part.lead.clause)
-        if part.lead.table is not receipt:
+    """The query for the places of a part's next receipts: in order, so many, behind a place."""
+    receipt, order = tables.receipt, planned.order
+    names = (order, "id_pa", "receipt_id")
+    if part.lead is not None and part.count is not None:
+        led = part.lead
+        few = select(led.table.c.id_pa, led.table.c.receipt_id).where(led.clause)
+        if led.table is not receipt:
             few = few.distinct()  # two stamps, two routes: one receipt
-        lead = few.limit(_BOUND).subquery("lead")
-        place = [receipt.c[name] for name in (order, *key)]
+        # There may be some more by now. The limit is for PostgreSQL's planner: it would go by its own estimate, and may
+        # read the whole table.
+        lead = few.limit(2 * part.count + 1000).subquery("lead")
+        place = [receipt.c[name] for name in names]
         query = select(*place).select_from(lead.join(receipt, _same(lead.c, receipt.c)))
     else:
-        place = [led.table.c[name] for name in (order, *key)]
-        query = select(*place).with_hint(led.table, f"INDEXED BY {led.index}", "sqlite").where(led.clause)
+        led = _walked(part, order)
+        place = [led.table.c[name] for name in names]
+        query = select(*place).where(led.clause)
         if led.table is not receipt:
             query = query.distinct().select_from(led.table.join(receipt, _same(led.table.c, receipt.c)))
     for condition in part.conditions:
-        if condition is not led:
-            query = query.where(condition.clause if condition.table is receipt else _has(condition))
+        if condition is led:
+            continue
+        if condition.limits and condition.limits[0] == order:
+            query = query.where(*_within(place[0], condition.limits))
+        else:
+            clause = condition.clause if condition.table is receipt else _has(condition)
+            query = query.where(func.coalesce(clause, false()) if planned.commanded else clause)
     if behind is not None:
         at = tuple_(literal(behind[0], tables.UtcDateTime()), literal(behind[1]), literal(behind[2]))
         query = query.where(tuple_(*place) < at if newest_first else tuple_(*place) > at)
@@ -262,12 +294,9 @@ def in_order(place: Iterable[Any], newest_first: bool) -> list[ColumnElement[Any
 
 
 def _walked(part: Part, order: str) -> Condition:
-    """The condition by whose index a part is walked in order; without one, every receipt is.
-
-    SQLite is told which: it would take the index of a range and sort all that this gives.
-    """
-    fitting = (condition for condition in part.conditions if condition.index and condition.in_order == order)
-    return next(fitting, Condition(true(), f"ix_receipt_{order}", order))
+    """The condition by whose index a part is walked in order; without one, every receipt is."""
+    fitting = (condition for condition in part.conditions if condition.indexed and condition.in_order == order)
+    return next(fitting, Condition(true(), in_order=order))
 
 
 def _has(condition: Condition) -> ColumnElement[bool]:
