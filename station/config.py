@@ -13,12 +13,14 @@ import tomllib
 from collections.abc import Mapping
 from datetime import date
 from functools import cached_property
+from ipaddress import IPv4Network, IPv6Network, ip_address, summarize_address_range
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     FilePath,
@@ -45,8 +47,48 @@ def _sendable(key: SecretStr) -> SecretStr:
     return SecretStr(text)
 
 
+def _certificate(text: str) -> str:
+    """A name in lower case, or a fingerprint without colons."""
+    text = text.strip().lower()
+    if text.startswith("sha256:"):
+        text = text.replace("sha256:", "sha256\0").replace(":", "").replace("\0", ":")
+        if not re.fullmatch(r"sha256:[0-9a-f]{64}", text):
+            raise ValueError("want sha256: and 64 hexadecimal digits")
+    return text
+
+
+def _listed(value: Any) -> Any:
+    """The environment gives lists as one text."""
+    return [one.strip() for one in value.split(",") if one.strip()] if isinstance(value, str) else value
+
+
+def _networks(value: Any) -> Any:
+    """Networks as they are, ranges as the networks that make them up."""
+    networks: list[Any] = []
+    for one in _listed(value):
+        first, dash, last = str(one).partition("-")
+        ends = (ip_address(first.strip()), ip_address(last.strip())) if dash else None
+        networks += summarize_address_range(*ends) if ends else [one]  # type: ignore[type-var]
+    return networks
+
+
 Key = Annotated[SecretStr, AfterValidator(_sendable)]
 Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s?#]+$")]
+
+
+Network = IPv4Network | IPv6Network
+HostPort = Annotated[str, StringConstraints(pattern=r"^(\[[0-9A-Fa-f:]+\]|[0-9.]+|localhost):[0-9]{1,5}$")]
+Certificate = Annotated[str, AfterValidator(_certificate), StringConstraints(min_length=1, max_length=255)]
+Item = TypeVar("Item")
+Listed = Annotated[tuple[Item, ...], BeforeValidator(_listed)]
+Networks = Annotated[tuple[Network, ...], BeforeValidator(_networks)]
+
+# The names of the certificate that pagoPA's forwarder presents.
+NODO_NAMES = {
+    "production": ("forwarder.platform.pagopa.it",),
+    "uat": ("forwarder.uat.platform.pagopa.it",),
+    "both": ("forwarder.platform.pagopa.it", "forwarder.uat.platform.pagopa.it"),
+}
 
 
 class Section(BaseModel):
@@ -78,9 +120,74 @@ class Server(Section):
     workers: int = Field(0, ge=0, le=64, description="Worker processes; 0: one on SQLite, one for each core otherwise.")
     threads: int = Field(8, ge=1, le=256, description="Threads of each worker process.")
     max_body: int = Field(1024 * 1024, ge=1024, description="Largest request body in bytes; more is answered 413.")
+    read_timeout: float = Field(10.0, gt=0, description="Seconds in which a request must have arrived whole.")
+    max_waiting: int = Field(
+        256, ge=0, description="Requests of one worker process that wait for a thread at most; more are answered 503."
+    )
+    wsdl: bool = Field(True, description="Whether the contract is served at `?wsdl`.")
+    health_listen: HostPort | Literal[""] = Field(
+        "127.0.0.1:8081", description="Address and port where /live and /ready are answered; empty: nowhere."
+    )
     station_id: PagoPaId | None = Field(
         None, description="The id in faults for requests without a readable idPA; otherwise the first broker's."
     )
+
+
+class Tls(Section):
+    """TLS that the station itself ends; without a certificate a proxy in front does (or nobody)."""
+
+    certificate: Path | None = Field(None, description="PEM file: the station's certificate, then its chain.")
+    key: Path | None = Field(None, description="PEM file with its private key; without it the certificate's file.")
+    client_ca: Path | None = Field(
+        None, description="PEM file with the CAs that issue clients' certificates, intermediates too: demands one."
+    )
+
+    @check(mode="after")
+    def _certificate_first(self) -> Self:
+        if self.certificate is None and (self.key or self.client_ca):
+            raise ValueError("key and client_ca need a certificate")
+        return self
+
+
+class Trust(Section):
+    """Who may send: certificates and addresses. Where both are configured, both must fit."""
+
+    nodo: Literal["production", "uat", "both"] | None = Field(
+        None, description="Lets the certificate of pagoPA's forwarder in, by its name."
+    )
+    certificates: Listed[Certificate] = Field(
+        (), description="Certificates that are let in: a name (CN or DNS name), sha256:<fingerprint>, or * for any."
+    )
+    addresses: Networks = Field(
+        (), description="Addresses, networks (10.0.0.0/8) and ranges (10.0.0.1-10.0.0.9) that are let in; none: all."
+    )
+    proxies: Listed[Network | Literal["unix"]] = Field(
+        (), description="The reverse proxies whose X-Forwarded-For and certificate header are believed."
+    )
+    proxy_certificate: Literal["nginx", "haproxy", "envoy", "azure", "f5", "rfc9440"] | None = Field(
+        None, description="The form in which they pass the client's certificate on."
+    )
+    anyone_may_send: bool = Field(
+        False, description="Serve everyone who can connect, although neither certificates nor addresses are configured."
+    )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The certificates that are let in, pagoPA's among them."""
+        return self.certificates + NODO_NAMES.get(self.nodo or "", ())
+
+    @property
+    def restricted(self) -> bool:
+        """Whether anything says who may send."""
+        return bool(self.names or self.addresses or self.proxies)
+
+    @check(mode="after")
+    def _proxies_known(self) -> Self:
+        if self.proxy_certificate and not self.proxies:
+            raise ValueError("proxy_certificate needs proxies: the addresses it is believed from")
+        if self.anyone_may_send and self.restricted:
+            raise ValueError("anyone_may_send contradicts the other settings here: keep one")
+        return self
 
 
 class Rules(Section):
@@ -186,6 +293,8 @@ class Settings(Section):
 
     database: Database = Database()
     server: Server = Server()
+    tls: Tls = Tls()
+    trust: Trust = Trust()
     rules: Rules = Rules()
     log: Log = Log()
     retention: Retention = Retention()
@@ -209,6 +318,16 @@ class Settings(Section):
             for station in ec.stations:
                 if self.broker and station not in known:
                     raise ValueError(f"ec {ec.id}: station {station} belongs to no broker")
+        return self
+
+    @check(mode="after")
+    def _certificates_have_a_source(self) -> Self:
+        if self.trust.names and not (self.tls.client_ca or self.trust.proxy_certificate):
+            raise ValueError("trust: names of certificates need tls.client_ca, or trust.proxy_certificate")
+        if (self.tls.client_ca or self.trust.proxy_certificate) and not self.trust.names:
+            raise ValueError(
+                "trust: say whose certificates are let in (nodo or certificates): a CA has other customers too"
+            )
         return self
 
     @cached_property
