@@ -64,11 +64,19 @@ def _listed(value: Any) -> Any:
 
 def _networks(value: Any) -> Any:
     """Networks as they are, ranges as the networks that make them up."""
+    items = _listed(value)
+    if not isinstance(items, list | tuple):
+        return items
     networks: list[Any] = []
-    for one in _listed(value):
+    for one in items:
         first, dash, last = str(one).partition("-")
-        ends = (ip_address(first.strip()), ip_address(last.strip())) if dash else None
-        networks += summarize_address_range(*ends) if ends else [one]  # type: ignore[type-var]
+        if not dash:
+            networks.append(one)
+            continue
+        try:
+            networks += summarize_address_range(ip_address(first.strip()), ip_address(last.strip()))
+        except (TypeError, ValueError):
+            raise ValueError("want first-last, two addresses of one kind") from None
     return networks
 
 
@@ -249,6 +257,12 @@ class Gpd(Section):
         return proxy
 
 
+class Journal(Section):
+    """The event journal (giornale degli eventi)."""
+
+    enabled: bool = Field(True, description="Whether each exchange is written down, with what it stores.")
+
+
 class Retention(Section):
     """How long what `station purge` removes is kept, in months since it arrived. Not set: for ever."""
 
@@ -297,6 +311,7 @@ class Settings(Section):
     trust: Trust = Trust()
     rules: Rules = Rules()
     log: Log = Log()
+    journal: Journal = Journal()
     retention: Retention = Retention()
     gpd: Gpd = Gpd()
     broker: tuple[Broker, ...] = ()

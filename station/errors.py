@@ -23,6 +23,22 @@ class ConfigError(StationError):
     code = "config_wrong"
 
 
+class MissingExtraError(ConfigError):
+    """An optional part of the installation is missing."""
+
+    code = "extra_missing"
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs the extra `{extra}`, which is not installed: pip install 'station[{extra}]'")
+        self.extra = extra
+
+
+class UntrustedError(StationError):
+    """The sender is not one who may send."""
+
+    code = "sender_untrusted"
+
+
 class DocumentError(StationError):
     """The document is no request that the station knows: nobody can be answered for it, so nothing is kept."""
 
