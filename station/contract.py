@@ -174,6 +174,9 @@ def identify(request: Element) -> Identifiers:
         receipt_id=text("receipt/receiptId"),
         notice_number=text("receipt/noticeNumber") or text("qrCode/noticeNumber"),
         iuv=text("receipt/creditorReferenceId"),
+        id_psp=text("receipt/idPSP"),
+        id_channel=text("receipt/idChannel"),
+        payment_method=text("receipt/paymentMethod"),
     )
 
 

@@ -5,12 +5,12 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from station import contract, log, store
+from station import contract, journal, log, store
 from station.config import Settings
 from station.errors import (
     ReceiptConflictError,
@@ -54,12 +54,47 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a document came from: door, address, and the id of the request or the name of who brought it."""
+    """Where a document came from: door, address, and the id of the request or the name of who brought it.
+
+    `peer_subject` is of the certificate that the transport verified. Where we asked for the document, `begun` is when
+    we did, and `http_status` the answer's.
+    """
 
     source: Source
     peer: str | None = None
     request_id: str | None = None
     operator: str | None = None
+    peer_subject: str | None = None
+    begun: datetime | None = None
+    http_status: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    """A document on its way in: what could be read of it, where it came from and when."""
+
+    raw: bytes
+    charset: str | None
+    identifiers: Identifiers
+    origin: Origin
+    at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    event_id: int = field(default_factory=journal.new_event_id)
+
+    def exchange(self, outcome: str, *, http_status: int = 200, **more: Any) -> journal.Exchange:
+        """What the journal says of it. `http_status` is of our answer, where we are the one who answers."""
+        origin = self.origin
+        return journal.exchange(
+            self.identifiers,
+            at=origin.begun or self.at,
+            event_id=self.event_id,
+            source=origin.source,
+            outcome=outcome,
+            http_status=http_status if origin.source is Source.PUSH else origin.http_status,
+            raw=self.raw,
+            request_id=origin.request_id,
+            peer_subject=origin.peer_subject,
+            **more,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +103,7 @@ class Intake:
 
     engine: store.Engine
     settings: Settings
+    _allowance: journal.Allowance = field(default_factory=journal.Allowance)
 
     def accept(self, document: contract.Document, request: contract.Element, origin: Origin) -> Outcome:
         """Takes in one receipt request: valid and ours, it is stored once; else it is kept as refused.
@@ -76,34 +112,23 @@ class Intake:
         `StoreError` when nothing could be committed (the sender must send again), and whatever went wrong
         unexpectedly, after the document was kept as refused if that was possible.
         """
-        now = datetime.now(UTC)
-        identifiers = contract.identify(request)
+        arrival = _Arrival(document.raw, document.charset, contract.identify(request), origin)
         try:
             receipt, flags = self._read(request)
-            recorded, stored_flags = self._commit(
-                lambda connection: store.record(
-                    connection,
-                    receipt,
-                    flags=flags,
-                    raw=document.raw,
-                    charset=document.charset,
-                    source=origin.source,
-                    received_at=now,
-                )
-            )
+            recorded, stored_flags = self._commit(lambda connection: self._record(connection, arrival, receipt, flags))
             if recorded is store.Recorded.CONFLICT:
                 raise ReceiptConflictError
         except RefusalError as refusal:
-            return self._refuse(document, identifiers, refusal, origin, now)
+            return self._refuse(arrival, refusal)
         except StoreError as error:
             if isinstance(error, StoreRejectedError):
-                self._keep_unexpected(document, identifiers, error, origin, now)
+                self._keep_unexpected(arrival, error)
             raise
         except Exception as error:
-            self._keep_unexpected(document, identifiers, error, origin, now)
+            self._keep_unexpected(arrival, error)
             raise
         result = Result.STORED if recorded is store.Recorded.STORED else Result.DUPLICATE
-        return Outcome(result, identifiers, receipt=receipt, flags=stored_flags)
+        return Outcome(result, arrival.identifiers, receipt=receipt, flags=stored_flags)
 
     def preview(self, request: contract.Element) -> Outcome:
         """What `accept` would return if it were called now. Writes nothing. Raises `StoreError`."""
@@ -142,43 +167,72 @@ class Intake:
             raise UnknownStationError
         return {Flag.UNKNOWN_STATION}
 
-    def _refuse(
-        self,
-        document: contract.Document,
-        identifiers: Identifiers,
-        refusal: RefusalError,
-        origin: Origin,
-        now: datetime,
-    ) -> Outcome:
-        refused_id = self._commit(
-            lambda connection: store.keep(
+    def _record(
+        self, connection: store.Connection, arrival: _Arrival, receipt: Receipt, flags: frozenset[Flag]
+    ) -> tuple[store.Recorded, frozenset[Flag]]:
+        recorded, flags = store.record(
+            connection,
+            receipt,
+            flags=flags,
+            raw=arrival.raw,
+            charset=arrival.charset,
+            source=arrival.origin.source,
+            received_at=arrival.at,
+        )
+        if recorded is not store.Recorded.CONFLICT:  # which is journaled with its refusal
+            self._journal(connection, arrival, recorded, receipt_id=receipt.receipt_id)
+        return recorded, flags
+
+    def _refuse(self, arrival: _Arrival, refusal: RefusalError, *, http_status: int = 200) -> Outcome:
+        origin = arrival.origin
+
+        def keep(connection: store.Connection) -> str:
+            refused_id = store.keep(
                 connection,
-                identifiers,
+                arrival.identifiers,
                 refusal,
-                raw=document.raw,
-                charset=document.charset,
+                raw=arrival.raw,
+                charset=arrival.charset,
                 source=origin.source,
                 peer=origin.peer,
                 request_id=origin.request_id,
-                received_at=now,
+                received_at=arrival.at,
                 operator=origin.operator,
             )
-        )
-        return Outcome(Result.REFUSED, identifiers, refusal=refusal, refused_id=refused_id)
+            outcome = journal.FAILED if isinstance(refusal, UnexpectedError) else Result.REFUSED
+            self._journal(connection, arrival, outcome, fault_code=refusal.fault_code, http_status=http_status)
+            return refused_id
 
-    def _keep_unexpected(
-        self,
-        document: contract.Document,
-        identifiers: Identifiers,
-        error: Exception,
-        origin: Origin,
-        now: datetime,
-    ) -> None:
+        refused_id = self._commit(keep)
+        return Outcome(Result.REFUSED, arrival.identifiers, refusal=refusal, refused_id=refused_id)
+
+    def _keep_unexpected(self, arrival: _Arrival, error: Exception) -> None:
         """A document that hits a defect of ours would hit it again at every resend, and be lost after the last one."""
+        refusal = UnexpectedError(f"unexpected {type(error).__name__}")
         try:
-            self._refuse(document, identifiers, UnexpectedError(f"unexpected {type(error).__name__}"), origin, now)
+            self._refuse(arrival, refusal, http_status=503 if isinstance(error, StoreError) else 500)
         except StoreError as also:
             _log.error("unexpected_not_kept", reason=also.reason)
+
+    def _journal(self, connection: store.Connection, arrival: _Arrival, outcome: str, **more: Any) -> None:
+        """Writes the exchange down, in the transaction of what it stores: neither is there without the other."""
+        if self.settings.journal.enabled:
+            store.write_exchange(connection, arrival.exchange(outcome, **more))
+
+    def note(
+        self, identifiers: Identifiers, origin: Origin, *, outcome: str, fault_code: str, raw: bytes = b""
+    ) -> bool:
+        """Writes down an exchange that stores nothing, if that is possible: it never fails. Whether it was written."""
+        if not self.settings.journal.enabled or (origin.source is Source.PUSH and not self._allowance.take()):
+            return False
+        arrival = _Arrival(raw, None, identifiers, origin)
+        try:
+            with store.transaction(self.engine) as connection:
+                self._journal(connection, arrival, outcome, fault_code=fault_code)
+        except StoreError as error:
+            _log.warning("exchange_not_journaled", reason=error.reason)
+            return False
+        return True
 
     def _commit(self, work: Callable[[store.Connection], T]) -> T:
         """Runs `work` in a transaction of its own, once more where the database says that this helps.

@@ -113,6 +113,9 @@ class Identifiers:
     receipt_id: str | None
     notice_number: str | None
     iuv: str | None
+    id_psp: str | None = None
+    id_channel: str | None = None
+    payment_method: str | None = None
 
 
 def iuv_of_notice(notice_number: str) -> str | None:

@@ -5,6 +5,7 @@ extension points; the request element goes to `intake` as it is and answers come
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from lxml import etree
@@ -13,6 +14,7 @@ from station import contract, log, spyne_import  # noqa: F401  (spyne_import mus
 from station.contract import NS
 from station.errors import DocumentError, MalformedDocumentError, RefusalError, StoreError
 from station.intake import Intake, Origin, Outcome, Result
+from station.journal import DECLINED
 from station.receipt import Source
 
 from spyne import Application, Fault, Service, rpc  # isort: skip
@@ -28,6 +30,7 @@ NOT_OFFERED = "not offered by a broadcast station"
 # Where `app` finds what the log line of a request shall say, in the WSGI environment.
 NOTES = "station.notes"
 PEER = "station.peer"
+PEER_SUBJECT = "station.peer_subject"  # of the certificate that the transport verified, if it did
 REQUEST_ID = "station.request_id"
 
 
@@ -102,9 +105,8 @@ def _receive(ctx: Any, request: contract.Element, answer: str) -> contract.Eleme
     environ = ctx.transport.req_env
     notes = environ[NOTES]
     intake: Intake = ctx.app.config
-    origin = Origin(Source.PUSH, peer=environ[PEER], request_id=environ[REQUEST_ID])
     try:
-        outcome = intake.accept(ctx.in_document, request, origin)
+        outcome = intake.accept(ctx.in_document, request, _origin(environ))
     except StoreError as error:
         notes.update(result="store_error", reason=error.reason)
         raise _server_fault(
@@ -120,6 +122,15 @@ def _receive(ctx: Any, request: contract.Element, answer: str) -> contract.Eleme
     return _answer(answer, outcome.refusal, id_=outcome.identifiers.id_pa or intake.settings.own_id)
 
 
+def _origin(environ: dict[str, Any]) -> Origin:
+    return Origin(
+        Source.PUSH,
+        peer=environ[PEER],
+        request_id=environ[REQUEST_ID],
+        peer_subject=environ.get(PEER_SUBJECT),
+    )
+
+
 def _note(notes: dict[str, Any], outcome: Outcome) -> None:
     notes["result"] = outcome.result.value
     if outcome.flags:
@@ -131,9 +142,14 @@ def _note(notes: dict[str, Any], outcome: Outcome) -> None:
 def _decline(ctx: Any, request: contract.Element, answer: str) -> contract.Element:
     """The other operations, for example from the back office's "verify URL": their own answer, outcome KO."""
     refusal = RefusalError()
-    ctx.transport.req_env[NOTES].update(result="declined", fault_code=refusal.fault_code)
-    id_pa = contract.identify(request).id_pa
-    return _answer(answer, refusal, id_=id_pa or ctx.app.config.settings.own_id, description=NOT_OFFERED)
+    environ, intake = ctx.transport.req_env, ctx.app.config
+    notes = environ[NOTES]
+    notes.update(result="declined", fault_code=refusal.fault_code)
+    identifiers = replace(contract.identify(request), operation=notes["operation"])
+    notes["journaled"] = intake.note(
+        identifiers, _origin(environ), outcome=DECLINED, fault_code=refusal.fault_code, raw=ctx.in_document.raw
+    )
+    return _answer(answer, refusal, id_=identifiers.id_pa or intake.settings.own_id, description=NOT_OFFERED)
 
 
 def _operation(

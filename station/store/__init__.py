@@ -7,6 +7,7 @@ from sqlalchemy import Connection, Engine
 
 from station.store import runs
 from station.store.engine import connect, parse_url, transaction
+from station.store.journal import ExchangeFilter, ExchangePosition, list_exchanges, write_exchange
 from station.store.purge import Part, count_older, open_refused, purge_batch
 from station.store.queries import (
     EXPORTED,
@@ -44,6 +45,8 @@ __all__ = [
     "Connection",
     "Cursor",
     "Engine",
+    "ExchangeFilter",
+    "ExchangePosition",
     "Filter",
     "Part",
     "Plan",
@@ -63,6 +66,7 @@ __all__ = [
     "find_refused",
     "flags_of",
     "keep",
+    "list_exchanges",
     "list_receipts",
     "list_refused",
     "migrate",
@@ -82,4 +86,5 @@ __all__ = [
     "transaction",
     "whole",
     "would_record",
+    "write_exchange",
 ]

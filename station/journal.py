@@ -1,0 +1,254 @@
+"""The event journal (giornale degli eventi): what an exchange leaves in it, and the form in which pagoPA asks for it.
+
+No personal data. Identifiers come from outside, and an invalid request may hold anything anywhere: one that does not
+look like what it should be is left out. No SQL (see `store.journal`); who writes when stands in `intake`.
+"""
+
+import re
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import Any
+
+from station import log
+from station.receipt import Identifiers, Source
+
+DIRECTIONS = {Source.PUSH: "in", Source.RECONCILE: "out", Source.REPLAY: "internal"}
+
+# Outcomes beside those of `intake.Result`.
+DECLINED = "declined"  # an operation of the port type that a broadcast station does not offer
+FAILED = "failed"  # answered with a SOAP Fault; or asked for in vain
+
+FETCH = "getReceiptByIUV"  # the GPD receipts API's own name for the call that fetches a receipt
+
+# --- what is kept of an identifier ------------------------------------------------------------------------------------
+
+_CODE = re.compile(r"[0-9A-Za-z._:-]*[0-9][0-9A-Za-z._:-]*", re.ASCII)  # a name has no digit
+_TOKEN = re.compile(r"[0-9A-Fa-f]{32}|sha256:[0-9a-f]{64}", re.ASCII)  # as the Nodo makes receipt ids
+_CREDITOR_REFERENCE = re.compile(r"RF[0-9]{2}[0-9A-Z]{1,21}", re.ASCII)  # ISO 11649: an IUV that could pass for an IBAN
+# A person's fiscal code and an IBAN: made of what codes are made of.
+_PERSONAL = re.compile(
+    r"[A-Z]{6}[0-9LMNP-V]{2}[A-EHLMPR-T][0-9LMNP-V]{2}[A-Z][0-9LMNP-V]{3}[A-Z]"
+    r"|(?<![0-9A-Z])[A-Z]{2}[0-9]{2}[A-Z0-9]{11,30}(?![0-9A-Z])",
+    re.IGNORECASE | re.ASCII,
+)
+# A PSP without a digit in its id goes by its BIC, with the country in the middle.
+_BIC = re.compile(
+    r"[A-Z]{4}(?:AT|BE|BG|CH|CY|CZ|DE|DK|EE|ES|FI|FR|GB|GR|HR|HU|IE|IS|IT|LI|LT|LU|LV|MC|MT|NL|NO|PL|PT|RO|SE|SI|SK"
+    r"|SM|VA)[A-Z]{2}(?:[A-Z]{3})?"
+)
+_METHOD = re.compile(r"[A-Z]{2,4}|creditCard|debitCard|bancomatPay|paypal|satispay|applePay|googlePay|cash|other")
+
+
+def _digits(text: str | None, length: int) -> str | None:
+    return text if text and len(text) == length and text.isascii() and text.isdecimal() else None
+
+
+def _code(text: str | None, most: int) -> str | None:
+    """`text` where it has the alphabet of codes, a digit, and is neither a fiscal code of a person nor an IBAN."""
+    if not text or len(text) > most or not _CODE.fullmatch(text):
+        return None
+    if _PERSONAL.search(text) and not _TOKEN.fullmatch(text) and not _CREDITOR_REFERENCE.fullmatch(text):
+        return None
+    return text
+
+
+def _psp(text: str | None) -> str | None:
+    return text if text and _BIC.fullmatch(text) else _code(text, 35)
+
+
+def _method(text: str | None) -> str | None:
+    return text if text and _METHOD.fullmatch(text) else None
+
+
+# --- one exchange -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One row of the journal: an inbound call with its answer, a fetch of the reconciliation, a replay.
+
+    `at` is when it began, `duration_ms` how long it took until this row was written, `size` and `document_hash`
+    (SHA-256) are of the document as it came; `http_status` is the answer's. `id_pa` is empty where there was none.
+    """
+
+    id_pa: str
+    at: datetime
+    event_id: int
+    direction: str
+    source: str
+    operation: str
+    id_broker_pa: str | None
+    id_station: str | None
+    notice_number: str | None
+    iuv: str | None
+    receipt_id: str | None
+    id_psp: str | None
+    id_channel: str | None
+    payment_method: str | None
+    outcome: str
+    fault_code: str | None
+    http_status: int | None
+    duration_ms: int
+    size: int
+    document_hash: bytes | None
+    request_id: str | None
+    peer_subject: str | None
+
+    def columns(self) -> dict[str, Any]:
+        """The row's values by column."""
+        return {name: getattr(self, name) for name in _NAMES}
+
+
+_NAMES = tuple(field.name for field in fields(Exchange))
+
+
+def new_event_id() -> int:
+    """Tells apart what begins in the same microsecond, and the second try of one transaction from another exchange."""
+    return secrets.randbits(63)
+
+
+def exchange(
+    identifiers: Identifiers,
+    *,
+    at: datetime,
+    event_id: int,
+    source: Source,
+    outcome: str,
+    receipt_id: str | None = None,
+    fault_code: str | None = None,
+    http_status: int | None = None,
+    raw: bytes = b"",
+    request_id: str | None = None,
+    peer_subject: str | None = None,
+) -> Exchange:
+    """The row of an exchange that ends now. `receipt_id` is the one it is stored with, where it is stored."""
+    # What was cut to the length of an identifier is none any more.
+    receipt_id = receipt_id or (identifiers.receipt_id if len(identifiers.receipt_id or "") < 64 else None)
+    return Exchange(
+        id_pa=_digits(identifiers.id_pa, 11) or "",
+        at=at,
+        event_id=event_id,
+        direction=DIRECTIONS[source],
+        source=source.value,
+        operation=FETCH if source is Source.RECONCILE else identifiers.operation,
+        id_broker_pa=_code(identifiers.id_broker_pa, 35),
+        id_station=_code(identifiers.id_station, 35),
+        notice_number=_digits(identifiers.notice_number, 18),
+        iuv=_code(identifiers.iuv, 35),
+        receipt_id=_code(receipt_id, 71),
+        id_psp=_psp(identifiers.id_psp),
+        id_channel=_code(identifiers.id_channel, 35),
+        payment_method=_method(identifiers.payment_method),
+        outcome=outcome,
+        fault_code=fault_code,
+        http_status=http_status,
+        duration_ms=max(0, (datetime.now(UTC) - at) // timedelta(milliseconds=1)),
+        size=len(raw),
+        document_hash=sha256(raw).digest() if raw else None,
+        request_id=_code(request_id, 128),
+        peer_subject=log.safe(peer_subject)[:256] if peer_subject else None,
+    )
+
+
+class Allowance:
+    """How many rows may be written for what stores nothing else: `most` at once, and one more each second.
+
+    Whoever can reach the endpoint can send any number of requests that a broadcast station declines. They are rare
+    where nobody means harm (the back office's "verify URL" button), and must not fill the database where somebody does.
+    """
+
+    def __init__(self, most: int = 60) -> None:
+        self._most = self._left = float(most)
+        self._at = time.monotonic()
+        self._lock = threading.Lock()
+
+    def take(self) -> bool:
+        """Whether one more is allowed, which it then is no more."""
+        with self._lock:
+            now = time.monotonic()
+            self._left = min(self._most, self._left + now - self._at)
+            self._at = now
+            if self._left < 1:
+                return False
+            self._left -= 1
+            return True
+
+
+# --- pagoPA's form ----------------------------------------------------------------------------------------------------
+
+MISSING = "N/A"
+_NODO = "NodoDeiPagamentiSPC"
+_COMPONENT = "station"
+_PARAMETERS_LENGTH = 512
+_TAKEN_IN = ("stored", "duplicate")
+
+EVENT_FIELDS = (
+    "dataOraEvento", "identificativoDominio", "identificativoUnivocoVersamento", "codiceContestoPagamento",
+    "identificativoPrestatoreServiziPagamento", "tipoVersamento", "componente", "categoriaEvento", "tipoEvento",
+    "sottoTipoEvento", "identificativoFruitore", "identificativoErogatore", "identificativoStazioneIntermediarioPA",
+    "canalePagamento", "parametriSpecificiInterfaccia", "esito",
+)  # fmt: skip
+
+
+def events(row: Any, own_id: str) -> Iterator[dict[str, str]]:
+    """The events of one row: request and response of an exchange at the interface, one event of an internal one.
+
+    `own_id` stands for our station where the exchange named none. Who asked is the fruitore, who answered the
+    erogatore: in a fetch of the reconciliation that is the other way round.
+    """
+    ours = row.id_station or own_id
+    internal = row.direction == "internal"
+    event = {
+        "identificativoDominio": row.id_pa,
+        "identificativoUnivocoVersamento": row.iuv,
+        "codiceContestoPagamento": row.receipt_id,
+        "identificativoPrestatoreServiziPagamento": row.id_psp,
+        "tipoVersamento": row.payment_method,
+        "componente": _COMPONENT,
+        "categoriaEvento": "INTERNO" if internal else "INTERFACCIA",
+        "tipoEvento": row.operation,
+        "identificativoFruitore": None if internal else ours if row.direction == "out" else _NODO,
+        "identificativoErogatore": _NODO if row.direction == "out" else ours,
+        "identificativoStazioneIntermediarioPA": row.id_station,
+        "canalePagamento": row.id_channel,
+    }
+    ends = row.at + timedelta(milliseconds=row.duration_ms)
+    esito = "OK" if row.outcome in _TAKEN_IN else "KO"
+    document = {
+        "size": row.size or None,
+        "sha256": row.document_hash.hex() if row.document_hash else None,
+    }
+    asked = {"source": row.source, "noticeNumber": row.notice_number, "requestId": row.request_id}
+    answered = {
+        "outcome": row.outcome,
+        "faultCode": row.fault_code,
+        "httpStatus": row.http_status,
+        "durationMs": row.duration_ms,
+    }
+    peer = {"peer": row.peer_subject}
+    if internal:
+        yield _event(event, ends, None, esito, asked | document | answered)
+        return
+    # The document came with the request of a push, and with the answer to a fetch.
+    came, went = ({}, document) if row.direction == "out" else (document, {})
+    yield _event(event, row.at, "req", None, asked | came | peer)
+    yield _event(event, ends, "rsp", esito, asked | answered | went | peer)
+
+
+def _event(
+    event: dict[str, str | None], at: datetime, kind: str | None, esito: str | None, parameters: dict[str, Any]
+) -> dict[str, str]:
+    told = event | {
+        "dataOraEvento": at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "sottoTipoEvento": kind,
+        "parametriSpecificiInterfaccia": "; ".join(
+            f"{name}={value}" for name, value in parameters.items() if value is not None
+        )[:_PARAMETERS_LENGTH],
+        "esito": esito,
+    }
+    return {name: told[name] or MISSING for name in EVENT_FIELDS}

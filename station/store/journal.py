@@ -1,0 +1,123 @@
+"""The event journal in the database: write a row, list them. What a row may hold is decided in `station.journal`.
+
+Nothing here commits.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, false, literal, select, text, tuple_, union
+
+from station.journal import Exchange
+from station.store import tables
+from station.store.receipts import insert
+
+
+def write_exchange(connection: Connection, exchange: Exchange) -> None:
+    """Writes one row. One that is there already, from a transaction that was tried again, stays as it is."""
+    connection.execute(insert(connection, tables.journal).on_conflict_do_nothing(), exchange.columns())
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeFilter:
+    """Which exchanges: every condition that is given must hold. Times are aware, `at_to` is not included."""
+
+    id_pa: str | None = None
+    iuv: str | None = None
+    notice_number: str | None = None
+    receipt_id: str | None = None
+    outcome: str | None = None
+    fault_code: str | None = None
+    operation: str | None = None
+    direction: str | None = None
+    source: str | None = None
+    at_from: datetime | None = None
+    at_to: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangePosition:
+    """Where a page ended: the next one starts behind it."""
+
+    at: datetime
+    id_pa: str
+    event_id: int
+
+
+def list_exchanges(
+    connection: Connection,
+    wanted: ExchangeFilter,
+    *,
+    after: ExchangePosition | None = None,
+    newest_first: bool = False,
+    limit: int = 50,
+) -> Sequence[Row[Any]]:
+    """One page of exchanges in order of time, with all columns. Keyset paging: page 10,000 costs as page 1."""
+    table = tables.journal
+    conditions = list(_conditions(wanted))
+    few = _few(wanted)
+    if few:
+        # A union is made before it is sorted: no planner walks all of the journal in order in the hope to meet these.
+        found = union(*(select(table).where(one, *conditions) for one in few)).subquery("found")
+        columns: Any = found.c
+        query = select(found)
+    else:
+        columns = table.c
+        query = select(table).where(*conditions)
+        if index := _walked(wanted):
+            query = query.with_hint(table, f"INDEXED BY {index}", "sqlite")
+    order = (columns.at, columns.id_pa, columns.event_id)
+    if after is not None:
+        place = tuple_(literal(after.at, tables.UtcDateTime()), literal(after.id_pa), literal(after.event_id))
+        query = query.where(tuple_(*order) < place if newest_first else tuple_(*order) > place)
+        # Implied, but what an index of another order can start from.
+        query = query.where(columns.at <= after.at if newest_first else columns.at >= after.at)
+    query = query.order_by(*(column.desc() if newest_first else column for column in order)).limit(limit)
+    return connection.execute(query).all()
+
+
+def _conditions(wanted: ExchangeFilter) -> Iterable[ColumnElement[bool]]:
+    table = tables.journal
+    for name in ("id_pa", "iuv", "notice_number", "receipt_id", "outcome", "fault_code", "operation", "direction",
+                 "source"):  # fmt: skip
+        if (value := getattr(wanted, name)) is not None:
+            yield table.c[name] == value
+    if wanted.at_from is not None:
+        yield table.c.at >= wanted.at_from
+    if wanted.at_to is not None:
+        yield table.c.at < wanted.at_to
+    # Word by word as the partial indexes have them: a condition with parameters would not be known for the same.
+    if wanted.fault_code is not None:
+        yield text("fault_code IS NOT NULL")  # type: ignore[misc]
+    if wanted.outcome not in (None, "stored"):
+        yield text("outcome <> 'stored'")  # type: ignore[misc]
+    if wanted.source not in (None, "push"):
+        yield text("source <> 'push'")  # type: ignore[misc]
+
+
+def _few(wanted: ExchangeFilter) -> list[ColumnElement[bool]]:
+    """Conditions on an identifier, one of which must hold and that few exchanges fulfil; none where none is asked for.
+
+    What was taken in is found by the receipts that have the IUV or notice number, what was not by an index of its own.
+    """
+    journal, receipt = tables.journal.c, tables.receipt.c
+    if wanted.receipt_id is not None:
+        return [journal.receipt_id == wanted.receipt_id, false()]
+    for name in ("iuv", "notice_number"):
+        if (value := getattr(wanted, name)) is not None:
+            theirs = select(receipt.receipt_id).where(receipt[name] == value)
+            return [journal.receipt_id.in_(theirs), (journal[name] == value) & text("fault_code IS NOT NULL")]
+    return []
+
+
+def _walked(wanted: ExchangeFilter) -> str | None:
+    """The index that SQLite walks in order: it keeps no statistics to choose by."""
+    if wanted.fault_code is not None:
+        return "ix_journal_fault_code"
+    if wanted.outcome not in (None, "stored"):
+        return "ix_journal_outcome"
+    if wanted.source not in (None, "push"):
+        return "ix_journal_source"
+    return None if wanted.id_pa is not None else "ix_journal_at"
