@@ -16,7 +16,7 @@ from rich.table import Table
 from station import log
 from station import reconcile as use_case
 from station.cli import Context, cli
-from station.cli.receipts import as_json
+from station.export import as_json
 from station.reconcile import Order, Status, Summary, Tally
 from station.reconcile.walk import COUNTS, Missing
 
@@ -195,6 +195,10 @@ def _summary_json(summary: Summary, missing: list[Missing]) -> dict[str, Any]:
     return shown
 
 
+_NUMBERS = (*COUNTS, "not yet", "missing", "s", "tries", "euro", "open", "given up")
+_WIDTH = 110  # a narrower terminal breaks lines, which can still be read; columns of two letters cannot
+
+
 def _table(*titles: str) -> Table:
     table = Table(box=None)
     for title in titles:
@@ -202,33 +206,22 @@ def _table(*titles: str) -> Table:
     return table
 
 
-_NUMBERS = (*COUNTS, "not yet", "missing", "requests", "s", "tries", "euro", "open", "given up")
-
-
 def _print(table: Table) -> None:
     console = Console()
-    if not console.is_terminal:
-        console.width = 250
+    console.width = max(console.width, _WIDTH) if console.is_terminal else 250
     console.print(table)
 
 
 def _print_summary(summary: Summary) -> None:
     counts = ("listed", "missing") if summary.dry_run else COUNTS
-    table = _table(
-        "EC", "outcome", "from", "to", *(_TITLES.get(name, name) for name in counts), "requests", "s", "error"
-    )
+    table = _table("EC", "outcome", *(_TITLES.get(name, name) for name in counts), "s")
     for tally in summary.tallies:
-        table.add_row(
-            tally.id_pa,
-            tally.outcome,
-            str(tally.window_from or ""),
-            str(tally.window_to or ""),
-            *(str(getattr(tally, name)) for name in counts),
-            str(tally.requests),
-            f"{tally.duration_s:.1f}",
-            tally.error or "",
-        )
+        numbers = (str(getattr(tally, name)) for name in counts)
+        table.add_row(tally.id_pa, tally.outcome, *numbers, f"{tally.duration_s:.1f}")
     _print(table)
+    for tally in summary.tallies:
+        if tally.error:
+            click.echo(f"EC {tally.id_pa}: {tally.error}")
 
 
 def _status_json(found: Status) -> dict[str, Any]:
@@ -241,49 +234,41 @@ def _status_json(found: Status) -> dict[str, Any]:
 
 
 def _print_status(found: Status) -> None:
-    table = _table("EC", "walked completely (UTC)", "swept (UTC)", "open", "given up", "last run (UTC)", "outcome",
-                   "from", "to", *(_TITLES.get(name, name) for name in COUNTS), "s", "error")  # fmt: skip
+    table = _table("EC", "walked completely (UTC)", "swept (UTC)", "open", "given up")
     for ec in found.ecs:
         walked = f"{_moment(ec.walked_at) or 'never'}{'  LATE' if ec.late else ''}"
-        head = [ec.id_pa, walked, _moment(ec.swept_at), str(ec.open_items), str(ec.given_up_items)]
-        for number, run in enumerate(ec.runs or [None]):  # type: ignore[list-item]
-            table.add_row(*(head if number == 0 else [""] * len(head)), *_run_cells(run))
+        table.add_row(ec.id_pa, walked, _moment(ec.swept_at), str(ec.open_items), str(ec.given_up_items))
     _print(table)
+    if runs := [run for ec in found.ecs for run in ec.runs]:
+        table = _table("last runs (UTC)", "EC", "outcome", *(_TITLES.get(name, name) for name in COUNTS), "s")
+        for run in runs:
+            ended = run["finished_at"]
+            seconds = f"{(ended - run['started_at']).total_seconds():.1f}" if ended else ""
+            numbers = (str(run[name]) for name in COUNTS)
+            table.add_row(_moment(run["started_at"]), run["id_pa"], run["outcome"], *numbers, seconds)
+        click.echo("")
+        _print(table)
+    for run in runs:
+        if run["error"]:
+            click.echo(f"{_moment(run['started_at'])} EC {run['id_pa']}: {run['error']}")
     if found.items:
-        table = _table("EC", "IUV", "state", "reason", "notice number", "euro", "missed since (UTC)", "tries",
-                       "next try (UTC)", "last error")  # fmt: skip
+        table = _table("missing since", "EC", "IUV", "notice number", "euro", "tries", "next try (UTC)", "reason")
         for item in found.items:
             table.add_row(
+                _moment(item.first_at)[:10],
                 item.id_pa,
                 item.iuv,
-                item.state,
-                item.reason,
                 item.notice_number or "",
-                str(item.amount or ""),
-                _moment(item.first_at),
+                "" if item.amount is None else str(item.amount),
                 str(item.attempts),
-                _moment(item.next_attempt_at) if item.state == "open" else "never",
-                item.last_error,
+                _moment(item.next_attempt_at)[:16] if item.state == "open" else item.state,
+                item.reason,
             )
         click.echo("")
         _print(table)
+        click.echo("\nThe last error of each stands in the output of --json.")
     if found.items_total > len(found.items):
-        click.echo(f"\n{found.items_total} receipts are missing, {len(found.items)} are shown (--limit shows more)")
-
-
-def _run_cells(run: dict[str, Any] | None) -> list[str]:
-    if run is None:
-        return []
-    ended = run["finished_at"]
-    return [
-        _moment(run["started_at"]),
-        run["outcome"],
-        str(run["window_from"] or ""),
-        str(run["window_to"] or ""),
-        *(str(run[name]) for name in COUNTS),
-        f"{(ended - run['started_at']).total_seconds():.1f}" if ended else "",
-        run["error"] or "",
-    ]
+        click.echo(f"{found.items_total} receipts are missing, {len(found.items)} are shown (--limit shows more)")
 
 
 def _moment(moment: datetime | None) -> str:

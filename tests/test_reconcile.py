@@ -1,0 +1,819 @@
+"""`station reconcile` as a process against the simulator: nothing missing, nothing twice, whatever goes wrong."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import forked
+import pytest
+from gpd_simulator import GpdSimulator, make_position, make_receipt, soap_envelope
+from gpd_simulator.receipts import headline
+from process import STATION, environment
+from sqlalchemy import text
+
+from station import store
+from station.reconcile.windows import italian_day, padded, windows
+from station.store import tables
+
+EC, OTHER_EC, THIRD_EC = "77777777777", "88888888888", "66666666666"
+TODAY = italian_day(datetime.now(UTC))
+
+
+def ago(days: int) -> str:
+    return str(TODAY - timedelta(days=days))
+
+
+LAST_WEEKS = {"start": ago(40), "end": ago(2)}
+GENERATED = {"from": LAST_WEEKS["start"], "to": LAST_WEEKS["end"]}
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GpdSimulator]:
+    with GpdSimulator.start(tmp_path_factory.mktemp("gpd")) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def gpd(running: GpdSimulator) -> Iterator[GpdSimulator]:
+    running.reset(settings={"rate_calls": 0})
+    yield running
+    stats = running.stats()
+    assert stats["errors"] == []
+    assert stats["over_30_days"] == 0
+    assert stats["without_request_id"] == stats["repeated_request_ids"] == 0
+
+
+@dataclass
+class Job:
+    """The command with a configuration, and what is in its database."""
+
+    gpd: GpdSimulator
+    url: str
+    folder: Path
+    settings: dict[str, Any]
+    ecs: tuple[str, ...] = (EC,)
+    more: str = ""
+
+    def prepare(self, arguments: tuple[str, ...], env: dict[str, str]) -> tuple[list[str], dict[str, str]]:
+        lines = [f"{name} = {json.dumps(value)}" for name, value in self.settings.items() if value is not None]
+        file = self.folder / "reconcile.toml"
+        file.write_text("\n".join(["[gpd]", *lines, *(f'[[ec]]\nid = "{ec}"' for ec in self.ecs), self.more]))
+        return ["--config", str(file), "reconcile", *arguments], environment(self.url, **env)
+
+    def start(self, *arguments: str, terminal: int | None = None, **env: str) -> subprocess.Popen[str]:
+        """The installed command, to be killed, or on a terminal."""
+        command, environ = self.prepare(arguments, env)
+        output = subprocess.PIPE if terminal is None else terminal
+        return subprocess.Popen(
+            [STATION, *command], env=environ, cwd=self.folder, stdout=output, stderr=output, text=True
+        )
+
+    def run(self, *arguments: str, expect: int = 0, **env: str) -> "Ran":
+        """The same from its beginning to its end, without the time for imports."""
+        command, environ = self.prepare(arguments, env)
+        return ended(forked.station(command, environ, self.folder), expect)
+
+    def json(self, *arguments: str, expect: int = 0, **env: str) -> dict[str, Any]:
+        ran = self.run(*arguments, "--json", expect=expect, **env)
+        [line] = ran.out.splitlines()
+        return json.loads(line)
+
+    def rows(self, query: str, **values: Any) -> list[Any]:
+        engine = store.connect(self.url)
+        with engine.begin() as connection:
+            result = connection.execute(text(query), values)
+            found = list(result) if result.returns_rows else []
+        engine.dispose()
+        return found
+
+    def stored(self, ec: str = EC) -> list[str]:
+        """The IUVs of all receipts of an EC, one for each row."""
+        return sorted(row.iuv for row in self.rows("SELECT iuv FROM receipt WHERE id_pa = :ec", ec=ec))
+
+    def items(self) -> dict[str, Any]:
+        return {row.iuv: row for row in self.rows("SELECT * FROM reconcile_item")}
+
+    def ledger(self) -> list[Any]:
+        return self.rows("SELECT * FROM reconcile_run ORDER BY started_at")
+
+    def free(self) -> bool:
+        """Whether no run has the lock."""
+        engine = store.connect(self.url)
+        with store.runs.only_run(engine) as free:
+            engine.dispose()
+            return free
+
+    def make_due(self) -> None:
+        """As if the pauses of all open items were over."""
+        self.rows("UPDATE reconcile_item SET next_attempt_at = first_at, last_at = first_at")
+
+
+@dataclass
+class Ran:
+    code: int
+    out: str
+    err: str
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        lines = (json.loads(line) for line in self.err.splitlines() if line.startswith("{"))
+        return [line for line in lines if line["event"] == name]
+
+
+def ended(process: subprocess.Popen[str] | forked.Forked, expect: int) -> Ran:
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == expect, f"{out}\n{err}"
+    assert "Traceback" not in err
+    return Ran(process.returncode, out, err)
+
+
+def a_job(gpd: GpdSimulator, url: str, folder: Path) -> Job:
+    settings = {"url": gpd.receipts_url, "positions_url": gpd.core_url, "key": "receipts-key", "rate": 10_000}
+    return Job(gpd, url, folder, settings | {"retries": 1, "retry_pause": 0.05, "timeout": 10})
+
+
+@pytest.fixture
+def job(gpd: GpdSimulator, sqlite_url: str, tmp_path: Path) -> Job:
+    """A job on SQLite."""
+    return a_job(gpd, sqlite_url, tmp_path)
+
+
+@pytest.fixture
+def either(gpd: GpdSimulator, database_url: str, tmp_path: Path) -> Job:
+    """A job on SQLite and one on PostgreSQL."""
+    return a_job(gpd, database_url, tmp_path)
+
+
+def made(count: int, ec: str = EC, first: int = 0, version: str = "v2") -> list[dict[str, Any]]:
+    """The receipts that `generate` makes."""
+    return [make_receipt(ec, n, version=version, **LAST_WEEKS) for n in range(first, first + count)]
+
+
+def listed(count: int) -> list[dict[str, Any]]:
+    """What a list shows of them, for when they are many."""
+    found = (headline(EC, n, **LAST_WEEKS)[:2] for n in range(count))
+    return [
+        {"iuv": iuv, "payment_date_time": at, "receipt_id": f"r{iuv}", "notice_number": f"3{iuv}"} for iuv, at in found
+    ]
+
+
+def iuvs(receipts: list[dict[str, Any]]) -> list[str]:
+    return sorted(receipt["iuv"] for receipt in receipts)
+
+
+def generate(gpd: GpdSimulator, count: int, ec: str = EC, **more: Any) -> list[dict[str, Any]]:
+    gpd.load(generate={"org": ec, "count": count, **GENERATED, **more})
+    return made(count, ec, more.get("first", 0), more.get("version", "v2"))
+
+
+def fill(url: str, ec: str, receipts: list[dict[str, Any]]) -> None:
+    """Puts receipts into the database without the way through the station, for they are many."""
+    blank = {
+        column.name: "" for column in tables.receipt.columns if not column.nullable and column.type.python_type is str
+    }
+    engine = store.connect(url)
+    with engine.begin() as connection:
+        connection.execute(
+            tables.receipt.insert(),
+            [
+                blank
+                | {"id_pa": ec, "receipt_id": one["receipt_id"], "iuv": one["iuv"], "fiscal_code": ec}
+                | {"notice_number": one["notice_number"], "notice_ordinal": 0, "amount": 1, "version": 2, "resends": 0}
+                | {"received_at": datetime.now(UTC), "content_hash": b"", "raw": b"", "source": "push"}
+                for one in receipts
+            ],
+        )
+    engine.dispose()
+
+
+def until(condition: Callable[[], Any], what: str) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, f"never happened: {what}"
+        time.sleep(0.01)
+
+
+def promised(receipts: list[dict[str, Any]], first: date, last: date) -> int:
+    """List calls for receipts that are listed from `first` to `last`: what docs/reconciliation.md promises."""
+    calls = 0
+    for window in windows(first, last, 30):
+        low, high = f"{window.first}T00:00:00", f"{window.last}T23:59:59"
+        inside = sum(low <= receipt["payment_date_time"] <= high for receipt in receipts)
+        calls += max(1, -(-inside // 100))
+    return calls
+
+
+def first_window() -> tuple[date, date]:
+    """The days of an EC's first run: three months."""
+    month = TODAY.month - 3 + 12 * (TODAY.month <= 3)
+    year = TODAY.year - (TODAY.month <= 3)
+    for day in range(TODAY.day, 0, -1):
+        try:
+            start = date(year, month, day)
+            break
+        except ValueError:
+            continue
+    return padded(min(start, TODAY - timedelta(days=90)), TODAY, TODAY)
+
+
+# --- what is missing --------------------------------------------------------------------------------------------------
+
+
+def test_ten_thousand_of_which_137_are_missing(either):
+    """All that is missing is found, once, with as many requests as promised; the next run asks for nothing."""
+    either.gpd.load(generate={"org": EC, "count": 10_000, "version": "mixed", **GENERATED})
+    receipts = listed(10_000)
+    missing = receipts[::73]
+    assert len(missing) == 137
+    here = [receipt for number, receipt in enumerate(receipts) if number % 73]
+    fill(either.url, EC, here)
+
+    ran = either.json()
+    assert either.stored() == iuvs(receipts)
+    assert ran["complete"]
+    counts = {name: ran["total"][name] for name in ("listed", "here", "fetched", "not_yet", "waiting", "failed")}
+    assert counts == {"listed": 10_000, "here": 9_863, "fetched": 137, "not_yet": 0, "waiting": 0, "failed": 0}
+    stats = either.gpd.stats()
+    assert stats["by_endpoint"]["receipt"] == 137
+    assert stats["by_endpoint"]["list"] == promised(receipts, *first_window())
+    assert ran["total"]["requests"] == stats["calls"]
+
+    either.gpd.clear_stats()
+    again = either.json()
+    assert (again["total"]["fetched"], again["ecs"][0]["kind"]) == (0, "window")
+    first, last = padded(TODAY - timedelta(days=7), TODAY, TODAY)
+    assert either.gpd.stats()["by_endpoint"]["list"] == promised(receipts, first, last)
+    assert either.gpd.stats()["by_endpoint"]["receipt"] == 0
+    assert either.stored() == iuvs(receipts)
+
+
+def test_fetched_receipts_are_kept_as_they_came(either):
+    """What is fetched is a receipt like a pushed one, of either version: exact bytes, transfers, its source."""
+    receipts = generate(either.gpd, 20, version="mixed")
+    either.run()
+    rows = {row.iuv: row for row in either.rows("SELECT iuv, receipt_id, raw, source, version FROM receipt")}
+    assert {row.version for row in rows.values()} == {1, 2}
+    for receipt in receipts:
+        row = rows[receipt["iuv"]]
+        assert (bytes(row.raw), row.receipt_id, row.source) == (receipt["xml"], receipt["receipt_id"], "reconcile")
+    transfers = sum(len(receipt["fields"]["receipt"]["transferList"]["transfer"]) for receipt in receipts)
+    assert either.rows("SELECT count(*) AS n FROM transfer")[0].n == transfers
+
+
+def test_short_pages_in_between(job):
+    """Pages that are short or empty in the middle, and lists that are filtered after paging, hide nothing."""
+    job.gpd.settings(date_filter="after_paging")
+    receipts = generate(job.gpd, 450, hidden_range=[90, 210])
+    hidden = set(iuvs(receipts)[90:210])
+    job.run()
+    assert job.stored() == [iuv for iuv in iuvs(receipts) if iuv not in hidden]
+
+
+def test_rows_inserted_while_paging(job):
+    """Rows that come in while pages are read push no other out of sight, and are there after the next run at last."""
+    receipts = generate(job.gpd, 450)
+    job.gpd.insert_while_paging(5, org=EC, generate={"org": EC, "count": 200, "first": 450, **GENERATED})
+    ran = job.json()
+    assert set(iuvs(receipts)) <= set(job.stored())
+    assert ran["total"]["fetched"] == len(job.stored()) == job.gpd.stats()["by_endpoint"]["receipt"]
+    job.rows("UPDATE reconcile_ec SET swept_at = NULL")
+    job.run()
+    assert job.stored() == iuvs(made(650))
+
+
+def test_rows_removed_while_paging(job):
+    """A list that became shorter while it was read is read again: rows have moved to pages that were read before."""
+    receipts = sorted(generate(job.gpd, 201), key=lambda receipt: receipt["iuv"])
+    job.gpd.reset(settings={"rate_calls": 0})
+    paid_at = f"{ago(3)}T10:00:00"
+    job.gpd.load(receipts=[{"org": EC, "n": one["n"], "payment_date_time": paid_at} for one in receipts])
+    gone = receipts[0]["iuv"]
+    first, last = padded(date.fromisoformat(ago(5)), date.fromisoformat(ago(1)), TODAY)
+    assert len(list(windows(first, last, 30))) == 1
+    job.gpd.insert_while_paging(1, org=EC, remove=[gone])
+    ran = job.run("--from", ago(5), "--to", ago(1))
+    assert len(ran.events("list_shrank")) == 1
+    assert set(job.stored()) == {receipt["iuv"] for receipt in receipts[1:]} | set(job.stored()) & {gone}
+
+
+def test_edges_of_windows(job):
+    """Payments at the very edges of days and calls are found: with fractions, or in another zone."""
+    start, end = TODAY - timedelta(days=60), TODAY - timedelta(days=5)
+    border = next(windows(*padded(start, end, TODAY), 30)).last
+    before = start - timedelta(days=1)
+    edges = [
+        f"{border}T23:59:59.5", f"{border}T23:59:59.999999", f"{border}T00:00:00", f"{border}T23:59:59Z",
+        f"{border + timedelta(days=1)}T00:00:00", f"{start}T00:00:00", f"{before}T23:30:00Z", f"{end}T23:59:59.9",
+        f"{end}T23:59:00", f"{end + timedelta(days=1)}T00:30:00+02:00",
+    ]  # fmt: skip
+    job.gpd.load(receipts=[{"org": EC, "n": n, "payment_date_time": at} for n, at in enumerate(edges)])
+    ran = job.json("--from", str(start), "--to", str(end))
+    assert job.stored() == iuvs(made(len(edges)))
+    assert ran["total"]["listed"] == len(edges)
+
+
+# --- windows and watermarks -------------------------------------------------------------------------------------------
+
+
+def test_first_run_and_the_next(job):
+    """The first run covers three months and the wide sweep, the next ones the overlap behind the watermark."""
+    first = job.json()["ecs"][0]
+    start, end = first_window()
+    assert (first["window_from"], first["window_to"], first["kind"]) == (str(start), str(end), "sweep")
+    second = job.json()["ecs"][0]
+    assert (second["window_from"], second["kind"]) == (ago(8), "window")
+
+
+def test_configured_start(job):
+    """The first run can start where the configuration says, and the sweep goes back further."""
+    job.settings |= {"start": None, "sweep_days": 0}
+    job.more = ""
+    ran = job.json(STATION_GPD_START=ago(100))["ecs"][0]
+    assert ran["window_from"] == ago(101)
+
+
+def test_late_receipts(job):
+    """A receipt that shows up behind the watermark is found: within the overlap by the next run, else by the sweep."""
+    job.run()
+    near, far = (make_receipt(EC, n, payment_date_time=f"{ago(days)}T10:00:00") for n, days in ((1, 6), (2, 80)))
+    for receipt in (near, far):
+        part = {"iuv": receipt["iuv"], "payment_date_time": receipt["payment_date_time"], "n": receipt["n"]}
+        job.gpd.load(receipts=[{"org": EC, **part}])
+    job.run()
+    assert job.stored() == [near["iuv"]]
+    yesterday = str(datetime.now(UTC) - timedelta(hours=25))[:19]
+    job.rows("UPDATE reconcile_ec SET swept_at = :yesterday", yesterday=yesterday)
+    ran = job.json()
+    assert ran["ecs"][0]["kind"] == "sweep"
+    assert job.stored() == iuvs([near, far])
+    assert job.json()["ecs"][0]["kind"] == "window"
+
+
+def test_watermark_moves_for_a_whole_window_only(job):
+    """A run that could not read the last page leaves the watermark where it was; one over given days as well."""
+    generate(job.gpd, 300)
+    job.run("--from", ago(5))
+    assert job.rows("SELECT * FROM reconcile_ec") == []
+    job.gpd.fault(endpoint="list", page=1, status=500, name="broken")
+    ran = job.json(expect=1)
+    assert "500" in ran["ecs"][0]["error"]
+    assert job.rows("SELECT * FROM reconcile_ec") == []
+    job.gpd.clear_faults()
+    job.run()
+    [mark] = job.rows("SELECT * FROM reconcile_ec")
+    # The next one fails in the wide sweep: its own window was walked, the sweep was not.
+    job.rows("UPDATE reconcile_ec SET swept_at = NULL")
+    job.gpd.fault(endpoint="list", skip=1, status=500)
+    job.run(expect=1)
+    [after] = job.rows("SELECT * FROM reconcile_ec")
+    assert after.watermark > mark.watermark
+    assert after.swept_at is None
+
+
+# --- things go wrong --------------------------------------------------------------------------------------------------
+
+
+def test_killed_in_the_middle(either):
+    """A run that is killed keeps what it stored; the next one starts at once, says so, and nothing is twice."""
+    receipts = generate(either.gpd, 300)
+    either.gpd.settings(latency=0.01)
+    process = either.start()
+    until(lambda: either.gpd.stats()["by_endpoint"]["receipt"] >= 60, "60 receipts asked for")
+    process.kill()
+    process.communicate()
+    stored = either.stored()
+    assert 0 < len(stored) < 300
+    assert either.rows("SELECT * FROM reconcile_ec") == []
+    either.gpd.settings(latency=0.0)
+    # The server may need a moment to notice that the session, and with it the lock, is gone.
+    until(lambda: either.free(), "the lock is free")
+    either.run()
+    assert either.stored() == iuvs(receipts)
+    assert [row.outcome for row in either.ledger()] == ["aborted", "done"]
+
+
+def test_terminated_in_the_middle(either):
+    """SIGTERM ends a run after the receipts in hand, each stored and counted; the next run goes on."""
+    receipts = generate(either.gpd, 300)
+    either.gpd.settings(latency=0.01)
+    process = either.start("--json")
+    until(lambda: either.gpd.stats()["by_endpoint"]["receipt"] >= 60, "60 receipts asked for")
+    process.send_signal(signal.SIGTERM)
+    ran = json.loads(ended(process, 1).out)
+    assert ran["ecs"][0]["outcome"] == "stopped"
+    assert ran["total"]["fetched"] == len(either.stored()) < 300
+    assert ran["total"]["fetched"] == either.gpd.stats()["by_endpoint"]["receipt"]
+    [row] = either.ledger()
+    assert (row.outcome, row.fetched) == ("stopped", ran["total"]["fetched"])
+    either.gpd.settings(latency=0.0)
+    either.run()
+    assert either.stored() == iuvs(receipts)
+
+
+def test_api_down_for_half_of_the_run(either):
+    """An outage ends the run early and says so; what was fetched stays, and the next run finds the rest."""
+    receipts = generate(either.gpd, 200)
+    either.settings |= {"again_after": 0}
+    either.gpd.fault(name="outage", skip=60, status=503, style="html")
+    ran = either.json(expect=1)
+    assert ran["ecs"][0]["outcome"] == "failed"
+    assert "503" in ran["ecs"][0]["error"]
+    assert ran["total"]["requests"] < 60 + 30
+    assert 0 < len(either.stored()) < 200
+    assert either.rows("SELECT * FROM reconcile_ec") == []
+    either.gpd.clear_faults()
+    either.run()
+    assert either.stored() == iuvs(receipts)
+    assert either.items() == {}
+
+
+def test_some_receipts_always_fail(job):
+    """Receipts that end in a server error every time do not keep the others away."""
+    receipts = generate(job.gpd, 60)
+    broken = {receipt["iuv"] for receipt in receipts[::3]}
+    for iuv in broken:
+        job.gpd.fault(endpoint="receipt", iuv=iuv, status=500)
+    ran = job.json(expect=1)
+    assert ran["ecs"][0]["outcome"] == "done"
+    assert (ran["total"]["fetched"], ran["total"]["failed"]) == (40, 20)
+    assert set(job.stored()) == set(iuvs(receipts)) - broken
+    assert {item.reason for item in job.items().values()} == {"gpd_unavailable"}
+    assert set(job.items()) == broken
+
+
+def test_one_wrong_key_among_three(job):
+    """An EC whose key is wrong is asked for once and named; the others are walked."""
+    job.ecs = (EC, OTHER_EC, THIRD_EC)
+    for ec in job.ecs:
+        generate(job.gpd, 30, ec)
+    ran = job.run("--json", expect=1, STATION_EC_88888888888_GPD_KEY="wrong")
+    outcomes = {ec["id_pa"]: ec["outcome"] for ec in json.loads(ran.out)["ecs"]}
+    assert outcomes == {EC: "done", OTHER_EC: "failed", THIRD_EC: "done"}
+    assert [len(job.stored(ec)) for ec in job.ecs] == [30, 0, 30]
+    assert job.gpd.stats()["by_org"][OTHER_EC] == {"list": 1}
+    [failed] = ran.events("ec_failed")
+    assert failed["id_pa"] == OTHER_EC
+    assert "the key is wrong" in failed["error"]
+    assert "wrong" not in json.dumps(ran.events("reconcile_started"))
+    # With its key the EC is walked alone, and all are up to date.
+    job.run("--ec", OTHER_EC)
+    assert job.stored(OTHER_EC) == iuvs(made(30, OTHER_EC))
+
+
+@pytest.mark.parametrize("fault", [{"body": "<html>", "content_type": "text/html"}, {"huge": 20_000_000}])
+def test_nonsense_instead_of_a_list(job, fault):
+    """What is no list ends the EC's walk with an error that says what came."""
+    generate(job.gpd, 10)
+    job.gpd.fault(endpoint="list", **fault)
+    ran = job.json(expect=1)
+    assert ran["ecs"][0]["error"].startswith(("200 with content type text/html", "an answer larger than"))
+    assert job.ledger()[0].error == ran["ecs"][0]["error"]
+
+
+def test_unreadable_rows(job):
+    """A row that says nothing usable is counted as failed and hides no other."""
+    [receipt] = generate(job.gpd, 1)
+    good = {"iuv": receipt["iuv"], "organizationFiscalCode": EC, "paymentDateTime": receipt["payment_date_time"]}
+    page = {"currentPageNumber": 0, "length": 2, "totalPages": 1, "results": [{"iuv": None}, good]}
+    job.gpd.fault(endpoint="list", json=page)
+    ran = job.json("--from", ago(3), expect=1)
+    assert (ran["total"]["fetched"], ran["total"]["failed"]) == (1, 1)
+
+
+def test_rate_limited(job):
+    """Where the gateway refuses calls the run waits as it says, in any form, and finds everything."""
+    receipts = generate(job.gpd, 30)
+    job.settings |= {"retries": 10}
+    job.gpd.fault(name="limit", status=429, every=12, headers={"Retry-After": "0"})
+    job.gpd.fault(name="silent", status=429, every=17)
+    job.run()
+    assert job.stored() == iuvs(receipts)
+    assert job.gpd.stats()["rate_limited"] > 3
+
+
+# --- both ways at once ------------------------------------------------------------------------------------------------
+
+
+def push(url: str, receipt: dict[str, Any]) -> str:
+    request = urllib.request.Request(url, soap_envelope(receipt), {"Content-Type": "text/xml", "SOAPAction": ""})
+    with urllib.request.urlopen(request, timeout=30) as response:
+        return response.read().decode()
+
+
+def test_pushed_while_fetched(either, serve):
+    """A receipt that is pushed before, while or after it is fetched is one row, and every push is answered OK."""
+    receipts = generate(either.gpd, 40, version="mixed")
+    server = serve(either.url)
+    for receipt in receipts[:5]:
+        assert ">OK<" in push(server.url, receipt)
+    either.gpd.fault(endpoint="receipt", delay=0.03)
+    process = either.start("--json")
+    until(lambda: either.gpd.stats()["by_endpoint"]["receipt"] >= 1, "a receipt asked for")
+    answers: list[str] = []
+    pushers = [
+        threading.Thread(target=lambda part: answers.extend(push(server.url, one) for one in part), args=(part,))
+        for part in (receipts[::2], receipts[1::2])
+    ]
+    for pusher in pushers:
+        pusher.start()
+    for pusher in pushers:
+        pusher.join()
+    ran = json.loads(ended(process, 0).out)
+    for receipt in receipts:
+        answers.append(push(server.url, receipt))
+    assert len(answers) == 80
+    assert all("<outcome>OK</outcome>" in answer for answer in answers)
+    assert either.stored() == iuvs(receipts)
+    by_source = {row.source: row.n for row in either.rows("SELECT source, count(*) AS n FROM receipt GROUP BY source")}
+    assert by_source.get("reconcile", 0) == ran["total"]["fetched"]
+    assert sum(by_source.values()) == 40
+    assert either.rows("SELECT * FROM refused") == []
+
+
+def test_two_runs_at_once(either):
+    """The second run says that another is active and ends with 3, asking for nothing; looking is allowed."""
+    receipts = generate(either.gpd, 20)
+    name = either.gpd.fault(endpoint="list", delay=1, times=1)
+    first = either.start()
+    until(lambda: either.gpd.faults()[name] == 1, "the first run lists")
+    first.send_signal(signal.SIGSTOP)  # so that it takes as long as the others need
+    second = either.run(expect=3)
+    assert "Another `station reconcile` is running" in second.err
+    assert either.gpd.stats()["calls"] == 1
+    by_hand = either.json("--iuv", receipts[0]["iuv"])
+    assert by_hand["total"]["fetched"] == 1
+    status = either.json("--status", expect=1)
+    assert status["ecs"][0]["runs"][0]["outcome"] == "done"  # the one by hand came later
+    assert len(either.json("--dry-run")["missing"]) == 19
+    first.send_signal(signal.SIGCONT)
+    ended(first, 0)
+    assert either.stored() == iuvs(receipts)
+    either.run()
+
+
+# --- open items -------------------------------------------------------------------------------------------------------
+
+
+def test_not_there_yet(either):
+    """A receipt that is listed and not to be had yet is asked for again when it is due, later each time."""
+    [receipt] = made(1)
+    iuv = receipt["iuv"]
+    either.settings |= {"again_after": 3000}
+    either.gpd.load(receipts=[{"org": EC, "n": 0, **LAST_WEEKS, "unpaid": {"listed": True}}])
+    assert either.json()["total"]["not_yet"] == 1
+    pauses = []
+    for attempts in (1, 2, 3):
+        item = either.items()[iuv]
+        assert (item.attempts, item.reason, item.state) == (attempts, "not_yet", "open")
+        assert "422" in item.last_error
+        pauses.append(instant(item.next_attempt_at) - instant(item.last_at))
+        either.gpd.clear_stats()
+        ran = either.json("--from", ago(41))  # not due: listed, and left alone
+        assert (ran["total"]["waiting"], either.gpd.stats()["by_endpoint"]["receipt"]) == (1, 0)
+        either.make_due()
+        either.gpd.clear_stats()
+        # Asked for again though the window does not list it, and once though it does.
+        ran = either.json() if attempts % 2 else either.json("--from", ago(41))
+        assert (ran["total"]["not_yet"], either.gpd.stats()["by_endpoint"]["receipt"]) == (1, 1)
+    assert [round(pause.total_seconds()) for pause in pauses] == [3000, 6000, 12000]
+    either.gpd.pay(EC, iuv)
+    either.make_due()
+    assert either.json()["total"]["fetched"] == 1
+    assert either.stored() == [iuv]
+    assert either.items() == {}
+
+
+def instant(value: Any) -> datetime:
+    """A time as either database gives it."""
+    return value if isinstance(value, datetime) else datetime.fromisoformat(value)
+
+
+def test_given_up(job):
+    """After the configured days an item is not asked for any more and stays visible; by hand it can be fetched."""
+    [receipt] = made(1)
+    iuv = receipt["iuv"]
+    job.gpd.load(receipts=[{"org": EC, "n": 0, **LAST_WEEKS, "unpaid": {"listed": True}}])
+    job.run()
+    job.make_due()
+    job.rows("UPDATE reconcile_item SET first_at = '2020-01-01 00:00:00', last_at = '2020-01-01 00:00:00'")
+    assert len(job.run().events("receipt_given_up")) == 1
+    job.gpd.clear_stats()
+    job.rows("UPDATE reconcile_item SET next_attempt_at = '2020-01-01 00:00:00'")
+    assert job.json("--from", ago(41))["total"]["waiting"] == 1
+    assert job.gpd.stats()["by_endpoint"]["receipt"] == 0
+    assert "given_up" in job.run("--status").out
+    job.json("--iuv", iuv, expect=1)
+    job.gpd.pay(EC, iuv)
+    assert job.json("--iuv", iuv)["total"]["fetched"] == 1
+    assert job.items() == {}
+
+
+def test_item_arrives_by_push(job, serve):
+    """An open item whose receipt is pushed meanwhile is closed without a call."""
+    [receipt] = made(1)
+    job.gpd.load(receipts=[{"org": EC, "n": 0, **LAST_WEEKS, "unpaid": {"listed": True}}])
+    job.run()
+    assert ">OK<" in push(serve(job.url).url, receipt)
+    assert job.json("--status")["items"] == []
+    job.make_due()
+    job.gpd.clear_stats()
+    job.run()
+    assert job.items() == {}
+    assert job.gpd.stats()["by_endpoint"]["receipt"] == 0
+
+
+def test_documents_that_are_not_stored(either):
+    """What breaks the schema is kept as refused; what is another EC's, another IUV's or no receipt is an open item."""
+    receipts = made(5)
+    broken = (
+        receipts[0]["xml"].replace(b"<description>", b"<descriptions>").replace(b"</description>", b"</descriptions>")
+    )
+    broken = receipts[0]["xml"].replace(b"<outcome>OK</outcome>", b"")
+    documents = [
+        broken,
+        make_receipt(OTHER_EC, 1, iuv=receipts[1]["iuv"])["xml"],
+        make_receipt(EC, 9, **LAST_WEEKS)["xml"],
+        b"<PaSendRTV2Request><idPA>",
+        b"<?xml version='1.0'?><!DOCTYPE a [<!ENTITY b 'c'>]><html>&b;</html>",
+    ]
+    for n, document in enumerate(documents):
+        either.gpd.load(receipts=[{"org": EC, "n": n, **LAST_WEEKS, "xml": document.decode()}])
+    either.ecs = (EC, OTHER_EC)
+    ran = either.json("--ec", EC, expect=1)
+    assert (ran["total"]["failed"], ran["total"]["fetched"], ran["ecs"][0]["outcome"]) == (5, 0, "done")
+    assert either.stored() == either.stored(OTHER_EC) == []
+    [refused] = either.rows("SELECT id_pa, iuv, raw, source, fault_code, request_id FROM refused")
+    assert (refused.id_pa, refused.iuv, bytes(refused.raw)) == (EC, receipts[0]["iuv"], broken)
+    assert (refused.source, refused.fault_code) == ("reconcile", "PAA_SINTASSI_EXTRAXSD")
+    reasons = {iuv: item.reason for iuv, item in either.items().items()}
+    assert [reasons[receipt["iuv"]] for receipt in receipts] == [
+        "refused", "gpd_mismatch", "gpd_mismatch", "document_malformed", "document_malformed",
+    ]  # fmt: skip
+    ids = {call["request_id"] for call in either.gpd.log()}
+    assert {item.request_id for item in either.items().values()} <= ids
+    assert refused.request_id in ids
+    # They wait like anything else that is not there: another run on the same day asks for none of them.
+    either.gpd.clear_stats()
+    assert either.json("--from", ago(41), "--ec", EC)["total"]["waiting"] == 5
+    assert either.gpd.stats()["by_endpoint"]["receipt"] == 0
+
+
+# --- by hand, and looking ---------------------------------------------------------------------------------------------
+
+
+def test_dry_run(job):
+    """A dry run says what is missing, and fetches and writes nothing."""
+    receipts = generate(job.gpd, 30)
+    fill(job.url, EC, receipts[:10])
+    ran = job.run("--dry-run")
+    assert sorted(line.split("\t")[1] for line in ran.out.splitlines()) == iuvs(receipts[10:])
+    assert job.gpd.stats()["by_endpoint"]["receipt"] == 0
+    assert job.ledger() == job.rows("SELECT * FROM reconcile_ec") == list(job.items()) == []
+    as_json = job.json("--dry-run")
+    assert sorted(one["iuv"] for one in as_json["missing"]) == iuvs(receipts[10:])
+
+
+def test_by_hand(job):
+    """One receipt is fetched by hand, whatever the list says; what the API does not have is an error."""
+    [receipt] = made(1)
+    job.gpd.load(receipts=[{"org": EC, "n": 0, **LAST_WEEKS, "hidden": True}])
+    job.run("--iuv", receipt["iuv"])
+    assert job.stored() == [receipt["iuv"]]
+    assert job.json("--iuv", receipt["iuv"])["total"]["here"] == 1
+    assert job.json("--iuv", "01999999999999999", expect=1)["total"]["not_yet"] == 1
+    assert job.gpd.stats()["by_endpoint"] == {"list": 0, "receipt": 3, "positions": 0, "other": 0}
+    assert [row.kind for row in job.ledger()] == ["iuv"] * 3
+
+
+def test_cron_and_terminal(job):
+    """In cron there are log lines only, on standard error; on a terminal a table at the end."""
+    generate(job.gpd, 5)
+    ran = job.run()
+    assert ran.out == ""
+    assert all(json.loads(line) for line in ran.err.splitlines())
+    assert len(ran.events("receipt_fetched")) == 5
+    ours, theirs = pty.openpty()
+    process = job.start("--from", ago(41), terminal=theirs)
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            part = os.read(ours, 65536)
+        except OSError:  # what Linux says when the other end is closed
+            break
+        if not part:
+            break
+        shown += part
+    os.close(ours)
+    assert process.wait(60) == 0
+    [line] = [line.split() for line in shown.decode().splitlines() if line.startswith(f" {EC} ")]
+    assert line[:4] == [EC, "done", "5", "5"]
+
+
+def test_status(job):
+    """The status tells runs, open items, and which ECs are late, with an exit status for monitoring."""
+    job.ecs = (EC, OTHER_EC)
+    generate(job.gpd, 3)
+    job.gpd.load(receipts=[{"org": OTHER_EC, "n": 0, **LAST_WEEKS, "unpaid": {"listed": True}}])
+    before = job.json("--status", expect=1)
+    assert [(ec["id_pa"], ec["late"], ec["walked_at"]) for ec in before["ecs"]] == [
+        (EC, True, None),
+        (OTHER_EC, True, None),
+    ]
+    job.run()
+    status = job.json("--status")
+    assert [ec["late"] for ec in status["ecs"]] == [False, False]
+    assert status["ecs"][0]["runs"][0]["fetched"] == 3
+    assert [(item["id_pa"], item["reason"]) for item in status["items"]] == [(OTHER_EC, "not_yet")]
+    shown = job.run("--status").out
+    assert "not_yet" in shown
+    assert "LATE" not in shown
+    job.rows("UPDATE reconcile_ec SET walked_at = '2020-01-01 00:00:00' WHERE id_pa = :ec", ec=EC)
+    shown = job.run("--status", expect=1).out
+    assert shown.count("LATE") == 1
+
+
+def test_ledger_is_kept_for_its_time(job):
+    """Runs older than configured leave the ledger; their ECs' watermarks stay."""
+    job.run()
+    job.rows("UPDATE reconcile_run SET started_at = '2020-01-01 00:00:00'")
+    job.run()
+    assert len(job.ledger()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "message"),
+    [
+        (("--to", "2026-01-01"), {}, "--to needs --from"),
+        (("--from", "2026-02-01", "--to", "2026-01-01"), {}, "lies behind"),
+        (("--from", "01/02/2026"), {}, "yyyy-mm-dd"),
+        (("--iuv", "01", "--positions"), {}, "--iuv goes with"),
+        (("--iuv", "0 1"), {}, "1 to 35 characters"),
+        (("--ec", "99999999999"), {}, "not configured"),
+        ((), {"key": None}, "STATION_GPD_KEY"),
+        (("--positions",), {}, "STATION_GPD_POSITIONS_KEY"),
+        ((), {"rate": 0}, "gpd.rate"),
+        ((), {"window_days": 31}, "gpd.window_days"),
+        ((), {"ca_file": "no-such.pem"}, "gpd.ca_file"),
+    ],
+)
+def test_usage(job, arguments, settings, message):
+    """Wrong usage and wrong configuration end with 2 before anything is asked, and say what is wrong."""
+    job.settings |= settings
+    ran = job.run(*arguments, expect=2)
+    assert message in ran.err
+    assert job.gpd.stats()["calls"] == 0
+
+
+def test_ec_left_out(job):
+    """An EC can be left out of the runs."""
+    job.ecs = (EC,)
+    job.more = f'[[ec]]\nid = "{OTHER_EC}"\nreconcile = false\n'
+    assert [ec["id_pa"] for ec in job.json()["ecs"]] == [EC]
+    assert [ec["late"] for ec in job.json("--status")["ecs"]] == [False, False]
+
+
+# --- the second opinion -----------------------------------------------------------------------------------------------
+
+
+def test_positions(either):
+    """Paid positions name payments that nobody listed: fetched if they are to be had, else an open item with amount."""
+    either.settings |= {"positions_key": "core-key"}
+    either.gpd.load(generate={"org": EC, "count": 60, **GENERATED, "positions": True})
+    unlisted = make_receipt(EC, 100, **LAST_WEEKS)
+    nowhere = make_position(EC, 101, **LAST_WEEKS)["paymentOption"][0]
+    either.gpd.load(
+        receipts=[{"org": EC, "n": 100, **LAST_WEEKS, "hidden": True}],
+        positions=[
+            {"org": EC, "n": n, **LAST_WEEKS, "status": status} for n, status in ((100, "REPORTED"), (101, "PAID"))
+        ],
+    )
+    ran = either.json("--positions")
+    assert either.stored() == iuvs([*made(60), unlisted])
+    [item] = either.items().values()
+    assert (item.iuv, item.notice_number, item.reason) == (nowhere["iuv"], nowhere["nav"], "not_yet")
+    [shown] = either.json("--status")["items"]
+    assert shown["amount"] == f"{nowhere['amount'] / 100:.2f}"
+    assert ran["total"]["fetched"] == 61
+    # Again: nothing is asked for twice but the lists.
+    either.gpd.clear_stats()
+    either.run("--positions", "--from", ago(41))
+    assert either.gpd.stats()["by_endpoint"]["receipt"] == 0
+
+
+def test_positions_without_right(job):
+    """Where GPD-Core rejects the key the EC fails, after its receipts were walked."""
+    generate(job.gpd, 3)
+    ran = job.json("--positions", expect=1, STATION_GPD_POSITIONS_KEY="wrong")
+    assert ran["ecs"][0]["outcome"] == "failed"
+    assert job.stored() == iuvs(made(3))
+    assert len(job.rows("SELECT * FROM reconcile_ec")) == 1
