@@ -22,10 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol, Self, cast
 
-from station import log
 from station.errors import StationError
-
-_log = log.get(__name__)
 
 STDIN = "-"
 _MiB = 1024 * 1024
@@ -255,7 +252,6 @@ class _Source:
             yield Found(name, error=str(error))
         except Exception as error:
             # The libraries raise what they like for what is broken: RuntimeError, EOFError, struct.error, ...
-            _log.debug("archive_unreadable", exc_info=error)
             words = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
             yield Found(name, error=f"cannot be read to its end ({words})")
 

@@ -34,10 +34,7 @@ def purge_batch(connection: Connection, part: Part, *, before: datetime, at: dat
         connection.exec_driver_sql("PRAGMA secure_delete=ON")
     if part in (Part.RAW, Part.PERSONAL):
         return _purge_receipts(connection, part, before, at, limit)
-    found = _older(part, before)
-    if found is None:
-        return 0, False
-    table, old = found
+    table, old = _older(part, before)
     key = list(table.primary_key.columns)
     # The condition twice: what is changed by someone else while the row is waited for is looked at again.
     some = select(*key).where(old).limit(limit)
@@ -47,8 +44,7 @@ def purge_batch(connection: Connection, part: Part, *, before: datetime, at: dat
 
 def count_older(connection: Connection, part: Part, *, before: datetime) -> int:
     """How many rows `purge_batch` would purge until there are no more."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SET LOCAL statement_timeout = 0"))  # counting may take longer than a push may
+    allow_long(connection)  # counting may take longer than a push may
     if part in (Part.RAW, Part.PERSONAL):
         table = tables.receipt
         query = (
@@ -57,10 +53,8 @@ def count_older(connection: Connection, part: Part, *, before: datetime) -> int:
             .where(_not_yet(part), *_behind(connection, part, before, lock=False))
         )
         return int(connection.execute(query).scalar_one())
-    found = _older(part, before)
-    if found is None:
-        return 0
-    return int(connection.execute(select(func.count()).select_from(found[0]).where(found[1])).scalar_one())
+    table, old = _older(part, before)
+    return int(connection.execute(select(func.count()).select_from(table).where(old)).scalar_one())
 
 
 def open_refused(connection: Connection, *, before: datetime) -> int:
@@ -71,13 +65,12 @@ def open_refused(connection: Connection, *, before: datetime) -> int:
     return int(connection.execute(query).scalar_one())
 
 
-def _older(part: Part, before: datetime) -> tuple[Table, ColumnElement[bool]] | None:
-    """The table whose rows are deleted, and the condition that they are old; `None` where there is no such table."""
+def _older(part: Part, before: datetime) -> tuple[Table, ColumnElement[bool]]:
+    """The table whose rows are deleted, and the condition that they are old."""
     if part is Part.REFUSED:
         table = tables.refused
         return table, (table.c.state != RefusedState.OPEN) & (table.c.settled_at < before)
-    journal = tables.metadata.tables.get("journal")
-    return None if journal is None else (journal, journal.c.at < before)
+    return tables.journal, tables.journal.c.at < before
 
 
 def _purge_receipts(connection: Connection, part: Part, before: datetime, at: datetime, limit: int) -> tuple[int, bool]:
