@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import IO
 
 import pytest
 from hypothesis import settings as hypothesis_settings
@@ -86,11 +87,14 @@ def database_url(request: pytest.FixtureRequest) -> str:
 def run_station(database_url: str, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs one `station` command as a process on the test's database and returns what it printed."""
 
-    def run(*arguments: str, timeout: float = 60, **env: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: str, timeout: float = 60, stdin: IO[bytes] | None = None, **env: str
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [STATION, *arguments],
             env=environment(database_url, **env),
             cwd=tmp_path,
+            stdin=stdin,
             capture_output=True,
             text=True,
             timeout=timeout,
