@@ -28,8 +28,12 @@ T = TypeVar("T")
 
 _log = log.get(__name__)
 
-# A second try must end before the Nodo's 15 s do, so it starts only while this much of them is gone at most.
+# The Nodo waits 15 s. A commit has failed after so many of them, and another try starts only while this much of them is
+# gone at most: what it then waits for, a connection above all, has limits of its own that fit into the rest.
+_WITHIN_S = 8.0
 _RETRY_WITHIN_S = 5.0
+_FIRST_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 0.5
 
 
 class Result(StrEnum):
@@ -235,18 +239,20 @@ class Intake:
         return True
 
     def _commit(self, work: Callable[[store.Connection], T]) -> T:
-        """Runs `work` in a transaction of its own, once more where the database says that this helps.
+        """Runs `work` in a transaction of its own, and again where and while the database says that this helps.
 
-        The connection may be lost after the database committed and before it said so: the second try then finds the
+        The connection may be lost after the database committed and before it said so: the next try then finds the
         first one's row, which is why `work` must be idempotent.
         """
         begun = time.monotonic()
-        try:
-            with store.transaction(self.engine) as connection:
-                return work(connection)
-        except StoreError as error:
-            if not error.retry or time.monotonic() - begun > _RETRY_WITHIN_S:
-                raise
-            _log.warning("transaction_retried", reason=error.reason)
-        with store.transaction(self.engine) as connection:
-            return work(connection)
+        pause = _FIRST_PAUSE_S
+        while True:
+            try:
+                with store.transaction(self.engine, until=begun + _WITHIN_S) as connection:
+                    return work(connection)
+            except StoreError as error:
+                if not error.retry or time.monotonic() - begun > _RETRY_WITHIN_S:
+                    raise
+                _log.warning("transaction_retried", reason=error.reason)
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_S)

@@ -1,21 +1,28 @@
 """The engine, transactions, and SQLAlchemy's errors made ours. The same promises on PostgreSQL and SQLite."""
 
+import os
 import sqlite3
 import threading
+import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url, text
 
 from station.errors import ConfigError, StoreError, StoreRejectedError
+from station.store import postgres
 
 # The Nodo waits 15 s for an answer. Whatever the database does, ours must leave before: connect, wait for a lock and
-# run a statement each have their limit, and one retry fits in.
-CONNECT_TIMEOUT_S = 3
+# run a statement each have their limit, and a transaction that is given an end has one for all of them together.
 LOCK_TIMEOUT_MS = 3000
 STATEMENT_TIMEOUT_MS = 5000
 POOL_TIMEOUT_S = 3
+
+# A database that cannot be reached is tried again for so long: it restarts or fails over, and a receipt that is
+# answered 503 comes again an hour later. An outage that lasts is answered at once, while one caller at a time tries.
+BLIP_S = 4.0
 
 # Serialization failure, deadlock: the loser's transaction is gone and may succeed at once when tried again.
 _RETRY_SQLSTATES = ("40001", "40P01")
@@ -52,20 +59,31 @@ def connect(url: str, *, pool_size: int = 8) -> Engine:
         )
         event.listen(engine, "connect", _sqlite_pragmas)
         event.listen(engine, "begin", _sqlite_begin)
-        return engine
-    return create_engine(
-        parsed,
-        isolation_level="READ COMMITTED",  # whatever the server's default is: insert-first relies on it
-        connect_args={
-            "connect_timeout": CONNECT_TIMEOUT_S,
-            "application_name": "station",
-            "tcp_user_timeout": STATEMENT_TIMEOUT_MS,
-            "keepalives_idle": 30,
-            "options": f"-c lock_timeout={LOCK_TIMEOUT_MS} -c statement_timeout={STATEMENT_TIMEOUT_MS} "
-            f"-c idle_in_transaction_session_timeout={2 * STATEMENT_TIMEOUT_MS}",
-        },
-        **options,
-    )
+    else:
+        engine = create_engine(
+            parsed,
+            isolation_level="READ COMMITTED",  # whatever the server's default is: insert-first relies on it
+            connect_args={
+                "connect_timeout": postgres.CONNECT_TIMEOUT_S,
+                "application_name": "station",
+                "tcp_user_timeout": STATEMENT_TIMEOUT_MS,
+                "keepalives_idle": 30,
+                "options": f"-c lock_timeout={LOCK_TIMEOUT_MS} -c statement_timeout={STATEMENT_TIMEOUT_MS} "
+                f"-c idle_in_transaction_session_timeout={2 * STATEMENT_TIMEOUT_MS}",
+            },
+            **options,
+        )
+        event.listen(engine, "do_connect", postgres.connect)
+        event.listen(engine, "handle_error", _leave_a_standby)
+    # Connections are no two processes' at once: gunicorn forks its workers, with --preload after the first connection.
+    weak = weakref.ref(engine)
+    os.register_at_fork(after_in_child=lambda: _forget(weak()))
+    return engine
+
+
+def _forget(engine: Engine | None) -> None:
+    if engine is not None:
+        engine.dispose(close=False)
 
 
 def _sqlite_pragmas(connection: sqlite3.Connection, _record: object) -> None:
@@ -83,27 +101,107 @@ def _sqlite_begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN" if readonly else "BEGIN IMMEDIATE")
 
 
+def _leave_a_standby(context: Any) -> None:
+    # What was the primary is a standby now, and takes connections as before: only a new connection finds the new one.
+    if getattr(context.original_exception, "sqlstate", None) == "25006":
+        context.is_disconnect = True
+
+
 # SQLite has one writer. Threads of this process queue here, in order, instead of polling the file's lock.
 _sqlite_writer = threading.Lock()
 
 
+class _Reach:
+    """Whether a database can be reached, as this process last found."""
+
+    def __init__(self) -> None:
+        self.away_since: float | None = None
+        self.trying = threading.Lock()
+
+    @property
+    def outage(self) -> bool:
+        """Away for so long that nobody should wait for it."""
+        since = self.away_since
+        return since is not None and time.monotonic() - since > BLIP_S
+
+    def lost(self) -> None:
+        if self.away_since is None:
+            self.away_since = time.monotonic()
+
+
+_reach: weakref.WeakKeyDictionary[Engine, _Reach] = weakref.WeakKeyDictionary()
+
+
 @contextmanager
-def transaction(engine: Engine, *, readonly: bool = False) -> Iterator[Connection]:
+def transaction(engine: Engine, *, readonly: bool = False, until: float | None = None) -> Iterator[Connection]:
     """One transaction: commits at the end, rolls back on any error. Raises `StoreError` for what the database does.
 
-    Only the use cases open transactions; the functions of `store` never commit.
+    Only the use cases open transactions; the functions of `store` never commit. On PostgreSQL the transaction has
+    failed at `until` (of `time.monotonic()`), whatever the server does or does not; without it, each statement must
+    be answered in a time that ends after the server's own limit.
     """
-    writer_lock = _sqlite_writer if engine.dialect.name == "sqlite" and not readonly else None
-    if writer_lock is not None and not writer_lock.acquire(timeout=LOCK_TIMEOUT_MS / 1000):
+    reach = _reach.get(engine) or _reach.setdefault(engine, _Reach())
+    trying = reach.outage
+    if trying and not reach.trying.acquire(blocking=False):
+        raise StoreError("the database cannot be reached", reason="outage")
+    try:
+        with _writing(engine, readonly, until), _connected(engine, readonly, until) as connection:
+            reach.away_since = None
+            if trying:
+                reach.trying.release()
+                trying = False
+            with connection.begin():
+                yield connection
+    except exc.SQLAlchemyError as error:
+        mine = ours(error)
+        if unreachable(error):
+            reach.lost()
+            mine.retry = not reach.outage
+        raise mine from error
+    finally:
+        if trying:
+            reach.trying.release()
+
+
+@contextmanager
+def _writing(engine: Engine, readonly: bool, until: float | None) -> Iterator[None]:
+    """This process's turn to write to SQLite."""
+    if engine.dialect.name != "sqlite" or readonly:
+        yield
+        return
+    patience = LOCK_TIMEOUT_MS / 1000
+    if until is not None:
+        patience = max(0.0, min(patience, until - time.monotonic()))
+    if not _sqlite_writer.acquire(timeout=patience):
         raise StoreError("the database is locked", reason="writer queue full")
     try:
-        with engine.connect().execution_options(station_readonly=readonly) as connection, connection.begin():
-            yield connection
-    except exc.SQLAlchemyError as error:
-        raise ours(error) from error
+        yield
     finally:
-        if writer_lock is not None:
-            writer_lock.release()
+        _sqlite_writer.release()
+
+
+@contextmanager
+def _connected(engine: Engine, readonly: bool, until: float | None) -> Iterator[Connection]:
+    with engine.connect().execution_options(station_readonly=readonly) as connection:
+        postgres.limit(connection.connection.dbapi_connection, until)
+        yield connection
+
+
+def allow_long(connection: Connection, statement_timeout: str = "0") -> None:
+    """Lets this transaction's statements run for long; `0`: without end. For what nobody waits 15 s for."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text(f"SET LOCAL statement_timeout = '{statement_timeout}'"))
+        postgres.limit(connection.connection.dbapi_connection, None, silence=None)
+
+
+def unreachable(error: exc.SQLAlchemyError) -> bool:
+    """Whether no connection stands, or it was lost: the database is away, or its way is."""
+    if not isinstance(error, exc.DBAPIError):
+        return False
+    if error.connection_invalidated:
+        return True
+    # Whatever goes wrong while connecting comes without an SQLSTATE: refused, starting up, too many clients.
+    return isinstance(error.orig, postgres.OperationalError) and error.orig.sqlstate is None
 
 
 def ours(error: exc.SQLAlchemyError) -> StoreError:
@@ -114,8 +212,10 @@ def ours(error: exc.SQLAlchemyError) -> StoreError:
         return StoreRejectedError(reason=type(error).__name__)
     code = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "sqlite_errorname", None)
     reason = f"{type(error.orig).__name__}{f' {code}' if code else ''}"
-    if error.connection_invalidated:
-        return StoreError("the connection to the database was lost", reason=reason, retry=True)
+    if unreachable(error):
+        lost = error.connection_invalidated
+        message = "the connection to the database was lost" if lost else "the database cannot be reached"
+        return StoreError(message, reason=reason, retry=True)
     if isinstance(error, exc.OperationalError | exc.InterfaceError | exc.InternalError):
         return StoreError(reason=reason, retry=code in _RETRY_SQLSTATES)
     return StoreRejectedError(reason=reason)

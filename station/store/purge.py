@@ -9,9 +9,10 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, delete, func, literal, select, text, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Table, delete, func, literal, select, tuple_, update
 
 from station.store import tables
+from station.store.engine import allow_long
 from station.store.receipts import insert
 from station.store.refused import RefusedState
 

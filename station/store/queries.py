@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, FromClause, Row, Text, func, literal, select, text, union
+from sqlalchemy import Connection, FromClause, Row, Text, func, literal, select, union
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from station.store import search, tables
+from station.store.engine import allow_long
 from station.store.search import Filter
 
 # A list is for looking at, an export for everything but the raw document, which has a command of its own.
@@ -70,8 +71,7 @@ class Cursor:
 
 def be_patient(connection: Connection) -> None:
     """Lets this transaction's statements run for long: an operator can wait and interrupt, the Nodo cannot."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SET LOCAL statement_timeout = '30min'"))
+    allow_long(connection, "30min")
 
 
 def list_receipts(

@@ -8,7 +8,7 @@ from sqlalchemy import Engine, text
 
 from station.errors import SchemaBehindError
 from station.folder import folder
-from station.store.engine import transaction
+from station.store.engine import allow_long, transaction
 
 _MIGRATION_LOCK = 0x5741_7469  # any number that nobody else locks in this database
 
@@ -38,7 +38,7 @@ def migrate(engine: Engine) -> None:
     config = _config()
     with transaction(engine) as connection:
         if connection.dialect.name == "postgresql":
-            connection.execute(text("SET LOCAL statement_timeout = 0"))
+            allow_long(connection)
             connection.execute(text("SET LOCAL lock_timeout = '60s'"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
         config.attributes["connection"] = connection

@@ -1,0 +1,92 @@
+"""PostgreSQL's connections, with an end to every wait for the server.
+
+`statement_timeout` and `lock_timeout` are the server's: one that is stopped, or behind a network that swallows what is
+sent, never applies them. Then the client must give up by itself, or its thread waits for ever.
+"""
+
+import threading
+import time
+from collections.abc import Generator
+from typing import Any
+
+import psycopg
+from psycopg import OperationalError
+
+__all__ = ["CONNECT_TIMEOUT_S", "OperationalError", "connect", "limit"]
+
+CONNECT_TIMEOUT_S = 3  # for each host of the URL
+# For all of them together and for the names to be resolved, which nothing else limits.
+_CONNECT_ALL_S = 2 * CONNECT_TIMEOUT_S + 1.0
+# For one wait for the server, where nothing else is said: longer than the server's own limit, which is the better one.
+SILENCE_S = 8.0
+
+
+class _Connection(psycopg.Connection[Any]):
+    """psycopg's connection, which is closed where the server's answer takes too long."""
+
+    until: float | None = None
+    silence: float | None = SILENCE_S
+
+    def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
+        ends = [end for end in (self.until, self.silence and time.monotonic() + self.silence) if end is not None]
+        if ends:
+            gen = self._until(gen, min(ends))
+        return super().wait(gen, *args, **kwargs)
+
+    def _until(self, gen: Any, end: float) -> Generator[Any, Any, Any]:
+        """Passes on what `gen` waits for. psycopg wakes it up ten times a second."""
+        try:
+            wanted = next(gen)
+            while True:
+                if time.monotonic() >= end:
+                    self.pgconn.finish()
+                    raise OperationalError("the server did not answer in time")
+                wanted = gen.send((yield wanted))
+        except StopIteration as finished:
+            return finished.value
+
+
+def limit(connection: Any, until: float | None, *, silence: float | None = SILENCE_S) -> None:
+    """Sets until when (of `time.monotonic()`) a connection may be waited for at all, and for how long at once."""
+    if isinstance(connection, _Connection):
+        connection.until = until
+        connection.silence = silence
+
+
+class _Attempt:
+    """One attempt to connect, in a thread that can be left alone."""
+
+    def __init__(self, arguments: Any, named: Any) -> None:
+        self._lock = threading.Lock()
+        self._left = False
+        self._connection: _Connection | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(arguments, named), name="connect", daemon=True)
+
+    def _run(self, arguments: Any, named: Any) -> None:
+        connection = None
+        try:
+            connection = _Connection.connect(*arguments, **named)
+        except BaseException as error:
+            self._error = error
+        with self._lock:
+            if not self._left:
+                self._connection = connection
+            elif connection is not None:
+                connection.close()
+
+    def result(self) -> _Connection:
+        self._thread.start()
+        self._thread.join(_CONNECT_ALL_S)
+        with self._lock:
+            self._left = True
+            if self._connection is not None:
+                return self._connection
+        if self._error is not None:
+            raise self._error
+        raise OperationalError("no connection stood in time")
+
+
+def connect(_dialect: Any, _record: Any, arguments: Any, named: Any) -> _Connection:
+    """SQLAlchemy's door to the driver."""
+    return _Attempt(arguments, named).result()
