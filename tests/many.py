@@ -113,10 +113,7 @@ def rows(count: int) -> Iterator[tuple[str, Iterator[dict[str, Any]]]]:
     keys = [key(i) for i in range(count)]
     yield "receipt", (receipt(i) for i in range(count))
     yield "transfer", (keys[i] | one for i in range(count) for one in transfers(i))
-    yield (
-        "receipt_flag",
-        (keys[i] | {"flag": flag, "received_at": arrival(i)} for i in range(count) for flag in flags(i)),
-    )
+    yield "receipt_flag", (keys[i] | one for i in range(count) for one in flags(i))
     yield "receipt_route", (keys[i] | one for i in range(count) for one in routes(i))
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import click
 
 from station import __version__, config, log, store
-from station.errors import AnotherRunError, ConfigError, SchemaBehindError, StationError
+from station.errors import AnotherRunError, ConfigError, MissingExtraError, SchemaBehindError, StationError
 
-_STATUS = {ConfigError: 2, SchemaBehindError: 2, AnotherRunError: 3}
+_STATUS = {ConfigError: 2, MissingExtraError: 2, SchemaBehindError: 2, AnotherRunError: 3}
 
 
 @dataclass

@@ -1,34 +1,30 @@
-"""`station receipts list|show`."""
+"""`station receipts list|show|export|stamps`."""
 
-import json
-from dataclasses import replace
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import click
 from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
+from station import export as exports
+from station import stamps as digital_stamps
 from station import store
 from station.cli import Context, cli
-from station.receipt import Flag, Source
+from station.cli.search import Digits, Words, as_filter, filter_options, local
+from station.export import Format, as_json
+from station.log import printable
 
-
-def as_json(value: Any) -> str:
-    """One line of JSON: times in ISO 8601, amounts as text so that they stay exact, bytes in hex."""
-
-    def convert(one: Any) -> Any:
-        match one:
-            case datetime() | date():
-                return one.isoformat()
-            case Decimal():
-                return str(one)
-            case bytes():
-                return one.hex()
-        raise TypeError(type(one).__name__)
-
-    return json.dumps(value, ensure_ascii=False, default=convert)
+LISTED = (*store.LISTED, "flags")
 
 
 @cli.group()
@@ -37,98 +33,313 @@ def receipts() -> None:
 
 
 @receipts.command("list")
-@click.option("--ec", "id_pa", help="The EC the copy is for (idPA).")
-@click.option("--iuv", help="IUV (creditorReferenceId).")
-@click.option("--notice", "notice_number", help="Notice number, 18 digits.")
-@click.option("--receipt-id", help="receiptId, the payment token.")
-@click.option("--station", "id_station", help="A station it came by.")
-@click.option("--flag", type=click.Choice([flag.value for flag in Flag]), help="An oddity it was flagged with.")
-@click.option("--source", type=click.Choice([source.value for source in Source]), help="The door it came by.")
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="How many at most.")
-@click.option("--json", "json_lines", is_flag=True, help="One JSON object a line.")
+@filter_options
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="How many at most.")
+@click.option("--after", "cursor", metavar="CURSOR", help="The next page: the cursor that ended the last one.")
+@click.option("--json", "as_", flag_value="json", help="One JSON object a line; each has its `cursor`.")
+@click.option("--csv", "as_", flag_value="csv", help="CSV, safe to open in a spreadsheet.")
 @click.pass_obj
-def list_(context: Context, limit: int, json_lines: bool, **wanted: Any) -> None:
-    """List receipts, the latest arrival first.
+def list_(context: Context, /, limit: int, cursor: str | None, as_: str | None, **wanted: Any) -> None:
+    """List receipts, the latest first: by payment where you ask for payment dates, by arrival otherwise.
+
+    Days and times are Italian civil time unless they carry a zone; JSON and CSV have UTC.
 
     \b
     Example:
-      station receipts list --notice 301000000000000017
+      station receipts list --notice "3010 0000 0000 0000 17"
+      station receipts list --person RSSMRA80A01H501U --paid-from 2026-07-01 --paid-to 2026-07-31
       station receipts list --flag second_receipt --json
     """
-    condition = replace(store.Filter(), **wanted)
+    condition = as_filter(wanted)
+    after = _cursor(cursor, condition)
     with store.transaction(context.engine(), readonly=True) as connection:
-        rows = store.list_receipts(connection, condition, limit=limit)
+        store.be_patient(connection)
+        rows = store.list_receipts(connection, condition, after=after, limit=limit + 1)
+        more, rows = len(rows) > limit, rows[:limit]
         flags = store.flags_of(connection, [(row.id_pa, row.receipt_id) for row in rows])
-    shown = [{**row._mapping, "flags": flags.get((row.id_pa, row.receipt_id), [])} for row in rows]
-    if json_lines:
-        for one in shown:
-            click.echo(as_json(one))
-        return
+    shown = [row._asdict() | {"flags": flags.get((row.id_pa, row.receipt_id), [])} for row in rows]
+    cursors = [store.Cursor.of(condition.order, row).encode() for row in rows]
+    match as_:
+        case "json":
+            for one, its in zip(shown, cursors, strict=True):
+                click.echo(as_json(one | {"cursor": its}))
+        case "csv":
+            writer = exports.CsvWriter(sys.stdout.buffer, LISTED)
+            writer.write(shown)
+            writer.close()
+        case _ if shown:
+            _print_table(shown)
+    if not shown:
+        click.echo("no receipt fits" if after is None else "no more receipts", err=True)
+    elif more:
+        click.echo(f"more: --after {cursors[-1]}", err=True)
+
+
+def _cursor(word: str | None, wanted: store.Filter) -> store.Cursor | None:
+    if word is None:
+        return None
+    try:
+        cursor = store.Cursor.decode(word)
+    except ValueError:
+        raise click.UsageError("--after: this is no cursor that a list ended with") from None
+    if cursor.order != wanted.order:
+        raise click.UsageError("--after: this cursor is of a list in another order (with or without payment dates)")
+    return cursor
+
+
+def _print_table(shown: list[dict[str, Any]]) -> None:
     table = Table(box=None)
-    for title in ("received (UTC)", "EC", "notice number", "IUV", "receiptId", "euro", "resends", "flags"):
-        table.add_column(title, justify="right" if title in ("euro", "resends") else "left", overflow="fold")
+    for title in (
+        "received (Italy)",
+        "paid (Italy)",
+        "EC",
+        "notice number",
+        "IUV",
+        "receiptId",
+        "euro",
+        "PSP",
+        "flags",
+    ):
+        table.add_column(title, justify="right" if title == "euro" else "left", overflow="fold")
     for one in shown:
-        table.add_row(
-            f"{one['received_at']:%Y-%m-%d %H:%M:%S}",
+        cells = (
+            local(one["received_at"]),
+            local(one["payment_date_time"]),
             one["id_pa"],
             one["notice_number"],
             one["iuv"],
             one["receipt_id"],
             str(one["amount"]),
-            str(one["resends"]),
+            one["id_psp"],
             ", ".join(one["flags"]),
         )
+        # As Text: what comes from outside may look like rich's markup, or hold what a terminal obeys.
+        table.add_row(*(Text(printable(cell)) for cell in cells))
     console = Console()
     if not console.is_terminal:
         console.width = 250
     console.print(table)
-    if not shown:
-        click.echo("no receipt fits", err=True)
 
 
 @receipts.command()
-@click.argument("receipt_id")
-@click.option("--ec", "id_pa", help="The EC the copy is for (idPA), where several ECs have a copy.")
+@click.argument("receipt_id", required=False, type=Words())
+@click.option("--notice", "notice_number", type=Digits(), help="By notice number instead of receiptId.")
+@click.option("--iuv", type=Words(), help="By IUV instead of receiptId.")
+@click.option("--ec", "id_pa", type=Words(), help="The EC the copy is for (idPA), where several ECs have a copy.")
 @click.option("--xml", is_flag=True, help="The exact bytes that were received, and nothing else.")
 @click.option("--json", "as_line", is_flag=True, help="One JSON object.")
 @click.pass_obj
-def show(context: Context, receipt_id: str, id_pa: str | None, xml: bool, as_line: bool) -> None:
+def show(context: Context, /, xml: bool, as_line: bool, **by: str | None) -> None:
     """Show one receipt with everything that is known of it.
 
     \b
     Example:
       station receipts show 64d17c29a7a84ae68f3d1e8f3e2b4c55
+      station receipts show --notice 301000000000000017
       station receipts show 64d17c29a7a84ae68f3d1e8f3e2b4c55 --xml > receipt.xml
     """
+    if not any(by[name] for name in ("receipt_id", "notice_number", "iuv")):
+        raise click.UsageError("which receipt? Give its receiptId, --notice or --iuv")
     with store.transaction(context.engine(), readonly=True) as connection:
-        copies = store.list_receipts(connection, store.Filter(id_pa=id_pa, receipt_id=receipt_id))
-        if not copies:
-            whose = f" for EC {id_pa}" if id_pa else ""
-            raise click.ClickException(f"no receipt with receiptId {receipt_id}{whose}")
-        if len(copies) > 1:
-            raise click.UsageError(f"several ECs have a copy: add --ec {' or --ec '.join(row.id_pa for row in copies)}")
-        found = store.find(connection, copies[0].id_pa, receipt_id)
-    if found is None:  # purged between the two queries
-        raise click.ClickException(f"no receipt with receiptId {receipt_id}")
+        fitting = store.list_receipts(connection, store.Filter(**by), limit=20)  # type: ignore[arg-type]  # text all
+        if len(fitting) > 1:
+            lines = [f"  {row.receipt_id} --ec {row.id_pa}  (arrived {local(row.received_at)})" for row in fitting]
+            raise click.UsageError("\n".join(["several receipts fit, show one of these:", *map(printable, lines)]))
+        found = store.find(connection, fitting[0].id_pa, fitting[0].receipt_id) if fitting else None
+    if found is None:
+        raise click.ClickException("no such receipt is stored (was it refused? See `station refused list`)")
     raw = found.pop("raw")
     if xml:
-        click.get_binary_stream("stdout").write(raw)
-        return
-    if as_line:
+        if not raw:
+            raise click.ClickException(f"the document was purged at {local(found['raw_purged_at'])}")
+        sys.stdout.buffer.write(raw)
+        sys.stdout.buffer.flush()
+    elif as_line:
         click.echo(as_json(found))
-        return
-    for name, value in found.items():
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            for number, part in enumerate(value, start=1):
-                click.echo(f"{name} {number}")
-                for key, inner in part.items():
-                    _line(key, inner, indent="    ")
-        else:
-            _line(name, value)
+    else:
+        for line in _described(found, len(raw)):
+            click.echo(line)
 
 
-def _line(name: str, value: Any, indent: str = "") -> None:
-    if value is None or value == []:
+# What `show` prints, in groups; whatever is not named here follows at the end, so that nothing is left out.
+_GROUPS = {
+    "receipt": (
+        "receipt_id", "id_pa", "notice_number", "iuv", "fiscal_code", "company_name", "office_name", "description",
+        "outcome", "amount", "fee", "primary_ci_incurred_fee", "flags",
+    ),
+    "payment": (
+        "payment_date_time", "application_date", "transfer_date", "payment_method", "payment_note", "id_psp",
+        "psp_company_name", "psp_fiscal_code", "psp_partita_iva", "id_channel", "channel_description",
+    ),
+    "people": ("debtor_type", "debtor_id", "debtor_name", "payer_type", "payer_id", "payer_name"),
+    "arrival": ("received_at", "source", "id_broker_pa", "id_station", "resends", "last_resend_at"),
+}  # fmt: skip
+
+
+def _described(found: dict[str, Any], size: int) -> Iterator[str]:
+    lists = {name: found.pop(name) for name in ("transfers", "routes")}
+    groups = {title: {name: found.pop(name) for name in names} for title, names in _GROUPS.items()}
+    for number, transfer in enumerate(lists["transfers"], start=1):
+        groups[f"transfer {number}"] = {name: value for name, value in transfer.items() if name != "position"}
+    for number, route in enumerate(lists["routes"], start=1):
+        groups[f"came again by another way {number}"] = route
+    groups["document"] = found | {"bytes": size}
+    for title, fields in groups.items():
+        yield title
+        for name, value in fields.items():
+            if value is not None and value != []:
+                yield f"    {name:<24} {_readable(value)}"
+
+
+def _readable(value: Any) -> str:
+    match value:
+        case datetime():
+            return f"{local(value)} (Italy)"
+        case date() | Decimal():
+            return str(value)
+        case bool():
+            return "yes" if value else "no"
+        case bytes():
+            return value.hex()
+        case list():
+            return printable(", ".join(one if isinstance(one, str) else " = ".join(one) for one in value))
+    return printable(str(value))
+
+
+@receipts.command()
+@filter_options
+@click.option("--format", "format_", type=click.Choice([one.value for one in Format]),
+              help="Default: what the file's name ends with, otherwise csv.")  # fmt: skip
+@click.option("--italian", is_flag=True, help="CSV with semicolons and decimal commas, as an Italian Excel reads it.")
+@click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
+@click.pass_obj
+def export(context: Context, /, file: Path, format_: str | None, italian: bool, overwrite: bool, **wanted: Any) -> None:
+    """Write all receipts that fit to FILE (- for standard output), the oldest first, with everything but the XML.
+
+    The file takes its name when it is complete, and only its owner may read it. The columns are described in
+    docs/receipts.md.
+
+    \b
+    Example:
+      station receipts export july.csv --ec 77777777777 --paid-from 2026-07-01 --paid-to 2026-07-31
+      station receipts export --format jsonl - --received-from 2026-07-01 | gzip > july.jsonl.gz
+      station receipts export everything.parquet
+    """
+    condition = as_filter(wanted)
+    suffix = file.suffix.lower().removeprefix(".")
+    chosen = Format(format_ or (suffix if suffix in set(Format) else Format.CSV))
+    if italian and chosen is not Format.CSV:
+        raise click.UsageError("--italian is for CSV")
+    engine = context.engine()
+    with _target(file, chosen, overwrite) as sink:
+        writer: exports.CsvWriter | exports.JsonWriter | exports.ParquetWriter
+        match chosen:
+            case Format.CSV:
+                writer = exports.CsvWriter(sink, italian=italian)
+            case Format.JSONL:
+                writer = exports.JsonWriter(sink)
+            case Format.PARQUET:
+                writer = exports.ParquetWriter(sink)
+        count = 0
+        with _progress(lambda: exports.last(engine, condition)) as advance:
+            for batch in exports.batches(engine, condition):
+                writer.write(batch)
+                count += len(batch)
+                advance(batch[0][condition.order], batch[-1][condition.order], count)
+        writer.close()
+    click.echo(f"{count} receipts" + ("" if str(file) == "-" else f" written to {file}"), err=True)
+
+
+@contextmanager
+def _target(file: Path, chosen: Format, overwrite: bool) -> Iterator[IO[bytes]]:
+    if str(file) == "-":
+        if chosen is Format.PARQUET and sys.stdout.isatty():
+            raise click.UsageError("Parquet is nothing for a terminal: give a file")
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
         return
-    text = as_json(value) if isinstance(value, list | dict) else as_json(value).strip('"')
-    click.echo(f"{indent}{name:<{26 - len(indent)}} {text}")
+    if file.is_file() and not overwrite:
+        raise click.UsageError(f"{file} is there already: add --overwrite to replace it")
+    if not file.parent.is_dir():
+        raise click.UsageError(f"{file.parent} is no folder")
+    try:
+        with _interruptible(), exports.whole_file(file) as sink:
+            yield sink
+    except OSError as error:
+        raise click.ClickException(f"{file} cannot be written: {error.strerror}") from None
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM ends the command as Ctrl-C does, so that it can take its unfinished file away."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _progress(last: Callable[[], datetime | None]) -> Iterator[Callable[[datetime, datetime, int], None]]:
+    """A bar on a terminal, by the receipts' times: to count them first would take as long as a part of the export."""
+    console = Console(stderr=True)
+    end = last() if console.is_terminal else None
+    if end is None:
+        yield lambda *_: None
+        return
+    columns = (SpinnerColumn(), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[count]:,} receipts"))
+    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+        task = progress.add_task("", total=1.0, count=0)
+        start: list[datetime] = []
+
+        def advance(first: datetime, reached: datetime, count: int) -> None:
+            start.append(first)
+            span = (end - start[0]).total_seconds()
+            done = (reached - start[0]).total_seconds() / span if span > 0 else 1.0
+            progress.update(task, completed=min(done, 1.0), count=count)
+
+        yield advance
+        progress.update(task, completed=1.0)
+
+
+@receipts.command()
+@filter_options
+@click.option("--manifest", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True,
+              help="What the list of the stamps is written as.")  # fmt: skip
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.pass_obj
+def stamps(context: Context, /, folder: Path, manifest: str, **wanted: Any) -> None:
+    """Write the digital stamps (marca da bollo digitale) of receipts to files in FOLDER, with a manifest.
+
+    Each file holds the stamp as it came; manifest.csv or manifest.jsonl says which receipt it belongs to, with its
+    SHA-256. Files that are there stay, the manifest lists those of this run. Exits 1 where one could not be written.
+
+    \b
+    Example:
+      station receipts stamps stamps/ --ec 77777777777 --paid-from 2026-07-01 --paid-to 2026-07-31
+    """
+    condition = as_filter(wanted)
+    engine = context.engine()
+    count, failed = 0, 0
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _interruptible(), exports.whole_file(folder / f"manifest.{manifest}") as sink:
+            writer = exports.CsvWriter(sink, digital_stamps.COLUMNS) if manifest == "csv" else exports.JsonWriter(sink)
+            for one in digital_stamps.extract(engine, condition, folder):
+                if isinstance(one, digital_stamps.Stamp):
+                    writer.write([asdict(one)])
+                    count += 1
+                else:
+                    click.echo(f"station: {printable(str(one))}", err=True)
+                    failed += 1
+            writer.close()
+    except OSError as error:
+        raise click.ClickException(f"{folder} cannot be written: {error.strerror}") from None
+    click.echo(f"{count} stamps in {folder}" + (f", {failed} receipts failed" if failed else ""), err=True)
+    if failed:
+        raise click.exceptions.Exit(1)

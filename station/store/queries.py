@@ -157,4 +157,4 @@ def _as_table(connection: Connection, keys: Sequence[tuple[str, str]]) -> FromCl
 
 
 def _without_key(row: Any) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name not in ("id_pa", "receipt_id")}
+    return {name: value for name, value in row.items() if name not in ("id_pa", "receipt_id", "received_at")}

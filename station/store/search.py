@@ -179,14 +179,21 @@ def _persons(wanted: Filter) -> Iterator[tuple[Condition, ...]]:
 
     given: list[list[tuple[Condition, ...]]] = []
     if wanted.debtor_id is not None:
-        given.append([(debtor(wanted.debtor_id),)])
+        given.append([(debtor(id_),) for id_ in _as_written(wanted.debtor_id)])
     if wanted.payer_id is not None:
-        himself = Condition(receipt.payer_id == wanted.payer_id, indexed=False)
-        given.append([(debtor(wanted.payer_id), himself), (payer(wanted.payer_id),)])
+        given.append([])
+        for id_ in _as_written(wanted.payer_id):
+            himself = Condition(receipt.payer_id == id_, indexed=False)
+            given[-1] += [(debtor(id_), himself), (payer(id_),)]
     if wanted.person_id is not None:
-        given.append([(debtor(wanted.person_id),), (payer(wanted.person_id),)])
+        given.append([(one(id_),) for id_ in _as_written(wanted.person_id) for one in (debtor, payer)])
     for choices in product(*given):
         yield tuple(condition for choice in choices for condition in choice)
+
+
+def _as_written(id_: str) -> list[str]:
+    """A fiscal code as it was given and in capitals: people type it in small letters."""
+    return list(dict.fromkeys((id_, id_.upper())))
 
 
 def _routes(connection: Connection, wanted: Filter) -> Iterator[tuple[Condition, ...]]:
