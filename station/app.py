@@ -7,15 +7,17 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from hashlib import sha256
 from io import BytesIO
 from typing import Any, NamedTuple
 
 from lxml import etree
 
-from station import config, log, soap, store
-from station.errors import StoreError
+from station import config, log, soap, store, trust
+from station.errors import StoreError, UntrustedError
 from station.folder import folder
+from station.health import Health, is_health_door
 from station.intake import Intake
 
 _log = log.get("station")
@@ -38,6 +40,10 @@ class _Answer(NamedTuple):
     headers: tuple[tuple[str, str], ...] = ()
 
 
+# The reason is for the log: whoever may not send has no right to learn who may.
+_NOT_ALLOWED = _Answer("403 Forbidden", "You may not send here.")
+
+
 class _RejectedError(Exception):
     """The HTTP request goes no further."""
 
@@ -53,6 +59,7 @@ class Station:
         self.settings = settings
         self.engine = engine
         self._soap = soap.create_soap_app(Intake(engine, settings))
+        self._health = Health(engine)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """One request. Whatever happens, an answer leaves that holds no stack trace, SQL or path."""
@@ -62,6 +69,7 @@ class Station:
         environ[soap.NOTES] = notes
         environ[soap.REQUEST_ID] = request_id
         environ[soap.PEER] = environ.get("REMOTE_ADDR") or None
+        environ[soap.PEER_SUBJECT] = None
         status = "500"
 
         def start(line: str, headers: list[tuple[str, str]], *args: Any) -> Any:
@@ -74,6 +82,9 @@ class Station:
         except _RejectedError as rejected:
             notes.update(result="rejected", reason=rejected.answer.text)
             return _send(start, rejected.answer)
+        except UntrustedError as error:
+            notes.update(result="rejected", reason=str(error), peer=environ.get("REMOTE_ADDR") or "unix")
+            return _send(start, _NOT_ALLOWED)
         except Exception as error:
             _log.error("unexpected_error", request_id=request_id, exc_info=error)
             notes.update(result="unexpected_error")
@@ -82,7 +93,8 @@ class Station:
             start("500 Internal Server Error", headers)
             return [body]
         finally:
-            _log.info(
+            line = _log.debug if notes.get("result") == "health" else _log.info
+            line(
                 "request_answered",
                 request_id=request_id,
                 method=environ["REQUEST_METHOD"],
@@ -92,6 +104,11 @@ class Station:
             )
 
     def _answer(self, environ: Environ, start: StartResponse) -> Iterable[bytes]:
+        connection = environ.get("gunicorn.socket")
+        if is_health_door(self.settings, connection.getsockname() if connection else None):
+            environ[soap.NOTES].update(result="health")
+            return _send(start, _Answer(*self._health.answer(environ.get("PATH_INFO", ""))))
+        self._admit(environ, connection)
         if environ.get("PATH_INFO", "").rstrip("/") != self.settings.server.path.rstrip("/"):
             raise _RejectedError("404 Not Found", "Nothing is here.")
         match environ["REQUEST_METHOD"]:
@@ -111,8 +128,28 @@ class Station:
             "405 Method Not Allowed", "The endpoint takes POST (and GET ?wsdl).", ("Allow", "GET, POST")
         )
 
+    def _admit(self, environ: Environ, connection: Any) -> None:
+        """Raises `UntrustedError` unless the sender may send; notes who it is for the log and the journal."""
+
+        def header(name: str) -> str:
+            return str(environ.get(f"HTTP_{name.upper().replace('-', '_')}", ""))
+
+        get_certificate = getattr(connection, "getpeercert", None)  # a plain socket has none
+        sender = trust.admit(
+            self.settings.trust,
+            environ.get("REMOTE_ADDR", ""),
+            header,
+            get_certificate(True) if get_certificate else None,
+        )
+        environ[soap.PEER] = sender.address
+        environ[soap.PEER_SUBJECT] = sender.subject
+        if sender.subject is not None:
+            environ[soap.NOTES].update(certificate=sender.subject)
+
     def _contract_document(self, environ: Environ) -> bytes | None:
         """`?wsdl` and the schemas it imports, with this station's address in them."""
+        if not self.settings.server.wsdl:
+            return None
         query = environ.get("QUERY_STRING", "")
         base = self.settings.server.public_url or _own_url(environ, self.settings.server.path)
         if query.lower() == "wsdl":
@@ -161,7 +198,7 @@ def _read_body(environ: Environ, limit: int) -> bytes:
         raise _too_large(limit)
     parts = []
     size = 0
-    while part := stream.read(min(65536, limit + 1 - size)):
+    while part := _read(stream, min(65536, limit + 1 - size)):
         parts.append(part)
         size += len(part)
         if size > limit:
@@ -173,14 +210,24 @@ def _read_body(environ: Environ, limit: int) -> bytes:
     return b"".join(parts)
 
 
+def _read(stream: Any, size: int) -> bytes:
+    """A part of the body. The server decodes chunks while they are read: broken ones are the sender's error."""
+    try:
+        return bytes(stream.read(size))
+    except Exception as error:
+        _log.info("body_unreadable", reason=type(error).__name__)
+        raise _RejectedError("400 Bad Request", "The body cannot be read.") from None
+
+
 def _too_large(limit: int) -> _RejectedError:
     return _RejectedError("413 Content Too Large", f"The body is larger than {limit} bytes.")
 
 
 def _drain(stream: Any) -> None:
     left = _DRAIN
-    while left > 0 and (part := stream.read(min(65536, left))):
-        left -= len(part)
+    with suppress(_RejectedError):  # the answer is that it is too large, whatever else is wrong with it
+        while left > 0 and (part := _read(stream, min(65536, left))):
+            left -= len(part)
 
 
 def _send(start: StartResponse, answer: _Answer) -> list[bytes]:

@@ -18,7 +18,9 @@ STATION = Path(sys.executable).parent / "station"
 def environment(database_url: str, **over: str) -> dict[str, str]:
     """An environment for the station's processes that holds nothing of this one's configuration."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("STATION_", "GUNICORN_"))}
-    return kept | {"STATION_DATABASE_URL": database_url, "STATION_LOG_FORMAT": "json"} | over
+    # The health door's port is one for the whole machine: tests that ask for it choose one of their own.
+    ours = {"STATION_DATABASE_URL": database_url, "STATION_LOG_FORMAT": "json", "STATION_SERVER_HEALTH_LISTEN": ""}
+    return kept | ours | over
 
 
 def migrate(database_url: str) -> None:

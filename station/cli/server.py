@@ -1,50 +1,12 @@
 """`station serve`, `station migrate`, `station check`."""
 
 import os
-import sys
-from typing import Any
 
 import click
-from gunicorn.app.wsgiapp import WSGIApplication
 
-from station import config, store
+from station import config, server, store
 from station.cli import Context, cli
 from station.errors import SchemaBehindError, StoreError
-
-_GRACE_S = 30
-
-
-class _Gunicorn(WSGIApplication):  # type: ignore[misc]  # gunicorn has no types
-    """gunicorn with the station's defaults; its own command line and GUNICORN_CMD_ARGS override each of them."""
-
-    def __init__(self, defaults: dict[str, Any], arguments: list[str]) -> None:
-        self._defaults = defaults
-        # gunicorn reads its options from sys.argv and has no other door.
-        sys.argv = ["station serve", *arguments, "station.wsgi"]
-        super().__init__("%(prog)s [GUNICORN OPTIONS]")
-
-    def init(self, parser: Any, opts: Any, args: list[str]) -> dict[str, Any]:
-        super().init(parser, opts, args)
-        return self._defaults
-
-
-def _defaults(settings: config.Settings) -> dict[str, Any]:
-    """gunicorn's settings that follow from the configuration."""
-    server = settings.server
-    sqlite = store.parse_url(settings.database.url.get_secret_value()).get_backend_name() == "sqlite"
-    return {
-        "bind": server.listen,
-        # SQLite has one writer: threads of one process queue for it in order, processes would poll the file's lock.
-        "workers": server.workers or (1 if sqlite else os.cpu_count() or 1),
-        "worker_class": "gthread",  # the Nodo's forwarder keeps connections open, which would each hold a sync worker
-        "threads": server.threads,
-        "keepalive": 75,  # longer than the idle time of common proxies, so that they close first
-        "timeout": 60,
-        "graceful_timeout": _GRACE_S,
-        "logger_class": "station.log.GunicornLogger",
-        "control_socket_disable": True,
-        "proc_name": "station",
-    }
 
 
 @cli.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
@@ -60,15 +22,10 @@ def serve(context: Context, gunicorn_options: tuple[str, ...]) -> None:
       station serve
       station serve --workers 4 --bind 0.0.0.0:8080
     """
-    settings = context.settings
+    context.settings  # noqa: B018  (sets up the log)
     if context.file is not None:
         os.environ["STATION_CONFIG"] = str(context.file.absolute())  # the workers read it again
-    try:
-        context.engine()
-    except StoreError as error:
-        # The database may come later than the station: the workers answer 503 until it does.
-        click.echo(f"station: {error} ({error.reason})", err=True)
-    _Gunicorn(_defaults(settings), list(gunicorn_options)).run()
+    server.run(lambda: config.load(context.file), list(gunicorn_options))
 
 
 @cli.command()
@@ -113,8 +70,8 @@ def check(context: Context) -> None:
 def _configured(settings: config.Settings) -> list[str]:
     url = store.parse_url(settings.database.url.get_secret_value()).render_as_string(hide_password=True)
     lines = [f"database.url = {url}", f"database.pool_size = {settings.database.pool_size or settings.server.threads}"]
-    for section in ("server", "rules", "log", "gpd"):
-        lines += [f"{section}.{name} = {value}" for name, value in getattr(settings, section)]
+    for section in ("server", "tls", "trust", "rules", "log", "gpd"):
+        lines += [f"{section}.{name} = {_shown(value)}" for name, value in getattr(settings, section)]
     lines += [
         f"broker {broker.id}: stations {', '.join(broker.stations) or 'none'}{_keys(broker)}"
         for broker in settings.broker
@@ -124,6 +81,10 @@ def _configured(settings: config.Settings) -> list[str]:
         for ec in settings.ec
     ]
     return lines
+
+
+def _shown(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _keys(entry: config.Broker | config.Ec) -> str:
@@ -140,6 +101,9 @@ def _problems(context: Context) -> tuple[list[str], list[str]]:
         wrong.append(f"database: {error} ({error.reason})")
     except SchemaBehindError as error:
         wrong.append(str(error))
+    trusted, open_to = server.problems(settings)
+    wrong += trusted
+    odd += open_to
     if settings.open_registry:
         odd.append("no [[broker]] and no [[ec]]: receipts for every idPA are accepted")
     elif not settings.ec:

@@ -1,0 +1,205 @@
+"""gunicorn as the station runs it: its settings from ours, what it may listen on, and a reload that nothing can spoil.
+
+What a worker does is in `worker`.
+"""
+
+import os
+import socket
+import ssl
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gunicorn.app.base import BaseApplication
+from gunicorn.app.wsgiapp import WSGIApplication
+from gunicorn.arbiter import Arbiter
+from gunicorn.util import parse_address
+
+from station import log, store, tls, trust
+from station.config import Settings
+from station.errors import ConfigError, StationError, StoreError
+
+_log = log.get(__name__)
+
+_GRACE_S = 30
+
+
+class _Arbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
+    """Reloads (SIGHUP) only what can be loaded: a worker that cannot start would end the whole server."""
+
+    def reload(self) -> None:
+        """Starts new workers with the configuration as it is now, and lets the old ones finish."""
+        try:
+            self.app.examine()
+        except StationError as error:
+            _log.error("reload_refused", reason=str(error))
+            return
+        super().reload()
+
+
+class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
+    def run(self) -> None:
+        _Arbiter(self).run()
+
+
+class _Gunicorn(WSGIApplication, _Application):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn with the station's defaults; its own command line and GUNICORN_CMD_ARGS override each of them."""
+
+    def __init__(self, load: Callable[[], Settings], arguments: list[str]) -> None:
+        self._load = load
+        self._health = ""  # where the health door is, once that is decided
+        # gunicorn reads its options from sys.argv and has no other door.
+        sys.argv = ["station serve", *arguments, "station.wsgi"]
+        super().__init__("%(prog)s [GUNICORN OPTIONS]")
+
+    def init(self, parser: Any, opts: Any, args: list[str]) -> dict[str, Any]:
+        super().init(parser, opts, args)
+        self._settings = self._load()
+        return _defaults(self._settings)
+
+    def load_config(self) -> None:
+        super().load_config()
+        if self._health:
+            self.cfg.set("bind", [*self.cfg.bind, self._health])
+
+    def open_health_door(self) -> None:
+        """Adds the health door to what is listened on. Raises `ConfigError`."""
+        self._health = _health_door(self._settings, self.cfg.address)
+        if self._health:
+            self.cfg.set("bind", [*self.cfg.bind, self._health])
+
+    def examine(self) -> None:
+        """Raises the `StationError` that would keep a worker from starting."""
+        settings = self._load()
+        health = trust.host_and_port(self._health) if self._health else None
+        trust.check_binding(settings.trust, [host for host in _hosts(self.cfg.address, health) if host is not None])
+        if self.cfg.proxy_protocol not in (False, "off"):
+            raise ConfigError("--proxy-protocol is not served: what a proxy says comes in headers, see [trust]")
+        if self.cfg.is_ssl:
+            tls.create_context(*_files(self.cfg))
+        engine = store.connect(settings.database.url.get_secret_value())
+        try:
+            store.check_schema(engine)
+        except StoreError as error:
+            # The database may come later than the station: the workers answer 503 until it does.
+            _log.warning("database_unreachable", reason=error.reason)
+        finally:
+            engine.dispose()
+
+
+def run(load: Callable[[], Settings], arguments: list[str]) -> None:
+    """Serves until it is stopped. `load` reads the configuration, again at each reload.
+
+    Raises the `StationError` that keeps the station from starting.
+    """
+    _defaults(load())  # gunicorn would end with a status of its own where this fails
+    application = _Gunicorn(load, arguments)
+    application.open_health_door()
+    application.examine()
+    application.run()
+
+
+def problems(settings: Settings) -> tuple[list[str], list[str]]:
+    """What keeps this configuration from being served in public, and what is odd about who may send."""
+    wrong, odd = [], []
+    address = parse_address(settings.server.listen)
+    try:
+        trust.check_binding(settings.trust, [address[0]] if isinstance(address, tuple) else [])
+    except ConfigError as error:
+        wrong.append(f"server.listen: {error}")
+    if settings.tls.certificate is not None:
+        try:
+            tls.create_context(settings.tls.certificate, settings.tls.key, settings.tls.client_ca)
+        except ConfigError as error:
+            wrong.append(str(error))
+    if settings.trust.anyone_may_send:
+        odd.append("trust.anyone_may_send: whoever can connect can store receipts")
+    elif not settings.trust.restricted:
+        odd.append("[trust] says nothing about who may send: only this machine may")
+    return wrong, odd
+
+
+def _defaults(settings: Settings) -> dict[str, Any]:
+    """gunicorn's settings that follow from the configuration."""
+    server = settings.server
+    sqlite = store.parse_url(settings.database.url.get_secret_value()).get_backend_name() == "sqlite"
+    return {
+        "bind": server.listen,
+        # SQLite has one writer: threads of one process queue for it in order, processes would poll the file's lock.
+        "workers": server.workers or (1 if sqlite else os.cpu_count() or 1),
+        "worker_class": "station.worker.Worker",
+        "threads": server.threads,
+        "keepalive": 75,  # longer than the idle time of common proxies, so that they close first
+        "timeout": 60,
+        "graceful_timeout": _GRACE_S,
+        "limit_request_field_size": 32 * 1024,  # Envoy's header holds a certificate and its chain, escaped
+        # What proxies say is read by `trust`; gunicorn believes nobody.
+        "forwarded_allow_ips": "",
+        "forwarder_headers": "",
+        "certfile": _text(settings.tls.certificate),
+        "keyfile": _text(settings.tls.key),
+        "ca_certs": _text(settings.tls.client_ca),
+        "ssl_context": _ssl_context(),
+        "logger_class": "station.log.GunicornLogger",
+        "control_socket_disable": True,
+        "proc_name": "station",
+    }
+
+
+def _ssl_context() -> Callable[[Any, object], ssl.SSLContext]:
+    """gunicorn's hook: asked for each connection, it answers from memory until a file changes."""
+    renewing: list[tls.Renewing] = []
+
+    def ssl_context(cfg: Any, _default: object) -> ssl.SSLContext:
+        if not renewing:
+            renewing.append(tls.Renewing(*_files(cfg)))
+        return renewing[0].context
+
+    return ssl_context
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _files(cfg: Any) -> tuple[Path, Path | None, Path | None]:
+    """Certificate, key and client CAs as gunicorn has them, from our settings or its own options."""
+    key, client_ca = (Path(one) if one else None for one in (cfg.keyfile, cfg.ca_certs))
+    return Path(cfg.certfile or cfg.keyfile), key, client_ca
+
+
+def _hosts(addresses: list[Any], health: tuple[str, int] | None) -> list[str | None]:
+    """The hosts that are listened on in public; `None` for a Unix socket."""
+    hosts: list[str | None] = []
+    for address in addresses:
+        if isinstance(address, int):  # a socket that somebody opened for us
+            with socket.socket(fileno=os.dup(address)) as inherited:
+                name = inherited.getsockname()
+            hosts.append(name[0] if isinstance(name, tuple) else None)
+        elif not isinstance(address, tuple):
+            hosts.append(None)
+        elif address != health:
+            hosts.append(address[0])
+    return hosts
+
+
+def _health_door(settings: Settings, addresses: list[Any]) -> str:
+    """Where to listen for questions about health, "" for nowhere. Raises `ConfigError`."""
+    wanted = settings.server.health_listen
+    if not wanted:
+        return ""
+    host, port = trust.host_and_port(wanted)
+    if any(isinstance(address, tuple) and address[1] == port for address in addresses):
+        raise ConfigError(f"server.health_listen: {wanted} is the port of the public listener")
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            return wanted
+    except OSError as error:
+        if "GUNICORN_FD" in os.environ:  # an upgrade (SIGUSR2): the old process hands its sockets over
+            return wanted
+        if "health_listen" in settings.server.model_fields_set:
+            raise ConfigError(f"server.health_listen: cannot listen on {wanted} ({error.strerror})") from None
+        # Nobody asked for it here, and another station on this machine may have it.
+        _log.warning("health_not_served", address=wanted, reason=error.strerror)
+        return ""

@@ -1,0 +1,143 @@
+"""Who may send: certificates and addresses. Pure decisions on what the server saw; nothing is read or written here.
+
+`admit` is asked once for each request on the public door. The address that counts is the one of the connection; what
+headers say about addresses and certificates is believed from the configured proxies only.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import TypeAlias
+
+from station import certificate
+from station.certificate import Identity
+from station.config import Network, Trust
+from station.errors import ConfigError, UntrustedError
+
+Address: TypeAlias = IPv4Address | IPv6Address
+Header: TypeAlias = Callable[[str], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Who sent a request: the address it came from, and the certificate where one was shown."""
+
+    address: str | None
+    identity: Identity | None = None
+
+    @property
+    def subject(self) -> str | None:
+        """The certificate's name, for the log and the journal."""
+        return None if self.identity is None else str(self.identity)[:256]
+
+
+def admit(trust: Trust, peer: str, header: Header, shown: bytes | None = None) -> Sender:
+    """The sender of a request, if it may send. Raises `UntrustedError`, whose text is for the log and not for them.
+
+    `peer` is the address of the connection, "" on a Unix socket. `header` gives a header's value by its name in lower
+    case, "" where there is none. `shown` is the certificate (DER) that the client showed to the station itself.
+    """
+    address = read_address(peer)
+    by_proxy = "unix" in trust.proxies if address is None else _within(address, trust.proxies)
+    if not by_proxy:
+        forged = next((name for name in sorted(certificate.ALL_HEADERS) if header(name)), None)
+        if forged is not None:
+            raise UntrustedError(f"the header {forged} came from an address that is no configured proxy")
+    origin = _forwarded_for(header("x-forwarded-for"), address, trust) if by_proxy else address
+    _check_address(trust, origin, by_proxy=by_proxy)
+    identity = None
+    if by_proxy and trust.proxy_certificate:
+        identity = certificate.passed_on(trust.proxy_certificate, header)
+    elif shown:
+        identity = certificate.identity(shown)
+    if trust.names:
+        _check_certificate(trust, identity)
+    return Sender(None if origin is None else str(origin), identity)
+
+
+def _check_address(trust: Trust, origin: Address | None, *, by_proxy: bool) -> None:
+    if trust.addresses:
+        if origin is None or not _within(origin, trust.addresses):
+            raise UntrustedError("the address is not in trust.addresses")
+    elif trust.names or trust.anyone_may_send:
+        return
+    elif trust.proxies:
+        if not by_proxy:
+            raise UntrustedError("the address is no configured proxy")
+    elif origin is not None and not origin.is_loopback:
+        raise UntrustedError("nothing says who may send, so only this machine may: see [trust]")
+
+
+def _check_certificate(trust: Trust, identity: Identity | None) -> None:
+    if identity is None:
+        raise UntrustedError("no client certificate was shown")
+    wanted = set(trust.names)
+    if "*" in wanted or wanted & set(identity.names) or f"sha256:{identity.fingerprint}" in wanted:
+        return
+    raise UntrustedError(f"the certificate {identity} is not in trust.certificates")
+
+
+def read_address(text: str) -> Address | None:
+    """An address as a socket gives it, `None` for a Unix socket's; IPv4 in IPv6 is IPv4."""
+    if not text:
+        return None
+    address = ip_address(text.partition("%")[0])
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _within(address: Address, networks: tuple[Network | str, ...]) -> bool:
+    return any(not isinstance(network, str) and address in network for network in networks)
+
+
+def _forwarded_for(value: str, proxy: Address | None, trust: Trust) -> Address | None:
+    """The last address in X-Forwarded-For that is not a proxy of ours: whoever stands before it may have lied."""
+    address = proxy
+    for text in reversed(value.split(",") if value.strip() else []):
+        try:
+            address = read_address(_without_port(text.strip()))
+        except ValueError:
+            raise UntrustedError("the X-Forwarded-For header cannot be read") from None
+        if address is None:
+            raise UntrustedError("the X-Forwarded-For header cannot be read")
+        if not _within(address, trust.proxies):
+            break
+    return address
+
+
+def _without_port(text: str) -> str:
+    """Azure's Application Gateway writes 192.0.2.1:50000, others [2001:db8::1]:50000."""
+    if text.startswith("["):
+        return text[1:].partition("]")[0]
+    return text.partition(":")[0] if text.count(":") == 1 else text
+
+
+def check_binding(trust: Trust, addresses: list[str]) -> None:
+    """Raises `ConfigError` where the station would listen to others than this machine and nothing says who may send.
+
+    `addresses` are the hosts of its listeners, without those of Unix sockets.
+    """
+    if trust.restricted or trust.anyone_may_send:
+        return
+    for host in addresses:
+        if not is_loopback(host):
+            raise ConfigError(
+                f"not listening on {host or 'all addresses'}: nothing says who may send. Configure tls.client_ca (or "
+                "trust.proxies) with trust.nodo, or trust.addresses; listen on 127.0.0.1; or let everyone in who can "
+                "connect with trust.anyone_may_send = true"
+            )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a listener on `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def host_and_port(text: str) -> tuple[str, int]:
+    """`127.0.0.1:8080` or `[::1]:8080` in its parts, `localhost` as the address it stands for."""
+    host, _, port = text.rpartition(":")
+    return "127.0.0.1" if host == "localhost" else host.strip("[]"), int(port)

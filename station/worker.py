@@ -1,0 +1,382 @@
+"""The gunicorn worker: one loop that talks to all clients, and threads that never wait for one.
+
+gunicorn's own threads read from the network: a client that sends a byte now and then keeps a thread for as long as it
+likes, and as many clients as there are threads keep everybody out. Here a thread gets a request when all of it is in
+memory, and writes its answer into memory; the loop does the rest without ever blocking. Each request has a time in
+which it must have arrived, connections and bytes in memory have their limits, and where more requests wait than are
+configured the answer is 503 at once.
+
+gunicorn's parser reads the requests, its response class writes the answers, its arbiter runs the workers.
+"""
+
+import os
+import selectors
+import ssl
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+from gunicorn import sock as gunicorn_sock
+from gunicorn.http import RequestParser, errors, wsgi
+from gunicorn.workers import base
+
+from station import log, soap
+from station.connection import Connection, State
+from station.framing import DRAIN, Incoming, Piece
+from station.health import is_health_door
+
+_log = log.get(__name__)
+
+_ACCEPT_AT_ONCE = 64
+_FAREWELL_S = 2.0
+_STOP_LINGER_S = 2.0  # for requests that clients are already sending when the worker is told to stop
+# What waited longer is answered 503 instead of late: the Nodo waits 15 s, and a database that is slow takes its time.
+_MAX_WAIT_S = 5.0
+_MAX_HELD = 64 * 1024 * 1024  # bytes of requests in memory; beyond it those of more than ordinary size are turned away
+_ORDINARY = 64 * 1024
+
+
+def _canned(status: str, content_type: str, body: bytes, *headers: str) -> bytes:
+    lines = [f"HTTP/1.1 {status}", "Connection: close", f"Content-Type: {content_type}; charset=utf-8",
+             f"Content-Length: {len(body)}", *headers]  # fmt: skip
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+_BUSY = _canned(
+    "503 Service Unavailable", "text/xml", soap.fault_document("Too many requests at once: send it again."),
+    f"Retry-After: {soap.RETRY_AFTER_S}",
+)  # fmt: skip
+_FAILED = _canned("500 Internal Server Error", "text/xml", soap.fault_document("Internal error: send it again."))
+_LATE = _canned("408 Request Timeout", "text/plain", b"The request did not arrive in time.\n")
+_HEAD_TOO_LARGE = _canned("431 Request Header Fields Too Large", "text/plain", b"The header is too large.\n")
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_REFUSALS = (
+    (errors.LimitRequestLine, _canned("414 URI Too Long", "text/plain", b"The request line is too long.\n")),
+    (errors.LimitRequestHeaders, _HEAD_TOO_LARGE),
+    (errors.UnsupportedTransferCoding, _canned("501 Not Implemented", "text/plain", b"Send it chunked or whole.\n")),
+    (errors.ExpectationFailed, _canned("417 Expectation Failed", "text/plain", b"Nothing is expected.\n")),
+    ((errors.ParseException, errors.NoMoreData), _canned("400 Bad Request", "text/plain", b"This is no HTTP/1.1.\n")),
+)
+
+
+class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
+    """One process: a loop, `threads` threads for requests, and one for questions about health."""
+
+    alive: bool
+
+    def init_process(self) -> None:
+        """Runs the worker until it is told to stop."""
+        self._poller = selectors.DefaultSelector()
+        self._connections: dict[Connection, None] = {}  # the oldest first
+        self._done: deque[Connection] = deque()
+        self._threads = ThreadPoolExecutor(self.cfg.threads, thread_name_prefix="request")
+        self._health_thread = ThreadPoolExecutor(1, thread_name_prefix="health")
+        self._pending = 0  # requests that are worked on or wait for a thread
+        self._held = 0
+        self._turned_away = 0
+        self._checked = 0.0
+        super().init_process()
+
+    def load_wsgi(self) -> None:
+        """The application, and from it the settings."""
+        super().load_wsgi()
+        self.settings = self.wsgi.settings
+
+    def run(self) -> None:
+        """The loop."""
+        self._poller.register(self.PIPE[0], selectors.EVENT_READ)
+        for listener in self.sockets:
+            listener.setblocking(False)
+            self._poller.register(listener, selectors.EVENT_READ, listener)
+        while self.alive and self.ppid == os.getppid():
+            self._turn()
+        self.alive = False
+        for listener in self.sockets:
+            self._poller.unregister(listener)
+            listener.close()
+        stop = time.monotonic() + self.cfg.graceful_timeout
+        for connection in self._connections:
+            if connection.state is State.REQUEST:
+                connection.deadline = min(connection.deadline, time.monotonic() + _STOP_LINGER_S)
+        while self._connections and time.monotonic() < stop:
+            self._turn(0.1)
+        for connection in list(self._connections):
+            self._close(connection)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._health_thread.shutdown(wait=False, cancel_futures=True)
+
+    def _turn(self, timeout: float = 1.0) -> None:
+        self.notify()
+        for key, _ in self._poller.select(timeout):
+            if isinstance(key.data, Connection):
+                if not key.data.closed:
+                    self._guarded(key.data)
+            elif key.data is not None:
+                self._accept(key.data)
+            else:
+                self._drain_pipe()
+        while self._done:
+            connection = self._done.popleft()
+            self._pending -= not connection.health
+            connection.state = State.SENDING
+            connection.deadline = time.monotonic() + self.settings.server.read_timeout
+            self._guarded(connection)
+        now = time.monotonic()
+        if now - self._checked >= min(1.0, timeout):
+            self._checked = now
+            self._expire(now)
+
+    def _drain_pipe(self) -> None:
+        with suppress(BlockingIOError):
+            os.read(self.PIPE[0], 4096)
+
+    # --- clients come and go ------------------------------------------------------------------------------------------
+
+    def _accept(self, listener: Any) -> None:
+        for _ in range(_ACCEPT_AT_ONCE):
+            if len(self._connections) >= self.cfg.worker_connections:
+                self._make_room()
+            try:
+                client, peer = listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:  # out of file descriptors
+                if not self._make_room():
+                    _log.error("connection_not_accepted", reason=error.strerror)
+                    time.sleep(0.05)  # every one of them is at work
+                return
+            try:
+                health = is_health_door(self.settings, client.getsockname())
+                context = gunicorn_sock.ssl_context(self.cfg) if self.cfg.is_ssl and not health else None
+                connection = Connection(client, peer, Incoming(self.settings.server.max_body), context)
+            except OSError:  # it is gone already
+                client.close()
+                continue
+            connection.health = health
+            connection.deadline = time.monotonic() + self.settings.server.read_timeout
+            self._connections[connection] = None
+            self._watch(connection, selectors.EVENT_READ)
+
+    def _make_room(self) -> bool:
+        """Ends the oldest connection that has not sent a request, or else the oldest one between two requests."""
+        idle = [one for one in self._connections if one.state is not State.ANSWER]
+        for connection in idle:
+            if not connection.served or connection.state is State.FAREWELL:
+                self._close(connection)
+                return True
+        if idle:
+            self._close(idle[0])
+        return bool(idle)
+
+    def _watch(self, connection: Connection, events: int) -> None:
+        if events == connection.watched:
+            return
+        if not events:
+            self._poller.unregister(connection.socket)
+        elif connection.watched:
+            self._poller.modify(connection.socket, events, connection)
+        else:
+            self._poller.register(connection.socket, events, connection)
+        connection.watched = events
+
+    def _close(self, connection: Connection) -> None:
+        self._watch(connection, 0)
+        self._connections.pop(connection, None)
+        self._held -= connection.held
+        connection.held = 0
+        connection.close()
+
+    def _expire(self, now: float) -> None:
+        for connection in [one for one in self._connections if one.state is not State.ANSWER and one.deadline < now]:
+            if connection.state is State.REQUEST and connection.incoming.begun:
+                _log.info("request_late", peer=_address(connection), read=connection.held)
+                self._say_last(connection, _LATE)
+            else:
+                self._close(connection)
+        if self._turned_away:
+            _log.warning("requests_turned_away", count=self._turned_away, pending=self._pending, held=self._held)
+            self._turned_away = 0
+
+    # --- a connection goes on -----------------------------------------------------------------------------------------
+
+    def _guarded(self, connection: Connection) -> None:
+        try:
+            self._go_on(connection)
+        except ssl.SSLError as error:
+            if connection.state is State.HANDSHAKE:
+                _log.info("tls_handshake_failed", peer=_address(connection), reason=error.reason)
+            self._close(connection)
+        except OSError:
+            self._close(connection)
+
+    def _go_on(self, connection: Connection) -> None:
+        if connection.state is State.HANDSHAKE:
+            if not connection.shake_hands():
+                self._watch(connection, connection.wants)
+                return
+            connection.state = State.REQUEST
+        if connection.state is State.SENDING and not self._sent(connection):
+            return
+        if connection.state is State.REQUEST:
+            self._receive(connection)
+        elif connection.state is State.FAREWELL:
+            self._see_off(connection)
+
+    def _sent(self, connection: Connection) -> bool:
+        """Whether the answer is out."""
+        if not connection.flush():
+            self._watch(connection, connection.wants)
+            return False
+        connection.served += 1
+        if connection.last:
+            connection.end_sending()
+            connection.state = State.FAREWELL
+            connection.deadline = time.monotonic() + _FAREWELL_S
+        else:
+            connection.state = State.REQUEST
+            idle = self.cfg.keepalive if self.alive else _STOP_LINGER_S
+            connection.deadline = time.monotonic() + idle
+        return True
+
+    def _receive(self, connection: Connection) -> None:
+        incoming = connection.incoming
+        piece = self._take(connection)
+        while piece is None:
+            begun = incoming.begun
+            data = connection.read()
+            if data is None:
+                self._watch(connection, connection.wants)
+                return
+            if not data:  # whoever sends no more before the request is whole gets no answer
+                self._close(connection)
+                return
+            incoming.feed(data)
+            if not begun:
+                connection.deadline = time.monotonic() + self.settings.server.read_timeout
+            piece = self._take(connection)
+            if piece is None and (incoming.too_long or self._too_much(connection)):
+                self._say_last(connection, _HEAD_TOO_LARGE if incoming.too_long else self._busy())
+                return
+            if piece is None and not connection.has_more():
+                self._watch(connection, selectors.EVENT_READ)
+                return
+        self._watch(connection, 0)
+        if not connection.health and self._pending >= self.cfg.threads + self.settings.server.max_waiting:
+            self._say_last(connection, self._busy())
+            return
+        connection.state = State.ANSWER
+        connection.last = piece.last
+        self._pending += not connection.health
+        threads = self._health_thread if connection.health else self._threads
+        threads.submit(self._serve, connection, piece, time.monotonic())
+
+    def _take(self, connection: Connection) -> Piece | None:
+        piece = connection.incoming.take()
+        if piece is None and connection.incoming.expects_continue:
+            connection.incoming.expects_continue = False
+            connection.out += _CONTINUE
+            connection.flush()
+        held = len(connection.incoming) + (len(piece.data) if piece else 0)
+        self._held += held - connection.held
+        connection.held = held
+        return piece
+
+    def _too_much(self, connection: Connection) -> bool:
+        return self._held > _MAX_HELD and connection.held > _ORDINARY
+
+    def _busy(self) -> bytes:
+        self._turned_away += 1
+        return _BUSY
+
+    def _say_last(self, connection: Connection, answer: bytes) -> None:
+        """Answers without a thread; the connection ends with it."""
+        self._held -= connection.held
+        connection.held = 0
+        connection.incoming = Incoming(0)
+        connection.out += answer
+        connection.last = True
+        connection.state = State.SENDING
+        connection.deadline = time.monotonic() + _FAREWELL_S
+        self._guarded(connection)
+
+    def _see_off(self, connection: Connection) -> None:
+        while data := connection.read():
+            connection.seen_off += len(data)
+            if connection.seen_off > DRAIN:
+                break
+        else:
+            if data is None:
+                self._watch(connection, connection.wants)
+                return
+        self._close(connection)
+
+    # --- in a thread --------------------------------------------------------------------------------------------------
+
+    def _serve(self, connection: Connection, piece: Piece, arrived: float) -> None:
+        try:
+            if time.monotonic() - arrived > _MAX_WAIT_S and not connection.health:
+                connection.last = True
+                connection.out += self._busy()
+            else:
+                self._answer(connection, piece)
+            connection.flush()
+        except OSError:
+            connection.last = True  # the loop will see what it is
+        except Exception as error:
+            _log.error("unexpected_error", exc_info=error)
+            connection.last = True
+            if not connection.out:
+                connection.out += _FAILED
+        finally:
+            self._done.append(connection)
+            with suppress(BlockingIOError):  # the pipe is full of wake-ups
+                os.write(self.PIPE[1], b".")
+
+    def _answer(self, connection: Connection, piece: Piece) -> None:
+        parser = RequestParser(self.cfg, _once(piece.data), connection.peer)
+        try:
+            request = next(parser)
+        except (errors.ParseException, errors.NoMoreData, StopIteration) as error:
+            # Not what it says: a body taken for a header would be in the message.
+            _log.warning("request_unreadable", peer=_address(connection), reason=type(error).__name__)
+            connection.last = True
+            connection.out += next((one for kind, one in _REFUSALS if isinstance(error, kind)), _REFUSALS[-1][1])
+            return
+        if connection.last or not self.alive or not self.cfg.keepalive:
+            request.force_close()
+        self.cfg.pre_request(self, request)
+        response, environ = wsgi.create(request, connection, connection.peer, connection.local, self.cfg)
+        environ["wsgi.multithread"] = True
+        self.nr += 1
+        if self.nr >= self.max_requests and self.alive:
+            self.alive = False
+            response.force_close()
+        parts = self.wsgi(environ, response.start_response)
+        try:
+            for part in parts:
+                response.write(part)
+            response.close()
+        finally:
+            if hasattr(parts, "close"):
+                parts.close()
+            self.cfg.post_request(self, request, environ, response)
+        connection.last = connection.last or response.should_close() or not _read_up(parser)
+
+
+def _once(data: bytes) -> Iterator[bytes]:
+    yield data
+
+
+def _read_up(parser: RequestParser) -> bool:
+    """Whether gunicorn's parser saw the end of the request where `framing` saw it."""
+    try:
+        return bool(parser.finish_body()) and not parser.unreader.buf.getvalue()
+    except (errors.ParseException, errors.NoMoreData):
+        return False
+
+
+def _address(connection: Connection) -> str:
+    return str(connection.peer[0]) if connection.peer else "unix"
