@@ -7,7 +7,7 @@ LOCKED := $(INSTALL) --no-build-isolation --require-hashes
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format lock clean
+.PHONY: help run test lint format lock audit sbom fuzz clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -28,15 +28,32 @@ format: $(VENV)/dev ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock: $(VENV)/dev ## resolve the dependencies again and write the lock files
+# Without UPGRADE=--upgrade, what is locked stays as it is and only what is new is resolved.
+lock: $(VENV)/dev ## write the lock files after a change of the dependencies (UPGRADE=--upgrade takes newer versions)
 	$(INSTALL) uv
 	for what in "pyproject.toml -o requirements.lock" "--group build -o requirements-build.lock" \
-	  "pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock"; do \
-	  UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+	  "pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock" \
+	  "--group audit -o requirements-audit.lock" "--group fuzz -o requirements-fuzz.lock"; do \
+	  UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 \
 	  --generate-hashes --no-annotate $$what || exit 1; done
 
+audit: $(VENV)/audit ## look for known vulnerabilities in everything that is locked
+	for lock in requirements.lock requirements-build.lock requirements-dev.lock; do \
+	  echo "$$lock"; $(VENV)/audit/bin/pip-audit --disable-pip --require-hashes --requirement $$lock || exit 1; done
+
+sbom: $(VENV)/audit ## write the software bill of materials (CycloneDX) to dist/sbom.json
+	@mkdir -p dist
+	$(VENV)/audit/bin/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml \
+	  --output-reproducible --of JSON -o dist/sbom.json
+
+FUZZ_SECONDS ?= 300
+fuzz: $(VENV)/fuzz ## look for inputs that break the request path for FUZZ_SECONDS (300), guided by coverage
+	@mkdir -p .fuzz
+	$(BIN)/python tests/fuzz_requests.py .fuzz tests/fuzz_cases -artifact_prefix=.fuzz/finding- \
+	  -max_total_time=$(FUZZ_SECONDS) -max_len=65536 -timeout=10 -rss_limit_mb=1024
+
 clean: ## remove the virtual environment and what tools left behind
-	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) dist .fuzz .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # The build tools first: Spyne is published as source only, and is built with these and not with whatever is newest.
 $(VENV)/build: requirements-build.lock
@@ -55,4 +72,14 @@ $(VENV)/run: requirements.lock pyproject.toml | $(VENV)/build
 
 $(VENV)/dev: requirements-dev.lock $(VENV)/run
 	$(LOCKED) -r requirements-dev.lock
+	@touch $@
+
+# Tools that only look at the lock files have an environment of their own.
+$(VENV)/audit: requirements-audit.lock | $(VENV)/build
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements-audit.lock
+	@touch $@
+
+$(VENV)/fuzz: requirements-fuzz.lock $(VENV)/dev
+	$(LOCKED) -r requirements-fuzz.lock
 	@touch $@
