@@ -39,7 +39,7 @@ lock: $(VENV)/dev ## write the lock files after a change of the dependencies (UP
 
 audit: $(VENV)/audit ## look for known vulnerabilities in everything that is locked
 	for lock in requirements.lock requirements-build.lock requirements-dev.lock; do \
-	  echo "$$lock"; $(VENV)/audit/bin/pip-audit --disable-pip --require-hashes --requirement $$lock || exit 1; done
+	  echo "$$lock"; $(VENV)/audit/bin/pip-audit --strict --disable-pip --require-hashes --requirement $$lock || exit 1; done
 
 sbom: $(VENV)/audit ## write the software bill of materials (CycloneDX) to dist/sbom.json
 	@mkdir -p dist
