@@ -17,12 +17,16 @@ from station.intake import Intake, Origin, Outcome, Result
 from station.journal import DECLINED
 from station.receipt import Source
 
-from spyne import Application, Fault, Service, rpc  # isort: skip
+from spyne import Application, Fault, Service, const, rpc  # isort: skip
 from spyne.model import AnyXml  # isort: skip
 from spyne.protocol.soap import Soap11  # isort: skip
 from spyne.server.wsgi import WsgiApplication  # isort: skip
 
 _log = log.get(__name__)
+
+# After a request Spyne has Python look through its whole memory for garbage, once a second and in every thread at
+# once: a third of all time. Python collects on its own.
+const.MIN_GC_INTERVAL = float("inf")
 
 RETRY_AFTER_S = "60"
 NOT_OFFERED = "not offered by a broadcast station"
@@ -87,20 +91,28 @@ def _server_fault(ctx: Any, status: str, text: str) -> Fault:
     return Fault("Server", text)
 
 
-def _answer(name: str, refusal: RefusalError | None = None, id_: str = "", description: str = "") -> contract.Element:
-    """A ctResponse: outcome OK, or KO with its fault."""
+def _accepted(name: str) -> bytes:
+    """The whole answer with outcome OK, which is always the same."""
+    return (
+        "<?xml version='1.0' encoding='UTF-8'?>\n"
+        f'<soap:Envelope xmlns:soap="{contract.NS_SOAP}" xmlns:pafn="{NS}"><soap:Body>'
+        f"<pafn:{name}><outcome>OK</outcome></pafn:{name}></soap:Body></soap:Envelope>"
+    ).encode()
+
+
+def _answer(name: str, refusal: RefusalError, id_: str, description: str = "") -> contract.Element:
+    """A ctResponse with outcome KO and its fault."""
     answer = etree.Element(f"{{{NS}}}{name}", nsmap={"pafn": NS})
-    etree.SubElement(answer, "outcome").text = "OK" if refusal is None else "KO"
-    if refusal is not None:
-        fault = etree.SubElement(answer, "fault")
-        etree.SubElement(fault, "faultCode").text = refusal.fault_code
-        etree.SubElement(fault, "faultString").text = refusal.fault_string
-        etree.SubElement(fault, "id").text = id_
-        etree.SubElement(fault, "description").text = description or str(refusal)
+    etree.SubElement(answer, "outcome").text = "KO"
+    fault = etree.SubElement(answer, "fault")
+    etree.SubElement(fault, "faultCode").text = refusal.fault_code
+    etree.SubElement(fault, "faultString").text = refusal.fault_string
+    etree.SubElement(fault, "id").text = id_
+    etree.SubElement(fault, "description").text = description or str(refusal)
     return answer
 
 
-def _receive(ctx: Any, request: contract.Element, answer: str) -> contract.Element:
+def _receive(ctx: Any, request: contract.Element, answer: str) -> contract.Element | None:
     """Push: one receipt request through `accept`. What it says is committed before the answer leaves."""
     environ = ctx.transport.req_env
     notes = environ[NOTES]
@@ -118,7 +130,8 @@ def _receive(ctx: Any, request: contract.Element, answer: str) -> contract.Eleme
         raise _server_fault(ctx, "500 Internal Server Error", "Internal error: send the receipt again.") from error
     _note(notes, outcome)
     if outcome.refusal is None:
-        return _answer(answer)
+        ctx.out_string = [_accepted(answer)]  # which Spyne then leaves alone
+        return None
     return _answer(answer, outcome.refusal, id_=outcome.identifiers.id_pa or intake.settings.own_id)
 
 
@@ -153,11 +166,11 @@ def _decline(ctx: Any, request: contract.Element, answer: str) -> contract.Eleme
 
 
 def _operation(
-    name: str, request: str, answer: str, work: Callable[[Any, contract.Element, str], contract.Element]
+    name: str, request: str, answer: str, work: Callable[[Any, contract.Element, str], contract.Element | None]
 ) -> Any:
     """One operation of the port type: bare elements in and out, their names as the WSDL has them."""
 
-    def operation(ctx: Any, element: contract.Element) -> contract.Element:
+    def operation(ctx: Any, element: contract.Element) -> contract.Element | None:
         identifiers = contract.identify(element)
         ctx.transport.req_env[NOTES].update(
             operation=name,
@@ -198,8 +211,9 @@ def create_soap_app(intake: Intake) -> Callable[..., Iterable[bytes]]:
     application = Application(
         [PaForNode], NS, name="paForNode", in_protocol=_Protocol(), out_protocol=_Protocol(), config=intake
     )
-    wsgi: Callable[..., Iterable[bytes]] = WsgiApplication(application, max_content_length=2**62)
-    return wsgi
+    # Not the WsgiApplication itself, which first looks for requests for a WSDL of its own making.
+    handle: Callable[..., Iterable[bytes]] = WsgiApplication(application, max_content_length=2**62).handle_rpc
+    return handle
 
 
 def fault_document(text: str) -> bytes:
