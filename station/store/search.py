@@ -216,14 +216,14 @@ def _routes(connection: Connection, wanted: Filter) -> Iterator[tuple[Condition,
 def _pairs(connection: Connection, wanted: Filter) -> list[tuple[str, str]]:
     """The pairs of broker and station that receipts first came by and that are wanted."""
     receipt = tables.receipt.c
-    brokers = [wanted.id_broker_pa] if wanted.id_broker_pa else _distinct(connection, receipt.id_broker_pa)
+    brokers = [wanted.id_broker_pa] if wanted.id_broker_pa else distinct(connection, receipt.id_broker_pa)
     if wanted.id_station is not None:
         return [(broker, wanted.id_station) for broker in brokers]
     theirs = ((broker, receipt.id_broker_pa == broker) for broker in brokers)
-    return [(broker, station) for broker, its in theirs for station in _distinct(connection, receipt.id_station, its)]
+    return [(broker, station) for broker, its in theirs for station in distinct(connection, receipt.id_station, its)]
 
 
-def _distinct(connection: Connection, column: Any, *conditions: Any) -> Iterator[str]:
+def distinct(connection: Connection, column: Any, *conditions: Any) -> Iterator[str]:
     """The few values of a column that an index starts with, from one to the next: a look-up each, however many rows."""
     last = ""
     while True:

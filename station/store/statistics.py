@@ -1,0 +1,130 @@
+"""Receipts and refusals, counted. Nothing here commits, and nothing here names a person."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import Connection, Integer, case, cast, func, literal_column, select
+
+from station.store import tables
+from station.store.search import distinct
+
+
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """How many receipts arrived in the hour that starts at `hour`, for one EC by one door, and their amount in euro."""
+
+    hour: datetime
+    id_pa: str
+    source: str
+    count: int
+    amount: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Refusals:
+    """How many requests were refused in an hour for one EC (empty where none could be read), and how many are open."""
+
+    hour: datetime
+    id_pa: str
+    count: int
+    open: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delays:
+    """How many receipts arrived about `seconds` after their payment, at most `worst`, for one EC by one door."""
+
+    id_pa: str
+    source: str
+    seconds: int
+    worst: int
+    count: int
+
+
+def arrivals(connection: Connection, start: datetime, end: datetime, id_pa: str | None) -> Iterator[Arrivals]:
+    """Receipts by hour, EC and door. By hour: a day's borders are the reader's, and each zone's lie on full hours."""
+    receipt = tables.receipt.c
+    hour = _hour(connection, receipt.received_at)
+    query = select(hour, receipt.id_pa, receipt.source, func.count(), func.sum(receipt.amount))
+    query = query.where(*_within(receipt, start, end, id_pa)).group_by(hour, receipt.id_pa, receipt.source)
+    for at, ec, source, count, amount in connection.execute(query):
+        yield Arrivals(_moment(at), ec, source, count, amount)
+
+
+def refusals(connection: Connection, start: datetime, end: datetime, id_pa: str | None) -> Iterator[Refusals]:
+    """Refused requests by the hour they came first, and EC."""
+    refused = tables.refused.c
+    hour = _hour(connection, refused.received_at)
+    still = func.sum(case((refused.state == "open", 1), else_=0))
+    query = select(hour, refused.id_pa, func.count(), still)
+    query = query.where(*_within(refused, start, end, id_pa)).group_by(hour, refused.id_pa)
+    for at, ec, count, open_ in connection.execute(query):
+        yield Refusals(_moment(at), ec, count, open_)
+
+
+def delays(connection: Connection, start: datetime, end: datetime, id_pa: str | None) -> Iterator[Delays]:
+    """From payment to arrival: to the second up to an hour, to the minute up to a day, to the hour beyond.
+
+    In steps, so that a year of receipts is a few thousand rows, from which any percentile can be told.
+    """
+    receipt = tables.receipt.c
+    exact: Any
+    if connection.dialect.name == "postgresql":
+        exact = func.extract("epoch", receipt.received_at - receipt.payment_date_time)
+    else:
+        exact = (func.julianday(receipt.received_at) - func.julianday(receipt.payment_date_time)) * 86400
+    seconds = cast(func.round(exact), Integer)
+    whole = (
+        select(receipt.id_pa, receipt.source, seconds.label("seconds"))
+        .where(*_within(receipt, start, end, id_pa), receipt.payment_date_time.is_not(None))
+        .subquery()
+    )
+    delay = whole.c.seconds
+    # As text: with a parameter each, PostgreSQL would not see that what is grouped by is what is selected.
+    minute, hour, day = (literal_column(str(step), Integer) for step in (60, 3600, 86400))
+    step = case((delay < hour, delay), (delay < day, delay - delay % minute), else_=delay - delay % hour)
+    query = select(whole.c.id_pa, whole.c.source, step, func.max(delay), func.count())
+    for ec, source, about, worst, count in connection.execute(query.group_by(whole.c.id_pa, whole.c.source, step)):
+        yield Delays(ec, source, about, worst, count)
+
+
+def seen_ecs(connection: Connection) -> list[str]:
+    """Every EC that a receipt is stored for."""
+    return list(distinct(connection, tables.receipt.c.id_pa))
+
+
+def last_push(connection: Connection, id_pa: str) -> datetime | None:
+    """When the latest of an EC's receipts that came by push arrived."""
+    receipt = tables.receipt.c
+    query = select(receipt.received_at).where(receipt.id_pa == id_pa, receipt.source == "push")
+    return connection.execute(query.order_by(receipt.received_at.desc()).limit(1)).scalar_one_or_none()
+
+
+def last_refused_pushes(connection: Connection) -> dict[str, datetime]:
+    """When a push was last refused, by EC."""
+    refused = tables.refused.c
+    query = (
+        select(refused.id_pa, func.max(refused.last_at).label("last_at"))
+        .where(refused.source == "push")
+        .group_by(refused.id_pa)
+    )
+    return {row.id_pa: row.last_at for row in connection.execute(query)}
+
+
+def _within(table: Any, start: datetime, end: datetime, id_pa: str | None) -> list[Any]:
+    ours = [] if id_pa is None else [table.id_pa == id_pa]
+    return [table.received_at >= start, table.received_at < end, *ours]
+
+
+def _hour(connection: Connection, column: Any) -> Any:
+    if connection.dialect.name == "postgresql":
+        return func.date_trunc(literal_column("'hour'"), column, literal_column("'UTC'"))
+    return func.strftime(literal_column("'%Y-%m-%d %H:00:00'"), column)
+
+
+def _moment(hour: datetime | str) -> datetime:
+    moment = datetime.fromisoformat(hour) if isinstance(hour, str) else hour
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
