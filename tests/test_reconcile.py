@@ -665,6 +665,11 @@ def test_documents_that_are_not_stored(either):
     either.gpd.clear_stats()
     assert either.json("--from", ago(41), "--ec", EC)["total"]["waiting"] == 5
     assert either.gpd.stats()["by_endpoint"]["receipt"] == 0
+    # When due they are asked for again, but for the refused one, whose document is here to be replayed.
+    either.make_due()
+    assert either.json("--ec", EC, expect=1)["total"]["failed"] == 4
+    assert either.rows("SELECT times FROM refused")[0].times == 1
+    assert either.json("--status", expect=1)["ecs"][0]["refused_items"] == 1
 
 
 # --- by hand, and looking ---------------------------------------------------------------------------------------------

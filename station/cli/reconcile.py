@@ -17,8 +17,7 @@ from station import log
 from station import reconcile as use_case
 from station.cli import Context, cli
 from station.export import as_json
-from station.reconcile import Order, Status, Summary, Tally
-from station.reconcile.walk import COUNTS, Missing
+from station.reconcile import COUNTS, Missing, Order, Status, Summary, Tally
 
 _MISSING_IN_JSON = 1000
 
@@ -96,7 +95,7 @@ def reconcile(
     with ExitStack() as stack:
         show = stack.enter_context(_Bars(context)) if sys.stderr.isatty() else lambda _tally: None
         if iuvs:
-            summary = use_case.fetch(settings, engine, id_pas[0] if id_pas else None, iuvs, stop)
+            summary = use_case.fetch_by_hand(settings, engine, id_pas[0] if id_pas else None, iuvs, stop)
         else:
             order = Order(id_pas, first, last, positions=positions, dry_run=dry_run, show=show, missing=miss)
             summary = use_case.reconcile(settings, engine, order, stop)
@@ -195,7 +194,7 @@ def _summary_json(summary: Summary, missing: list[Missing]) -> dict[str, Any]:
     return shown
 
 
-_NUMBERS = (*COUNTS, "not yet", "missing", "s", "tries", "euro", "open", "given up")
+_NUMBERS = (*COUNTS, "not yet", "missing", "s", "tries", "euro", "open", "refused", "given up")
 _WIDTH = 110  # a narrower terminal breaks lines, which can still be read; columns of two letters cannot
 
 
@@ -234,10 +233,12 @@ def _status_json(found: Status) -> dict[str, Any]:
 
 
 def _print_status(found: Status) -> None:
-    table = _table("EC", "walked completely (UTC)", "swept (UTC)", "open", "given up")
+    table = _table("EC", "walked completely (UTC)", "swept (UTC)", "open", "refused", "given up")
     for ec in found.ecs:
         walked = f"{_moment(ec.walked_at) or 'never'}{'  LATE' if ec.late else ''}"
-        table.add_row(ec.id_pa, walked, _moment(ec.swept_at), str(ec.open_items), str(ec.given_up_items))
+        table.add_row(
+            ec.id_pa, walked, _moment(ec.swept_at), *map(str, (ec.open_items, ec.refused_items, ec.given_up_items))
+        )
     _print(table)
     if runs := [run for ec in found.ecs for run in ec.runs]:
         table = _table("last runs (UTC)", "EC", "outcome", *(_TITLES.get(name, name) for name in COUNTS), "s")

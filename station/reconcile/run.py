@@ -11,7 +11,10 @@ from typing import Any
 from station import config, gpd, log, store
 from station.errors import AnotherRunError, ConfigError, GpdKeyError, StationError, StoppedError, StoreError
 from station.intake import Intake
-from station.reconcile.walk import COUNTS, Missing, Tally, Walk
+from station.patience import patiently
+from station.reconcile.fetch import Fetcher
+from station.reconcile.tally import COUNTS, Missing, Tally
+from station.reconcile.walk import Walk
 from station.reconcile.windows import italian_day
 
 _log = log.get(__name__)
@@ -113,7 +116,7 @@ def reconcile(
         return run.walk(id_pas)
 
 
-def fetch(
+def fetch_by_hand(
     settings: config.Settings,
     engine: store.Engine,
     id_pa: str | None,
@@ -192,12 +195,15 @@ class _Run:
             **{name: getattr(tally, name) for name in (*COUNTS, "missing", "positions")})  # fmt: skip
         if not self._order.dry_run:
             try:
-                with store.transaction(self._engine) as connection:
-                    store.runs.write_run(connection, tally.row())
+                patiently(lambda: self._write(tally))
             except StoreError as error:
                 _log.error("ledger_not_written", id_pa=tally.id_pa, reason=error.reason)
                 tally.outcome = "failed"
                 tally.error = tally.error or f"the ledger could not be written ({error.reason})"
+
+    def _write(self, tally: Tally) -> None:
+        with store.transaction(self._engine) as connection:
+            store.runs.write_run(connection, tally.row())
 
     def _walk(self, tally: Tally, client: gpd.Client, receipts: ThreadPoolExecutor, iuvs: Sequence[str]) -> None:
         if self._stop.is_set():
@@ -209,7 +215,7 @@ class _Run:
                 "no key for the GPD receipts API is configured for this EC (gpd_key, or reconcile = false)"
             )
         order = self._order
-        walk = Walk(
+        fetcher = Fetcher(
             settings=self._settings.gpd,
             engine=self._engine,
             intake=self._intake,
@@ -217,9 +223,8 @@ class _Run:
             tally=tally,
             pool=receipts,
             stop=self._stop,
-            show=order.show,
-            missing=order.missing if order.dry_run else None,
         )
+        walk = Walk(fetcher, order.show, order.missing if order.dry_run else None)
         try:
             if iuvs:
                 walk.fetch(iuvs)
@@ -228,4 +233,4 @@ class _Run:
             else:
                 walk.walk(positions=order.positions)
         finally:
-            walk.land()
+            walk.end()

@@ -14,7 +14,8 @@ class EcStatus:
     """One EC. `late`: it is to be walked and was not walked completely for longer than `gpd.late_hours`, or ever.
 
     `walked_at`: the end of the last complete walk, `watermark` its start; `swept_at`: the end of the last complete wide
-    sweep. `runs`: the latest rows of the ledger, the latest first.
+    sweep. `runs`: the latest rows of the ledger, the latest first. Items are receipts that are missing: open ones are
+    asked for again, refused ones are kept as refused requests, given-up ones were asked for long enough.
     """
 
     id_pa: str
@@ -24,6 +25,7 @@ class EcStatus:
     swept_at: datetime | None
     runs: Sequence[dict[str, Any]]
     open_items: int
+    refused_items: int
     given_up_items: int
 
 
@@ -69,6 +71,7 @@ def status(
                     swept_at=mark.swept_at if mark else None,
                     runs=[dict(row._mapping) for row in store.runs.latest_runs(connection, id_pa, limit=runs)],
                     open_items=counts.get((id_pa, "open"), 0),
+                    refused_items=counts.get((id_pa, "refused"), 0),
                     given_up_items=counts.get((id_pa, "given_up"), 0),
                 )
             )

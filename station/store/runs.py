@@ -12,7 +12,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, delete, exc, func, select, text, update
+from sqlalchemy import ARRAY, Connection, Engine, Row, String, delete, exc, func, literal, select, text, update
 
 from station.store import tables
 from station.store.engine import ours
@@ -66,9 +66,23 @@ def only_run(engine: Engine) -> Iterator[bool]:
 
 def known_iuvs(connection: Connection, id_pa: str, iuvs: Sequence[str]) -> set[str]:
     """Those of the IUVs that the EC has a receipt for. One query, so pass some hundreds at most."""
+    if not iuvs:
+        return set()
     table = tables.receipt
-    query = select(table.c.iuv).where(table.c.id_pa == id_pa, table.c.iuv.in_(iuvs))
-    return set(connection.execute(query).scalars()) if iuvs else set()
+    if connection.dialect.name == "sqlite":
+        query = select(table.c.iuv).where(table.c.id_pa == id_pa, table.c.iuv.in_(iuvs))
+    else:
+        # One probe of the index for each IUV. For a plain IN a planner without fresh statistics reads all of the EC's
+        # receipts instead: 130 ms a page with 40,000 of them.
+        wanted = func.unnest(literal(list(iuvs), ARRAY(String))).table_valued("iuv").render_derived()
+        query = select(wanted.c.iuv).where(_has_receipt(wanted.c.iuv, literal(id_pa)))
+    return set(connection.execute(query).scalars())
+
+
+def _has_receipt(iuv: Any, id_pa: Any) -> Any:
+    """A condition; a subquery with a limit is never made a join, so it costs one probe of the index on IUVs."""
+    table = tables.receipt
+    return select(literal(1)).where(table.c.iuv == iuv, table.c.id_pa == id_pa).limit(1).scalar_subquery().is_not(None)
 
 
 # --- watermarks -------------------------------------------------------------------------------------------------------
@@ -207,8 +221,7 @@ def close_arrived(connection: Connection, id_pa: str) -> int:
 
 
 def _arrived() -> Any:
-    table, receipt = tables.reconcile_item, tables.receipt
-    return select(receipt.c.iuv).where(receipt.c.iuv == table.c.iuv, receipt.c.id_pa == table.c.id_pa).exists()
+    return _has_receipt(tables.reconcile_item.c.iuv, tables.reconcile_item.c.id_pa)
 
 
 def count_items(connection: Connection, id_pas: Sequence[str]) -> list[Row[Any]]:

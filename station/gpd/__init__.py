@@ -1,0 +1,23 @@
+"""The client of the GPD receipts API and of GPD-Core's list of positions. The only user of the HTTP client.
+
+What comes out: pages of what is listed, documents as bytes, word of what is not there, and a `GpdError` for everything
+else. In here: `http` (connections, the rate, one call), `calls` (an EC's calls and their retries), `answers` (what is
+in an answer, all of it distrusted). What is done with an answer does not live here (see `reconcile`).
+"""
+
+from station.gpd.answers import Page, PaidPosition, PositionsPage, Row, usable_iuv, words
+from station.gpd.calls import EcClient
+from station.gpd.http import Answer, Client, Pace
+
+__all__ = [
+    "Answer",
+    "Client",
+    "EcClient",
+    "Pace",
+    "Page",
+    "PaidPosition",
+    "PositionsPage",
+    "Row",
+    "usable_iuv",
+    "words",
+]

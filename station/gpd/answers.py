@@ -1,0 +1,170 @@
+"""What is in an answer: pages, rows, positions, the words of an error. Nothing of it is taken on trust."""
+
+import json
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from station import log
+from station.errors import GpdAnswerError, GpdKeyError, GpdRequestError
+from station.gpd.http import Answer
+
+# A list that never ends is a defect of the other side; ten million receipts in one window end before.
+_PAGES = 100_000
+_MESSAGE_LENGTH = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A receipt that is listed; `paid_at` as the API writes it, for comparing with its own bounds only."""
+
+    iuv: str
+    paid_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a list: its rows, how many pages there are, and how many rows say nothing that could be used."""
+
+    rows: Sequence[Row]
+    pages: int
+    unreadable: int
+
+
+@dataclass(frozen=True, slots=True)
+class PaidPosition:
+    """A paid payment option of GPD-Core; `amount` in euro."""
+
+    iuv: str
+    notice_number: str | None
+    amount: Decimal | None
+
+
+@dataclass(frozen=True, slots=True)
+class PositionsPage:
+    """One page of positions."""
+
+    paid: Sequence[PaidPosition]
+    pages: int
+
+
+def expect_ok(answer: Answer, *media_types: str) -> None:
+    """Raises unless the answer is a 200 of one of the media types."""
+    told: dict[str, Any] = {"request_id": answer.request_id, "status": answer.status}
+    match answer.status:
+        case 200 if answer.media_type in media_types:
+            return
+        case 200:
+            raise GpdAnswerError(f"200 with content type {answer.media_type[:60] or 'missing'}", **told)
+        case 401 | 403:
+            raise GpdKeyError(f"{answer.status}{words(answer)}: the key is wrong, or does not open this EC", **told)
+        case 400:
+            raise GpdRequestError(f"400{words(answer)}: the API rejects the request", **told)
+        case 404:
+            raise GpdAnswerError(f"404{words(answer)}: the API is not at this address: check its URL", **told)
+    raise GpdAnswerError(f"{answer.status}{words(answer)}: an answer that is not documented", **told)
+
+
+def from_gateway(answer: Answer) -> bool:
+    """Whether an error is the gateway's (JSON with statusCode, or HTML) and not the service's own.
+
+    A 404 of the service says that nothing was found. One of the gateway says that nothing lives at the address: taken
+    for "nothing found", a mistyped URL would look like a quiet day, every day.
+    """
+    if answer.media_type == "text/html":
+        return True
+    with suppress(ValueError, RecursionError):
+        body = json.loads(answer.body)
+        return isinstance(body, dict) and "statusCode" in body
+    return False
+
+
+def words(answer: Answer) -> str:
+    """What an error body says in its title or message, short and masked; nothing where it is no JSON."""
+    with suppress(ValueError, RecursionError):
+        body = json.loads(answer.body)
+        if isinstance(body, dict):
+            said = body.get("title") or body.get("message")
+            if isinstance(said, str) and said.strip():
+                return f" {log.safe(said.strip()[:_MESSAGE_LENGTH])!r}"
+    return ""
+
+
+def page_of(answer: Answer, id_pa: str) -> Page:
+    """The page in an answer to a list call."""
+    body = _json(answer)
+    rows = [_row(one, id_pa) for one in _list(body.get("results"), answer)]
+    readable = [row for row in rows if row is not None]
+    return Page(readable, _pages(body.get("totalPages"), answer), len(rows) - len(readable))
+
+
+def positions_of(answer: Answer) -> PositionsPage:
+    """The page in an answer of GPD-Core."""
+    body = _json(answer)
+    info = body.get("page_info")
+    paid = [
+        option for position in _list(body.get("payment_position_list"), answer) for option in _paid_options(position)
+    ]
+    return PositionsPage(paid, _pages(info.get("total_pages") if isinstance(info, dict) else None, answer))
+
+
+def _json(answer: Answer) -> dict[str, Any]:
+    try:
+        body = json.loads(answer.body)
+    except (ValueError, RecursionError):
+        raise GpdAnswerError("200 with a body that is not JSON", request_id=answer.request_id, status=200) from None
+    if not isinstance(body, dict):
+        raise GpdAnswerError("200 with JSON that is no object", request_id=answer.request_id, status=200)
+    return body
+
+
+def _list(value: Any, answer: Answer) -> list[Any]:
+    if not isinstance(value, list):
+        raise GpdAnswerError("200 without a list of results", request_id=answer.request_id, status=200)
+    return value
+
+
+def _pages(value: Any, answer: Answer) -> int:
+    if type(value) is not int or not 0 <= value <= _PAGES:
+        raise GpdAnswerError("200 without a usable number of pages", request_id=answer.request_id, status=200)
+    return value
+
+
+# Any text the schema admits as IUV, but what a URL would read as a path.
+_IUV = re.compile(r"(?!\.{1,2}$)[^\x00-\x20\x7f-\xa0]{1,35}")
+
+
+def usable_iuv(text: Any) -> bool:
+    """Whether `text` can be an IUV and be asked for."""
+    return isinstance(text, str) and bool(_IUV.fullmatch(text)) and text.isprintable()
+
+
+def _row(one: Any, id_pa: str) -> Row | None:
+    """A listed row; `None` where it has no IUV, or is another EC's."""
+    if not isinstance(one, dict) or not usable_iuv(one.get("iuv")):
+        return None
+    if one.get("organizationFiscalCode") not in (None, id_pa):
+        return None
+    paid_at = one.get("paymentDateTime")
+    return Row(one["iuv"], paid_at if isinstance(paid_at, str) else "")
+
+
+def _paid_options(position: Any) -> list[PaidPosition]:
+    """The paid options of a position, as far as they can be read: this list is a second opinion."""
+    options = position.get("paymentOption") if isinstance(position, dict) else None
+    paid = []
+    for option in options if isinstance(options, list) else ():
+        if not isinstance(option, dict) or not usable_iuv(option.get("iuv")) or option.get("status") == "PO_UNPAID":
+            continue
+        notice_number, cents = option.get("nav"), option.get("amount")
+        paid.append(
+            PaidPosition(
+                option["iuv"],
+                notice_number[:35] if isinstance(notice_number, str) else None,
+                Decimal(cents).scaleb(-2) if type(cents) is int and 0 <= cents < 10**12 else None,
+            )
+        )
+    return paid
