@@ -9,9 +9,12 @@ stays inside them, and gives up on anything it does not expect.
 import base64
 import binascii
 import re
+import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from hashlib import sha256
+from pathlib import Path
 from typing import Literal, TypeAlias
 from urllib.parse import unquote
 
@@ -98,6 +101,30 @@ def _dns_names(extensions: bytes) -> Iterator[str]:
             for tag, content in _values(_expect(_SEQUENCE, next(_values(_expect(_OCTETS, value))))):
                 if tag == _DNS_NAME:
                     yield content.decode("ascii")
+
+
+def first_end(file: Path) -> datetime | None:
+    """When the first of the certificates in a PEM file ends; `None` where there is none that can be read."""
+    try:
+        found = _BLOCK.findall(file.read_text(encoding="ascii", errors="replace"))
+        return min([_end(ssl.PEM_cert_to_DER_cert(one)) for one in found], default=None)
+    except (OSError, ValueError, IndexError, StopIteration):
+        return None
+
+
+_BLOCK = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
+_TIMES = {0x17: "%y%m%d%H%M%SZ", 0x18: "%Y%m%d%H%M%SZ"}
+
+
+def _end(der: bytes) -> datetime:
+    fields = list(_values(_expect(_SEQUENCE, next(_values(_expect(_SEQUENCE, next(_values(der))))))))
+    validity = fields[4 if fields[0][0] == _VERSION else 3]
+    _begin, (tag, content) = _values(_expect(_SEQUENCE, validity))
+    if tag not in _TIMES:
+        raise ValueError("a time was expected")
+    end = datetime.strptime(content.decode("ascii"), _TIMES[tag]).replace(tzinfo=UTC)
+    # Two digits of a year stand for 1950 to 2049 (RFC 5280), and for 1969 to 2068 in the library.
+    return end.replace(year=end.year - 100) if tag == 0x17 and end.year >= 2050 else end
 
 
 # --- what proxies pass on ---------------------------------------------------------------------------------------------
@@ -189,7 +216,8 @@ def _forwarded(value: str) -> Identity | None:
         found = _PAIR.match(value, at)
         if found is None:
             raise UntrustedError("the X-Forwarded-Client-Cert header cannot be read")
-        pairs.append((found[1].lower(), re.sub(r"\\(.)", r"\1", found[2]) if found[2] is not None else found[3]))
+        # Only quotes are escaped by Envoy. Other backslashes are the subject's own, and keep its values apart.
+        pairs.append((found[1].lower(), found[3] if found[2] is None else found[2].replace('\\"', '"')))
         at = found.end()
         if value[at : at + 1] == ",":
             pairs.clear()
