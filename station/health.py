@@ -1,6 +1,6 @@
-"""The door for those who run the station: is it alive, can it store. Its own listener, never the public one.
+"""The door for those who run the station: is it alive, can it store, what did it do.
 
-Whatever else is asked about the running server (metrics) belongs here, too.
+Its own listener, never the public one.
 """
 
 import time
@@ -10,16 +10,18 @@ from typing import Any, NamedTuple
 from station import store
 from station.config import Settings
 from station.errors import SchemaBehindError, StoreError
+from station.metrics import CONTENT_TYPE, Metrics
 from station.trust import host_and_port, read_address
 
 _READY_FOR_S = 1.0  # one question to the database answers everybody who asks within this time
 
 
 class Report(NamedTuple):
-    """An answer: status line and text."""
+    """An answer: status line, text, and what kind of text."""
 
     status: str
     text: str
+    content_type: str = "text/plain; charset=utf-8"
 
 
 def is_health_door(settings: Settings, local: Any) -> bool:
@@ -33,19 +35,22 @@ def is_health_door(settings: Settings, local: Any) -> bool:
 class Health:
     """Answers on the health door."""
 
-    def __init__(self, engine: store.Engine) -> None:
+    def __init__(self, engine: store.Engine, metrics: Metrics) -> None:
         self._engine = engine
+        self._metrics = metrics
         self._asked = -_READY_FOR_S
         self._ready = Report("503 Service Unavailable", "not asked yet")
 
     def answer(self, path: str) -> Report:
-        """`/live`: the process serves. `/ready`: the database answers and its schema fits."""
+        """`/live`: the process serves. `/ready`: the database answers and its schema fits. `/metrics`: what it did."""
         match path:
             case "/live":
                 return Report("200 OK", "alive")
             case "/ready":
                 return self._readiness()
-        return Report("404 Not Found", "ask for /live or /ready")
+            case "/metrics":
+                return Report("200 OK", self._metrics.text(), CONTENT_TYPE)
+        return Report("404 Not Found", "ask for /live, /ready or /metrics")
 
     def _readiness(self) -> Report:
         if time.monotonic() - self._asked >= _READY_FOR_S:

@@ -4,10 +4,13 @@ What a worker does is in `worker`.
 """
 
 import os
+import shutil
 import socket
 import ssl
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +97,31 @@ def run(load: Callable[[], Settings], arguments: list[str]) -> None:
     Raises the `StationError` that keeps the station from starting.
     """
     _defaults(load())  # gunicorn would end with a status of its own where this fails
-    application = _Gunicorn(load, arguments)
-    application.open_health_door()
-    application.examine()
-    application.run()
+    with _metrics_folder():
+        application = _Gunicorn(load, arguments)
+        application.open_health_door()
+        application.examine()
+        application.run()
+
+
+@contextmanager
+def _metrics_folder() -> Iterator[None]:
+    """Where the worker processes share what they count, for as long as the server runs."""
+    own = os.getpid()
+    folder = Path(tempfile.mkdtemp(prefix="station-metrics-"))
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+    try:
+        yield
+    finally:
+        if os.getpid() == own:  # workers come by here too
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _worker_ended(_arbiter: object, worker: Any) -> None:
+    # Not at the top: prometheus_client looks for the folder when it is imported.
+    from station import metrics
+
+    metrics.forget(worker.pid)
 
 
 def problems(settings: Settings) -> tuple[list[str], list[str]]:
@@ -142,6 +166,7 @@ def _defaults(settings: Settings) -> dict[str, Any]:
         "ca_certs": _text(settings.tls.client_ca),
         "ssl_context": _ssl_context(),
         "logger_class": "station.log.GunicornLogger",
+        "child_exit": _worker_ended,
         "control_socket_disable": True,
         "proc_name": "station",
     }

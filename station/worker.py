@@ -24,6 +24,7 @@ from gunicorn.http import RequestParser, errors, wsgi
 from gunicorn.workers import base
 
 from station import log, soap
+from station.app import ARRIVED
 from station.connection import Connection, State
 from station.framing import DRAIN, Incoming, Piece
 from station.health import is_health_door
@@ -196,7 +197,9 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
                 self._say_last(connection, _LATE)
             else:
                 self._close(connection)
+        self.wsgi.metrics.sample(self._pending)
         if self._turned_away:
+            self.wsgi.metrics.turned_away(self._turned_away)
             _log.warning("requests_turned_away", count=self._turned_away, pending=self._pending, held=self._held)
             self._turned_away = 0
 
@@ -321,7 +324,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
                 connection.last = True
                 connection.out += self._busy()
             else:
-                self._answer(connection, piece)
+                self._answer(connection, piece, arrived)
             connection.flush()
         except OSError:
             connection.last = True  # the loop will see what it is
@@ -335,7 +338,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             with suppress(BlockingIOError):  # the pipe is full of wake-ups
                 os.write(self.PIPE[1], b".")
 
-    def _answer(self, connection: Connection, piece: Piece) -> None:
+    def _answer(self, connection: Connection, piece: Piece, arrived: float) -> None:
         parser = RequestParser(self.cfg, _once(piece.data), connection.peer)
         try:
             request = next(parser)
@@ -350,6 +353,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         self.cfg.pre_request(self, request)
         response, environ = wsgi.create(request, connection, connection.peer, connection.local, self.cfg)
         environ["wsgi.multithread"] = True
+        environ[ARRIVED] = arrived
         self.nr += 1
         if self.nr >= self.max_requests and self.alive:
             self.alive = False

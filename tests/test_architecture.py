@@ -24,6 +24,7 @@ ONLY_USER = {
     "pyarrow": ["station.export"],
     "pydantic": ["station.config"],
     "structlog": ["station.log"],
+    "prometheus_client": ["station.metrics"],
 }
 
 # A module may import only what stands before it.
@@ -32,8 +33,8 @@ ORDER = [
     "station.certificate", "station.trust", "station.tls", "station.framing", "station.contract", "station.masking",
     "station.journal", "station.store", "station.patience", "station.export", "station.stamps", "station.statistics",
     "station.gpd", "station.intake", "station.soap", "station.reconcile", "station.replay", "station.purge",
-    "station.health", "station.app", "station.wsgi", "station.connection", "station.worker", "station.server",
-    "station.cli",
+    "station.metrics", "station.health", "station.app", "station.wsgi", "station.connection", "station.worker",
+    "station.server", "station.cli",
 ]  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, Engine
 from station.store import runs
 from station.store.engine import connect, parse_url, transaction
 from station.store.journal import ExchangeFilter, ExchangePosition, list_exchanges, write_exchange
+from station.store.levels import OPEN_COUNTED, clock, fetched_since, last_pushes, open_by_fault, pool_use
 from station.store.purge import Part, count_older, open_refused, purge_batch
 from station.store.queries import (
     EXPORTED,
@@ -41,6 +42,7 @@ from station.store.search import Filter, Plan, plan
 __all__ = [
     "EXPORTED",
     "LISTED",
+    "OPEN_COUNTED",
     "Change",
     "Connection",
     "Cursor",
@@ -58,22 +60,27 @@ __all__ = [
     "be_patient",
     "changes",
     "check_schema",
+    "clock",
     "connect",
     "count_older",
     "discard",
     "document_of",
+    "fetched_since",
     "find",
     "find_refused",
     "flags_of",
     "keep",
+    "last_pushes",
     "list_exchanges",
     "list_receipts",
     "list_refused",
     "migrate",
+    "open_by_fault",
     "open_refused",
     "page",
     "parse_url",
     "plan",
+    "pool_use",
     "purge_batch",
     "rebuild",
     "record",

@@ -1,0 +1,225 @@
+"""Metrics, in the form that Prometheus reads. The only user of prometheus_client.
+
+What happens is counted where it happens, in files that all worker processes of a server share: whichever of them is
+asked adds them up. What the database knows (refused requests that are open, the last push, the last walk) is asked of
+the database, since commands change it too. Names and labels are part of what `deploy/` relies on. No label is without
+bound: ECs that are not configured are `other`, and what senders choose freely is no label at all.
+
+Nothing here may cost a push more than some microseconds, and nothing here may fail one.
+"""
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from station import __version__, certificate, log, store
+from station.config import Settings
+from station.errors import StoreError
+
+_log = log.get(__name__)
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+# The service level asks for 98 % of the answers within 2 s; the Nodo waits 15 s.
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0)
+_PUSHES = ("paSendRTV2", "paSendRT")
+_OTHER = "other"
+_ASKED_FOR_S = 15.0  # one question to the database answers everybody who asks within this time
+
+
+class Metrics:
+    """The metrics of one worker process, and the text with those of all of them."""
+
+    def __init__(self, settings: Settings, engine: store.Engine) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._levels = _Levels(settings, engine)
+        self._own = own = CollectorRegistry()
+        own.register(self._levels)
+        self._requests = Counter(
+            "station_requests", "SOAP requests by what became of them.", ("operation", "ec", "result"), registry=own
+        )
+        self._seconds = Histogram(
+            "station_push_seconds",
+            "Time from a whole request to its answer, for the operations that bring receipts.",
+            ("operation",),
+            buckets=_SECONDS,
+            registry=own,
+        )
+        self._faults = Counter("station_faults", "Answers with outcome KO.", ("fault_code",), registry=own)
+        self._flags = Counter("station_flags", "Oddities of the receipts that were stored.", ("flag",), registry=own)
+        self._store_errors = Counter(
+            "station_store_errors", "Receipts that could not be stored when they came.", ("reason",), registry=own
+        )
+        self._answers = Counter("station_http_answers", "Answers by HTTP status.", ("status",), registry=own)
+        self._turned_away = Counter("station_turned_away", "Requests answered 503 since too many waited.", registry=own)
+        self._pending = Gauge(
+            "station_requests_pending", "Requests that are worked on or wait for a thread.",
+            multiprocess_mode="livesum", registry=own,
+        )  # fmt: skip
+        self._in_use = Gauge(
+            "station_database_connections_in_use", "Database connections at work.",
+            multiprocess_mode="livesum", registry=own,
+        )  # fmt: skip
+        self._most = Gauge(
+            "station_database_connections_max", "Database connections that the pools allow.",
+            multiprocess_mode="livesum", registry=own,
+        )  # fmt: skip
+
+    def answered(self, notes: Mapping[str, Any], status: int, seconds: float) -> None:
+        """Counts one answer. `notes` are what its log line says."""
+        self._answers.labels(status).inc()
+        operation, result = notes.get("operation"), notes.get("result")
+        if operation is None or result is None:
+            return
+        self._requests.labels(operation, self._levels.label(notes.get("id_pa")), result).inc()
+        if operation in _PUSHES:
+            self._seconds.labels(operation).observe(seconds)
+        if fault_code := notes.get("fault_code"):
+            self._faults.labels(fault_code).inc()
+        if result == "stored":
+            for flag in notes.get("flags", ()):
+                self._flags.labels(flag).inc()
+        elif result == "store_error":
+            self._store_errors.labels(_kind(notes.get("reason", ""))).inc()
+
+    def turned_away(self, number: int) -> None:
+        """Counts requests that found too many others waiting."""
+        self._turned_away.inc(number)
+        self._answers.labels(503).inc(number)
+
+    def sample(self, pending: int) -> None:
+        """What each worker says of itself, once a second."""
+        self._pending.set(pending)
+        in_use, most = store.pool_use(self._engine)
+        self._in_use.set(in_use)
+        self._most.set(most)
+
+    def text(self) -> str:
+        """All metrics of all worker processes."""
+        shared = CollectorRegistry()
+        try:
+            multiprocess.MultiProcessCollector(shared)  # type: ignore[no-untyped-call]
+        except ValueError:  # no `station serve` around us, which says where the shared files are
+            return generate_latest(self._own).decode()
+        shared.register(self._levels)
+        return generate_latest(shared).decode()
+
+
+def forget(pid: int) -> None:
+    """A worker process has ended: it has no connections any more. What it counted stays."""
+    multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
+
+
+def _kind(reason: str) -> str:
+    """The kind of a store error, without the code that follows a class."""
+    first = reason.partition(" ")[0]
+    return first if first.endswith("Error") else reason
+
+
+class _Levels(Collector):
+    """What is asked for when somebody wants to know it."""
+
+    def __init__(self, settings: Settings, engine: store.Engine) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._asked = -_ASKED_FOR_S
+        self._known: list[Metric] = []
+
+    def label(self, id_pa: str | None) -> str:
+        """The EC as a label."""
+        return id_pa if id_pa in self._settings.ecs else _OTHER
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics, not older than some seconds."""
+        with self._lock:
+            if time.monotonic() - self._asked >= _ASKED_FOR_S:
+                self._known = [*self._process(), *self._certificates(), *self._database()]
+                self._asked = time.monotonic()
+            yield from self._known
+
+    def _process(self) -> Iterator[Metric]:
+        yield _gauge("station_build_info", "The station's version.", ("version",), {(__version__,): 1})
+
+    def _certificates(self) -> Iterator[Metric]:
+        ends: dict[tuple[str, ...], float] = {}
+        for name in ("certificate", "client_ca"):
+            file: Path | None = getattr(self._settings.tls, name)
+            if file is not None and (end := certificate.first_end(file)):
+                ends[(name,)] = end.timestamp()
+        yield _gauge(
+            "station_certificate_end_timestamp_seconds",
+            "When the first of the certificates in a file of [tls] ends.",
+            ("file",),
+            ends,
+        )
+
+    def _database(self) -> Iterator[Metric]:
+        try:
+            with store.transaction(self._engine, readonly=True) as connection:
+                found = list(self._ask(connection))
+        except StoreError as error:
+            _log.warning("metrics_incomplete", reason=error.reason)
+            found = []
+        yield _gauge("station_database_up", "Whether the database answered.", (), {(): 1 if found else 0})
+        yield from found
+
+    def _ask(self, connection: store.Connection) -> Iterator[Metric]:
+        ecs = self._settings.ecs
+        yield _gauge(
+            "station_refused_open",
+            f"Refused requests that nobody has settled (counted up to {store.OPEN_COUNTED}).",
+            ("fault_code",),
+            {(code,): number for code, number in store.open_by_fault(connection).items()},
+        )
+        yield _gauge(
+            "station_last_push_timestamp_seconds",
+            "When the last new receipt came by push; 0: never.",
+            ("ec",),
+            {(id_pa or _OTHER,): _stamp(at) for id_pa, at in store.last_pushes(connection, list(ecs)).items()},
+        )
+        walked = {id_pa: row.walked_at for id_pa, row in store.runs.watermarks(connection).items() if id_pa in ecs}
+        yield _gauge(
+            "station_reconcile_walked_timestamp_seconds",
+            "When the last complete walk of station reconcile ended; 0: never.",
+            ("ec",),
+            {(id_pa,): _stamp(walked.get(id_pa)) for id_pa, ec in ecs.items() if ec.reconcile},
+        )
+        items: dict[tuple[str, ...], float] = {}
+        for row in store.runs.count_items(connection, ()):
+            key = (self.label(row.id_pa), row.state)
+            items[key] = items.get(key, 0) + row.number
+        yield _gauge(
+            "station_reconcile_items",
+            "Receipts that are known to exist and are not here.",
+            ("ec", "state"),
+            items,
+        )
+        fetched: dict[tuple[str, ...], float] = {}
+        for id_pa, number in store.fetched_since(connection, datetime.now(UTC) - timedelta(days=1)).items():
+            fetched[(self.label(id_pa),)] = fetched.get((self.label(id_pa),), 0) + number
+        yield _gauge(
+            "station_reconcile_fetched_last_day",
+            "Receipts of the last 24 hours that only reconcile brought.",
+            ("ec",),
+            dict.fromkeys(((id_pa,) for id_pa in ecs), 0) | fetched,
+        )
+
+
+def _stamp(moment: datetime | None) -> float:
+    return moment.timestamp() if moment else 0
+
+
+def _gauge(name: str, text: str, labels: tuple[str, ...], values: Mapping[tuple[str, ...], float]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, text, labels=labels)
+    for key, value in values.items():
+        family.add_metric(key, value)
+    return family

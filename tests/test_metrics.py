@@ -1,0 +1,179 @@
+"""Metrics: what is counted, by several worker processes, and what the database is asked."""
+
+import re
+import subprocess
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+
+import httpx
+import pytest
+from build import a_request, an_envelope
+from process import free_port
+
+from station import certificate, config, metrics, store
+
+EC, OTHER = "77777777777", "88888888888"
+REGISTRY = f"""
+[[ec]]
+id = "{EC}"
+[[ec]]
+id = "{OTHER}"
+reconcile = false
+"""
+HEADERS = {"Content-Type": "text/xml"}
+
+
+def samples(text):
+    """The values by name with labels, as they stand in the text."""
+    lines = (line for line in text.splitlines() if line and not line.startswith("#"))
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
+
+
+@pytest.fixture
+def engine(database_url):
+    engine = store.connect(database_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def settings():
+    return config.Settings(ec=(config.Ec(id=EC), config.Ec(id=OTHER, reconcile=False)))
+
+
+def test_several_workers(serve, database_url, tmp_path):
+    """Whichever of three workers is asked, the answer adds up what all of them did; the public door has no metrics."""
+    health = f"127.0.0.1:{free_port()}"
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    server = serve(
+        database_url, config=REGISTRY, options=("--workers", "3"), STATION_SERVER_HEALTH_LISTEN=health,
+        TMPDIR=str(temporary),
+    )  # fmt: skip
+    documents = [an_envelope(a_request()) for _ in range(20)]
+    for document in [*documents, *documents[:5], an_envelope(a_request(idPA="11111111111"))]:
+        httpx.post(server.url, content=document, headers=HEADERS)  # a connection each: they spread over the workers
+    assert httpx.post(server.url, content=b"<broken", headers=HEADERS).status_code == 400
+    for _ in range(6):
+        answer = httpx.get(f"http://{health}/metrics")
+        assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+        found = samples(answer.text)
+        total = "station_requests_total{" + f'ec="{EC}",operation="paSendRTV2",result='
+        assert found[total + '"stored"}'] == 20
+        assert found[total + '"duplicate"}'] == 5
+        assert found['station_requests_total{ec="other",operation="paSendRTV2",result="refused"}'] == 1
+        assert found['station_faults_total{fault_code="PAA_ID_DOMINIO_ERRATO"}'] == 1
+        assert found['station_push_seconds_count{operation="paSendRTV2"}'] == 26
+        assert found['station_push_seconds_bucket{le="15.0",operation="paSendRTV2"}'] == 26
+        assert found['station_http_answers_total{status="400"}'] == 1
+    assert 'station_push_seconds_bucket{le="2.0",operation="paSendRTV2"}' in found
+    assert httpx.get(server.url.replace("/paForNode", "/metrics")).status_code == 404
+    pools = "station_database_connections_max"
+    deadline = time.monotonic() + 20
+    while samples(httpx.get(f"http://{health}/metrics").text).get(pools) != 24 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert samples(httpx.get(f"http://{health}/metrics").text)[pools] == 24  # three workers of eight threads
+    server.stop()
+    assert not list(temporary.glob("station-metrics-*"))
+
+
+def test_worker_ended(serve, sqlite_url):
+    """What an ended worker counted stays, and its connections are no longer counted."""
+    health = f"127.0.0.1:{free_port()}"
+    server = serve(sqlite_url, STATION_SERVER_HEALTH_LISTEN=health)
+    httpx.post(server.url, content=an_envelope(a_request()), headers=HEADERS)
+    [worker] = re.findall(r"Booting worker with pid: (\d+)", server.log)
+    subprocess.run(["kill", "-9", worker], check=True)
+    deadline = time.monotonic() + 20
+    found = {}
+    while time.monotonic() < deadline:
+        with suppress(httpx.TransportError):
+            found = samples(httpx.get(f"http://{health}/metrics").text)
+        if server.log.count("Booting worker") == 2 and "station_database_connections_max" in found:
+            break
+        time.sleep(0.1)
+    assert found['station_requests_total{ec="other",operation="paSendRTV2",result="stored"}'] == 1
+    assert found["station_database_connections_max"] == 8
+
+
+def test_levels(engine, settings):
+    """What the database knows stands there for each EC: last push and walk, what is open, what was fetched."""
+    told = metrics.Metrics(settings, engine)
+    walked = datetime(2026, 7, 1, 12, tzinfo=UTC)
+    arrived = datetime.now(UTC)
+    with store.transaction(engine) as connection:
+        store.runs.set_watermark(connection, EC, walked, walked_at=walked)
+    push(engine, settings, "push")
+    push(engine, settings, "reconcile")
+    push(engine, settings, "push", idPA="99999999999")
+    found = samples(told.text())
+    assert found["station_database_up"] == 1
+    assert found['station_refused_open{fault_code="PAA_ID_DOMINIO_ERRATO"}'] == 1
+    assert abs(found[f'station_last_push_timestamp_seconds{{ec="{EC}"}}'] - arrived.timestamp()) < 60
+    assert found[f'station_last_push_timestamp_seconds{{ec="{OTHER}"}}'] == 0
+    assert found[f'station_reconcile_walked_timestamp_seconds{{ec="{EC}"}}'] == walked.timestamp()
+    assert f'station_reconcile_walked_timestamp_seconds{{ec="{OTHER}"}}' not in found  # not to be walked
+    assert found[f'station_reconcile_fetched_last_day{{ec="{EC}"}}'] == 1
+    assert found[f'station_reconcile_fetched_last_day{{ec="{OTHER}"}}'] == 0
+
+
+def push(engine, settings, source, **over):
+    from station import contract
+    from station.intake import Intake, Origin
+    from station.receipt import Source
+
+    document = contract.parse(an_envelope(a_request(**over)), None)
+    Intake(engine, settings).accept(document, contract.request_element(document.root), Origin(Source(source)))
+
+
+def test_open_registry(engine):
+    """Without a registry the last push of all stands under `other`, and no EC a sender names becomes a label."""
+    open_ = config.Settings()
+    told = metrics.Metrics(open_, engine)
+    push(engine, open_, "push")
+    told.answered({"operation": "paSendRTV2", "result": "stored", "id_pa": EC, "flags": ["stand_in"]}, 200, 0.1)
+    text = told.text()
+    assert EC not in text
+    found = samples(text)
+    assert found['station_last_push_timestamp_seconds{ec="other"}'] > 0
+    assert found['station_flags_total{flag="stand_in"}'] == 1
+
+
+def test_database_away(settings):
+    """A database that does not answer is told as such, and what is counted is told all the same."""
+    told = metrics.Metrics(settings, store.connect("postgresql://station@127.0.0.1:9/station"))
+    notes = {"operation": "paSendRTV2", "result": "store_error", "id_pa": EC, "reason": "OperationalError 57P01"}
+    told.answered(notes, 503, 0.1)
+    found = samples(told.text())
+    assert found["station_database_up"] == 0
+    assert found['station_store_errors_total{reason="OperationalError"}'] == 1
+    assert not [name for name in found if name.startswith("station_refused_open")]
+
+
+def test_turned_away(settings):
+    """Requests that were turned away count as answers 503."""
+    told = metrics.Metrics(settings, store.connect("postgresql://station@127.0.0.1:9/station"))
+    told.turned_away(3)
+    found = samples(told.text())
+    assert found["station_turned_away_total"] == 3
+    assert found['station_http_answers_total{status="503"}'] == 3
+
+
+def test_certificate_end(tmp_path, sqlite_url):
+    """The end of the certificate that ends first stands there, for each file."""
+    for name, days in (("long", 400), ("short", 20)):
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=station.example.invalid",
+             "-days", str(days), "-keyout", tmp_path / f"{name}.key", "-out", tmp_path / f"{name}.pem"],
+            check=True, capture_output=True,
+        )  # fmt: skip
+    both = tmp_path / "both.pem"
+    both.write_text("leaf\n" + (tmp_path / "long.pem").read_text() + (tmp_path / "short.pem").read_text())
+    told = metrics.Metrics(config.Settings(tls=config.Tls(certificate=both)), store.connect(sqlite_url))
+    end = samples(told.text())['station_certificate_end_timestamp_seconds{file="certificate"}']
+    assert 19 < (end - time.time()) / 86400 < 21
+    assert certificate.first_end(tmp_path / "long.pem").timestamp() > end
+    assert certificate.first_end(tmp_path / "missing.pem") is None
+    (tmp_path / "broken.pem").write_text("-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n")
+    assert certificate.first_end(tmp_path / "broken.pem") is None
