@@ -1,14 +1,18 @@
 """The GPD client against the simulator, the days it is asked for, and the keys it is given."""
 
+import json
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as clock
 from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+import trustme
 from gpd_simulator import GpdSimulator, make_position, make_receipt
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -346,6 +350,53 @@ def test_connections_are_reused(gpd, connect):
     for _ in range(10):
         client.page(FIRST, LAST, 0)
     assert gpd.stats()["connections"] == 1
+
+
+def test_proxy(gpd, connect):
+    """Through a proxy the call goes to the proxy, for the API's address."""
+    client = connect(url="http://api.example.invalid/v1", proxy=gpd.base_url, retries=0)
+    with pytest.raises(GpdError):
+        client.page(FIRST, LAST, 0)
+    assert gpd.log()[-1]["path"].startswith(f"http://api.example.invalid/v1/payments/{ORG}/receipts?")
+
+
+def test_environment_has_no_say(gpd, connect, monkeypatch):
+    """A proxy that only the environment names is not used."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
+    assert connect().page(FIRST, LAST, 0) is not None
+
+
+class Empty(BaseHTTPRequestHandler):
+    """Answers every call with an empty page."""
+
+    def do_GET(self) -> None:
+        body = json.dumps(PAGE).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_tls(connect, tmp_path):
+    """A server's certificate must come from a CA that is trusted: the usual ones, or those of the configuration."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Empty) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"https://127.0.0.1:{server.server_port}"
+        assert connect(url=url, ca_file=tmp_path / "ca.pem").page(FIRST, LAST, 0).pages == 1
+        with pytest.raises(GpdUnavailableError, match="certificate verify failed"):
+            connect(url=url, retries=0).page(FIRST, LAST, 0)
+        server.shutdown()
 
 
 # --- the rate ---------------------------------------------------------------------------------------------------------
