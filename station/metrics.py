@@ -41,6 +41,7 @@ class Metrics:
         self._settings = settings
         self._engine = engine
         self._levels = _Levels(settings, engine)
+        self._complained = False
         self._own = own = CollectorRegistry()
         own.register(self._levels)
         self._requests = Counter(
@@ -74,7 +75,15 @@ class Metrics:
         )  # fmt: skip
 
     def answered(self, notes: Mapping[str, Any], status: int, seconds: float) -> None:
-        """Counts one answer. `notes` are what its log line says."""
+        """Counts one answer. `notes` are what its log line says. What cannot be counted is answered all the same."""
+        try:
+            self._count(notes, status, seconds)
+        except (OSError, ValueError) as error:  # the files cannot grow
+            if not self._complained:
+                self._complained = True
+                _log.error("metrics_not_counted", reason=type(error).__name__)
+
+    def _count(self, notes: Mapping[str, Any], status: int, seconds: float) -> None:
         self._answers.labels(status).inc()
         operation, result = notes.get("operation"), notes.get("result")
         if operation is None or result is None:

@@ -4,13 +4,10 @@ What a worker does is in `worker`.
 """
 
 import os
-import shutil
 import socket
 import ssl
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,7 @@ from gunicorn.util import parse_address
 from station import log, store, tls, trust
 from station.config import Settings
 from station.errors import ConfigError, StationError, StoreError
+from station.metrics_folder import metrics_folder
 
 _log = log.get(__name__)
 
@@ -97,24 +95,12 @@ def run(load: Callable[[], Settings], arguments: list[str]) -> None:
     Raises the `StationError` that keeps the station from starting.
     """
     _defaults(load())  # gunicorn would end with a status of its own where this fails
-    with _metrics_folder():
+    with metrics_folder() as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
         application = _Gunicorn(load, arguments)
         application.open_health_door()
         application.examine()
         application.run()
-
-
-@contextmanager
-def _metrics_folder() -> Iterator[None]:
-    """Where the worker processes share what they count, for as long as the server runs."""
-    own = os.getpid()
-    folder = Path(tempfile.mkdtemp(prefix="station-metrics-"))
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
-    try:
-        yield
-    finally:
-        if os.getpid() == own:  # workers come by here too
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _worker_ended(_arbiter: object, worker: Any) -> None:

@@ -1,5 +1,6 @@
 """Metrics: what is counted, by several worker processes, and what the database is asked."""
 
+import os
 import re
 import subprocess
 import time
@@ -11,7 +12,7 @@ import pytest
 from build import a_request, an_envelope
 from process import free_port
 
-from station import certificate, config, metrics, store
+from station import certificate, config, metrics, metrics_folder, store
 
 EC, OTHER = "77777777777", "88888888888"
 REGISTRY = f"""
@@ -42,14 +43,11 @@ def settings():
     return config.Settings(ec=(config.Ec(id=EC), config.Ec(id=OTHER, reconcile=False)))
 
 
-def test_several_workers(serve, database_url, tmp_path):
+def test_several_workers(serve, database_url):
     """Whichever of three workers is asked, the answer adds up what all of them did; the public door has no metrics."""
     health = f"127.0.0.1:{free_port()}"
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
     server = serve(
         database_url, config=REGISTRY, options=("--workers", "3"), STATION_SERVER_HEALTH_LISTEN=health,
-        TMPDIR=str(temporary),
     )  # fmt: skip
     documents = [an_envelope(a_request()) for _ in range(20)]
     for document in [*documents, *documents[:5], an_envelope(a_request(idPA="11111111111"))]:
@@ -74,8 +72,6 @@ def test_several_workers(serve, database_url, tmp_path):
     while samples(httpx.get(f"http://{health}/metrics").text).get(pools) != 24 and time.monotonic() < deadline:
         time.sleep(0.1)
     assert samples(httpx.get(f"http://{health}/metrics").text)[pools] == 24  # three workers of eight threads
-    server.stop()
-    assert not list(temporary.glob("station-metrics-*"))
 
 
 def test_worker_ended(serve, sqlite_url):
@@ -95,6 +91,34 @@ def test_worker_ended(serve, sqlite_url):
         time.sleep(0.1)
     assert found['station_requests_total{ec="other",operation="paSendRTV2",result="stored"}'] == 1
     assert found["station_database_connections_max"] == 8
+
+
+def test_folder(tmp_path, monkeypatch):
+    """The shared folder goes with its server, or with the next start where that was killed; a used one stays."""
+    monkeypatch.setattr(metrics_folder, "_MEMORY", tmp_path)
+    killed = tmp_path / "station-metrics-killed"
+    fresh = tmp_path / "station-metrics-fresh"
+    killed.mkdir()
+    fresh.mkdir()
+    with metrics_folder.metrics_folder() as used:
+        for folder in (killed, used):
+            os.utime(folder, (1, 1))
+        with metrics_folder.metrics_folder() as other:
+            assert {one.name for one in tmp_path.iterdir()} == {used.name, other.name, fresh.name}
+    assert list(tmp_path.iterdir()) == [fresh]
+
+
+def test_not_counted(settings, capsys, monkeypatch):
+    """A count that cannot be written is told once and fails nobody."""
+    told = metrics.Metrics(settings, store.connect("postgresql://station@127.0.0.1:9/station"))
+
+    def full(*_):
+        raise OSError
+
+    monkeypatch.setattr(told, "_count", full)
+    told.answered({}, 200, 0.1)
+    told.answered({}, 200, 0.1)
+    assert "".join(capsys.readouterr()).count("metrics_not_counted") == 1
 
 
 def test_levels(engine, settings):
