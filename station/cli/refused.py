@@ -33,7 +33,7 @@ def resolve(context: Context, given: Iterable[str]) -> tuple[str, ...]:
     for one in given:
         prefix = one.strip().lower()
         if not prefix or set(prefix) - set("0123456789abcdef"):
-            raise click.UsageError(f"{printable(one)!r} is no id of a refused request (see `station refused list`)")
+            raise click.UsageError(f"'{printable(one)}' is no id of a refused request (see `station refused list`)")
         with store.transaction(engine, readonly=True) as connection:
             ids = store.refused_ids(connection, prefix)
         if len(ids) > 1:
