@@ -211,7 +211,10 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         except ssl.SSLError as error:
             if connection.state is State.HANDSHAKE:
                 _log.info("tls_handshake_failed", peer=_address(connection), reason=error.reason)
-            self._close(connection)
+                self._end(connection)
+                self._watch(connection, selectors.EVENT_READ)
+            else:
+                self._close(connection)
         except OSError:
             self._close(connection)
 
@@ -235,14 +238,17 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             return False
         connection.served += 1
         if connection.last:
-            connection.end_sending()
-            connection.state = State.FAREWELL
-            connection.deadline = time.monotonic() + _FAREWELL_S
+            self._end(connection)
         else:
             connection.state = State.REQUEST
             idle = self.cfg.keepalive if self.alive else _STOP_LINGER_S
             connection.deadline = time.monotonic() + idle
         return True
+
+    def _end(self, connection: Connection) -> None:
+        connection.end_sending()
+        connection.state = State.FAREWELL
+        connection.deadline = time.monotonic() + _FAREWELL_S
 
     def _receive(self, connection: Connection) -> None:
         incoming = connection.incoming
