@@ -15,11 +15,12 @@ from gunicorn.glogging import Logger as GunicornBaseLogger
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 _MAX_LENGTH = 500
-# A person's fiscal code, an e-mail address, an IBAN; and the password in a database URL.
+# A person's fiscal code, an e-mail address, an IBAN; and the password in a database URL. 32 hexadecimal digits are a
+# receiptId or a request's id, one in twenty of which would look like an IBAN.
 _PERSONAL = re.compile(
     r"\b[A-Z]{6}[0-9LMNP-V]{2}[A-EHLMPR-T][0-9LMNP-V]{2}[A-Z][0-9LMNP-V]{3}[A-Z]\b"
     r"|[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64})+"
-    r"|\b[A-Z]{2}[0-9]{2}[A-Z0-9]{11,30}\b"
+    r"|\b(?![0-9A-F]{32}\b)[A-Z]{2}[0-9]{2}[A-Z0-9]{11,30}\b"
     r"|(?<=://)[^/\s@]{1,200}@",
     re.IGNORECASE,
 )

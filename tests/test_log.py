@@ -73,6 +73,13 @@ def test_exception_without_its_message(lines):
         assert "caused by builtins.ValueError" in line["exception"]
 
 
+def test_identifiers_stay(lines):
+    """A receiptId is 32 hexadecimal digits: it stays readable also where it begins as an IBAN would."""
+    log.get().info("x", receipt_id="de05e3ca927ffd9e8a7a7bd2146900d0", iban="it60x0542811101000000123456")
+    (line,) = lines()
+    assert (line["receipt_id"], line["iban"]) == ("de05e3ca927ffd9e8a7a7bd2146900d0", "***")
+
+
 def test_spyne_is_silent(lines):
     """Spyne logs whole documents: not here."""
     logging.getLogger("spyne.protocol.xml").error("<receipt>Mario</receipt>")
