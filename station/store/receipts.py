@@ -1,13 +1,16 @@
 """Receipts in the database: record one. What is read lives in `queries`. Nothing here commits."""
 
+import json
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeAlias
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, Table, bindparam, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from station.errors import StoreError
+from station.journal import Exchange
 from station.receipt import Flag, Receipt, Source, Transfer
 from station.store import tables
 
@@ -18,6 +21,9 @@ class Recorded(StrEnum):
     STORED = "stored"
     DUPLICATE = "duplicate"  # same key, same content: the first stays as it is
     CONFLICT = "conflict"  # same key, other content: the first stays as it is
+
+
+Rows: TypeAlias = Sequence[Mapping[str, Any]]
 
 
 def insert(connection: Connection, table: Any) -> Any:
@@ -34,66 +40,116 @@ def record(
     charset: str | None,
     source: Source,
     received_at: datetime,
+    exchange: Callable[[], Exchange] | None = None,
 ) -> tuple[Recorded, frozenset[Flag]]:
     """Inserts first and lets the unique constraints judge. Returns what became of it and the flags it was stored with:
     `flags`, and one more where it is not the first receipt of its notice.
 
     A receipt that is there already is counted as resent where it came by push, and the station it came by is kept.
+    `exchange` makes the journal's row for a receipt that is stored; for another nothing is written.
     """
-    values = columns(receipt) | {"source": source, "received_at": received_at, "charset": charset, "raw": raw}
+    values = columns(receipt) | {"source": source.value, "received_at": received_at, "charset": charset, "raw": raw}
     values["resends"] = 0
+    key: dict[str, Any] = {"id_pa": receipt.id_pa, "receipt_id": receipt.receipt_id}
+    transfers = [key | transfer_columns(position, one) for position, one in enumerate(receipt.transfers, start=1)]
+    journal = [exchange().columns()] if exchange else []
     ordinal = 0
     # Each turn ends the loop or has lost a race for one ordinal of the same notice; nobody races that often.
     for _ in range(20):
-        # preserve_rowcount: SQLAlchemy gives none for an INSERT otherwise, and none looks like a duplicate.
-        statement = (
-            insert(connection, tables.receipt).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
-        )
-        if connection.execute(statement, values | {"notice_ordinal": ordinal}).rowcount == 1:
-            break
+        flagged = [key | {"received_at": received_at, "flag": flag.value} for flag in sorted(flags)]
+        if _store(connection, values | {"notice_ordinal": ordinal}, transfers, flagged, journal):
+            return Recorded.STORED, flags
         known = _again(connection, receipt, source, received_at)
         if known is not None:
             return known, frozenset()
         ordinal = next_ordinal(connection, receipt)
         flags = flags | {Flag.SECOND_RECEIPT}
-    else:
-        raise StoreError("too many receipts for one notice at once", reason="notice ordinal", retry=True)
-    key = {"id_pa": receipt.id_pa, "receipt_id": receipt.receipt_id}
-    connection.execute(
-        tables.transfer.insert(),
-        [key | transfer_columns(position, one) for position, one in enumerate(receipt.transfers, start=1)],
+    raise StoreError("too many receipts for one notice at once", reason="notice ordinal", retry=True)
+
+
+def _store(connection: Connection, values: dict[str, Any], transfers: Rows, flags: Rows, journal: Rows) -> bool:
+    """Inserts a receipt and what belongs to it. Whether it did: not where a unique constraint turned it away."""
+    if connection.dialect.name == "postgresql":
+        values["metadata"] = _as_json(values["metadata"])
+        values |= {"transfers": _as_json(transfers), "flags": _as_json(flags), "journal": _as_json(journal)}
+        # The rows of the last of the statement's inserts: a receipt has transfers, one at least.
+        return connection.exec_driver_sql(_AT_ONCE, values).rowcount > 0
+    # preserve_rowcount: SQLAlchemy gives none for an INSERT otherwise, and none looks like a duplicate.
+    statement = insert(connection, tables.receipt).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
+    if connection.execute(statement, values).rowcount == 0:
+        return False
+    for table, rows in ((tables.transfer, transfers), (tables.receipt_flag, flags), (tables.journal, journal)):
+        if rows:
+            connection.execute(table.insert(), rows)
+    return True
+
+
+# PostgreSQL takes a receipt and what belongs to it in one statement that SQLAlchemy only passes on: measured, 390 us
+# of our processor time instead of 970, five round trips and a compilation less. What there can be several of comes as
+# JSON, and the table itself says of which types it is. (SQLite knows no such statement, and has no round trips.)
+def _rows_of(table: Table, parameter: str) -> str:
+    names = [column.name for column in table.c]
+    return (
+        f"INSERT INTO {table.name} ({', '.join(names)}) SELECT {', '.join(f'part.{name}' for name in names)} "  # noqa: S608
+        f"FROM stored, json_populate_recordset(NULL::{table.name}, %({parameter})s) AS part"
     )
-    if flags:
-        flagged = key | {"received_at": received_at}
-        connection.execute(tables.receipt_flag.insert(), [flagged | {"flag": flag} for flag in sorted(flags)])
-    return Recorded.STORED, flags
+
+
+_LATER = ("last_resend_at", "raw_purged_at", "anonymised_at")
+_STORED = [column.name for column in tables.receipt.c if column.name not in _LATER]
+_AT_ONCE = f"""
+WITH stored AS (
+    INSERT INTO receipt ({", ".join(_STORED)}) VALUES ({", ".join(f"%({name})s" for name in _STORED)})
+    ON CONFLICT DO NOTHING RETURNING receipt_id
+),
+flagged AS ({_rows_of(tables.receipt_flag, "flags")}),
+journaled AS ({_rows_of(tables.journal, "journal")} ON CONFLICT DO NOTHING)
+{_rows_of(tables.transfer, "transfers")}
+"""  # noqa: S608  (names of tables and columns, all ours)
+
+
+def _as_json(value: Any) -> str | None:
+    """JSON as PostgreSQL reads it into columns of any type."""
+
+    def text(one: Any) -> str:
+        return f"\\x{one.hex()}" if isinstance(one, bytes) else str(one)
+
+    return None if value is None else json.dumps(value, ensure_ascii=False, default=text)
+
+
+_RESENT = (
+    update(tables.receipt)
+    .where(
+        tables.receipt.c.id_pa == bindparam("of_ec"),
+        tables.receipt.c.receipt_id == bindparam("of_receipt"),
+        tables.receipt.c.content_hash == bindparam("of_content"),
+    )
+    .values(resends=tables.receipt.c.resends + 1, last_resend_at=bindparam("now"))
+    .returning(tables.receipt.c.id_broker_pa, tables.receipt.c.id_station, tables.receipt.c.received_at)
+)
 
 
 def _again(connection: Connection, receipt: Receipt, source: Source, now: datetime) -> Recorded | None:
     """What a receipt whose insert was turned away is to the one stored under its key; `None` where there is none."""
-    table = tables.receipt
-    stored = connection.execute(
-        select(table.c.content_hash, table.c.id_broker_pa, table.c.id_station, table.c.received_at).where(_is(receipt))
-    ).one_or_none()
-    if stored is None:
-        return None
-    if stored.content_hash != receipt.content_hash:
-        return Recorded.CONFLICT
     if source is Source.PUSH:
-        connection.execute(update(table).where(_is(receipt)).values(resends=table.c.resends + 1, last_resend_at=now))
-        if (stored.id_broker_pa, stored.id_station) != (receipt.id_broker_pa, receipt.id_station):
-            connection.execute(
-                insert(connection, tables.receipt_route).on_conflict_do_nothing(),
-                {
+        of = {"of_ec": receipt.id_pa, "of_receipt": receipt.receipt_id, "of_content": receipt.content_hash}
+        stored = connection.execute(_RESENT, of | {"now": now}).one_or_none()
+        if stored is not None:
+            if (stored.id_broker_pa, stored.id_station) != (receipt.id_broker_pa, receipt.id_station):
+                route = {
                     "id_pa": receipt.id_pa,
                     "receipt_id": receipt.receipt_id,
                     "id_broker_pa": receipt.id_broker_pa,
                     "id_station": receipt.id_station,
                     "first_at": now,
                     "received_at": stored.received_at,
-                },
-            )
-    return Recorded.DUPLICATE
+                }
+                connection.execute(insert(connection, tables.receipt_route).on_conflict_do_nothing(), route)
+            return Recorded.DUPLICATE
+    content_hash = connection.execute(select(tables.receipt.c.content_hash).where(_is(receipt))).scalar_one_or_none()
+    if content_hash is None:
+        return None
+    return Recorded.DUPLICATE if content_hash == receipt.content_hash else Recorded.CONFLICT
 
 
 def next_ordinal(connection: Connection, receipt: Receipt) -> int:
