@@ -103,6 +103,17 @@ def _dns_names(extensions: bytes) -> Iterator[str]:
                     yield content.decode("ascii")
 
 
+def first_der(file: Path) -> bytes:
+    """The first certificate of a PEM file. Raises `UntrustedError` where there is none, and `OSError`."""
+    found = _BLOCK.search(file.read_text(encoding="ascii", errors="replace"))
+    if found is None:
+        raise UntrustedError("the file holds no certificate")
+    try:
+        return ssl.PEM_cert_to_DER_cert(found[0])
+    except ValueError:
+        raise UntrustedError("the certificate cannot be read") from None
+
+
 def first_end(file: Path) -> datetime | None:
     """When the first of the certificates in a PEM file ends; `None` where there is none that can be read."""
     try:

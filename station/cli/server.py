@@ -4,7 +4,7 @@ import os
 
 import click
 
-from station import config, server, store
+from station import config, production, server, store
 from station.cli import Context, cli
 from station.errors import SchemaBehindError, StoreError
 
@@ -45,14 +45,15 @@ def migrate(context: Context) -> None:
 
 
 @cli.command()
+@click.option("--production", "going_live", is_flag=True, help="Also tell what is missing before going live.")
 @click.pass_obj
-def check(context: Context) -> None:
+def check(context: Context, going_live: bool) -> None:
     """Show what is configured, secrets masked, and what is wrong. Exits 1 where something is.
 
     \b
     Example:
       station check
-      station -c other.toml check
+      station -c other.toml check --production
     """
     settings = context.settings
     for line in _configured(settings):
@@ -62,7 +63,10 @@ def check(context: Context) -> None:
         click.echo(f"WRONG  {problem}")
     for notice in odd:
         click.echo(f"NOTE   {notice}")
-    if wrong:
+    missing = production.lacks(settings, context.engine(check=False)) if going_live else []
+    for lack in missing:
+        click.echo(f"LACKS  {lack.name}: {lack.what}; {lack.to_do}")
+    if wrong or missing:
         raise click.exceptions.Exit(1)
     click.echo("ok")
 

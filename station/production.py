@@ -1,0 +1,182 @@
+"""What a configuration lacks before it takes a public body's receipts. Looks and tells; changes nothing."""
+
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from station import certificate, reconcile, store
+from station.config import NODO_NAMES, Settings
+from station.errors import StoreError, UntrustedError
+
+_CERTIFICATE_DAYS = 30
+_CLOCK_S = 2.0
+
+
+class Lack(NamedTuple):
+    """What is missing, as a name that stays, in words, and what to do."""
+
+    name: str
+    what: str
+    to_do: str
+
+
+def lacks(settings: Settings, engine: store.Engine) -> list[Lack]:
+    """All that is missing. A database that does not answer is no part of it (`station check` tells)."""
+    found = [*_registry(settings), *_senders(settings), *_address(settings), *_certificates(settings)]
+    found += [*_storage(settings), *_reconciliation(settings)]
+    with suppress(StoreError):
+        found += _database(settings, engine)
+    return found
+
+
+def _registry(settings: Settings) -> Iterator[Lack]:
+    if not settings.ec:
+        yield Lack("registry_open", "receipts for every idPA are accepted", "name each EC in an [[ec]]")
+    if not settings.broker:
+        yield Lack(
+            "brokers_open",
+            "receipts by every broker and station are accepted",
+            "name yours in a [[broker]] with stations",
+        )
+
+
+def _senders(settings: Settings) -> Iterator[Lack]:
+    tls, trust = settings.tls, settings.trust
+    if not tls.certificate and not trust.proxies:
+        yield Lack(
+            "no_tls", "nobody is known to end TLS", "set tls.certificate, or name the proxy in front in trust.proxies"
+        )
+    if not tls.client_ca and not trust.proxy_certificate:
+        yield Lack(
+            "no_mutual_tls",
+            "senders are not known by a certificate",
+            'set tls.client_ca (or trust.proxies and trust.proxy_certificate) and trust.nodo = "production"',
+        )
+        return
+    if "*" in trust.names:
+        yield Lack(
+            "any_certificate",
+            "every certificate of the CA is let in, and it has other customers",
+            "take * out and name them",
+        )
+    if set(NODO_NAMES["uat"]) & set(trust.names):
+        yield Lack("test_let_in", "pagoPA's test environment may store receipts here", 'set trust.nodo = "production"')
+    pinned = any(name.startswith("sha256:") for name in trust.names)
+    if not pinned and not set(NODO_NAMES["production"]) & set(trust.names):
+        yield Lack(
+            "nodo_not_let_in",
+            "the certificate of pagoPA's production forwarder is not let in",
+            'set trust.nodo = "production"',
+        )
+
+
+def _address(settings: Settings) -> Iterator[Lack]:
+    url = settings.server.public_url
+    if url is None:
+        yield Lack("no_public_url", "server.public_url is not set", "set it to the URL that is registered with pagoPA")
+        return
+    parts = urlsplit(url)
+    host = (parts.hostname or "").lower()
+    if parts.scheme != "https":
+        yield Lack("public_url_http", "server.public_url is not https", "register and set an https URL")
+    if not _is_fqdn(host):
+        yield Lack("public_url_no_name", "server.public_url has no full host name", "pagoPA calls an FQDN: use one")
+    elif settings.tls.certificate and not _is_for(settings.tls.certificate, host):
+        yield Lack(
+            "certificate_other_name",
+            f"tls.certificate is not for {host}, the host in server.public_url",
+            "get a certificate for that name, or correct the URL",
+        )
+
+
+def _is_fqdn(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return "." in host
+    return False
+
+
+def _is_for(file: Path, host: str) -> bool:
+    try:
+        names = certificate.identity(certificate.first_der(file)).names
+    except (OSError, UntrustedError):
+        return True  # what cannot be read is told elsewhere
+    return any(re.fullmatch(re.escape(name).replace(r"\*", "[^.]+"), host) for name in names)
+
+
+def _certificates(settings: Settings) -> Iterator[Lack]:
+    for name in ("certificate", "client_ca"):
+        file: Path | None = getattr(settings.tls, name)
+        end = certificate.first_end(file) if file else None
+        if end and end - datetime.now(UTC) < timedelta(days=_CERTIFICATE_DAYS):
+            when = f"ended on {end:%Y-%m-%d}" if end < datetime.now(UTC) else f"ends on {end:%Y-%m-%d}"
+            yield Lack(
+                "certificate_ends", f"a certificate in tls.{name} {when}", "replace the file; the station reads it anew"
+            )
+
+
+def _storage(settings: Settings) -> Iterator[Lack]:
+    sqlite = store.parse_url(settings.database.url.get_secret_value()).get_backend_name() == "sqlite"
+    if sqlite and settings.server.workers > 1:
+        yield Lack(
+            "sqlite_workers",
+            f"{settings.server.workers} worker processes on SQLite, which has one writer",
+            "set server.workers to 0 or 1, or use PostgreSQL",
+        )
+    if not settings.journal.enabled:
+        yield Lack(
+            "no_journal", "the event journal is off, and pagoPA asks for 24 months of it", "set journal.enabled = true"
+        )
+    if all(value is None for _, value in settings.retention):
+        yield Lack(
+            "no_retention",
+            "nothing says how long personal data is kept",
+            "decide and set [retention], and run `station purge` daily",
+        )
+    if not settings.server.health_listen:
+        yield Lack("not_watched", "health and metrics are served nowhere", "set server.health_listen")
+
+
+def _reconciliation(settings: Settings) -> Iterator[Lack]:
+    wanted = [ec.id for ec in settings.ec if ec.reconcile]
+    without = [id_pa for id_pa in wanted if settings.gpd_key(id_pa) is None]
+    if without:
+        yield Lack(
+            "no_reconcile_key",
+            f"no key of the GPD receipts API for {_some(without)}",
+            "set gpd.key, or gpd_key of the broker or EC, or reconcile = false where it cannot be asked",
+        )
+    if ".uat." in settings.gpd.url:
+        yield Lack("gpd_test", "gpd.url is the test environment's", "take gpd.url out: the default is production's")
+
+
+def _database(settings: Settings, engine: store.Engine) -> Iterator[Lack]:
+    with store.transaction(engine, readonly=True) as connection:
+        before = datetime.now(UTC)
+        theirs = store.clock(connection)
+        after = datetime.now(UTC)
+    if theirs is not None:
+        apart = max((before - theirs).total_seconds(), (theirs - after).total_seconds())
+        if apart > _CLOCK_S:
+            yield Lack(
+                "clock_skew",
+                f"this machine's clock and the database's are {apart:.0f} s apart",
+                "synchronise both (NTP): times of receipts and journal come from here",
+            )
+    late = [ec.id_pa for ec in reconcile.status(settings, engine).ecs if ec.late and ec.id_pa in settings.ecs]
+    if late:
+        yield Lack(
+            "not_reconciled",
+            f"`station reconcile` has not walked {_some(late)} for {settings.gpd.late_hours:g} hours",
+            "run it, and schedule it daily (see deploy/)",
+        )
+
+
+def _some(ids: list[str]) -> str:
+    return ", ".join(ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
