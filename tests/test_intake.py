@@ -212,14 +212,14 @@ def test_receipts_of_one_notice_at_once(engine, take):
 
 
 class Broken:
-    """Makes the statements that begin with some words fail, a given number of times."""
+    """Makes the statements that hold some words fail, a given number of times."""
 
     def __init__(self, engine, words, error, times=1):
         self.words, self.error, self.times = words, error, times
         event.listen(engine, "before_cursor_execute", self)
 
     def __call__(self, connection, cursor, statement, parameters, context, many):
-        if statement.startswith(self.words) and self.times > 0:
+        if self.words in statement and self.times > 0:
             self.times -= 1
             raise self.error
 

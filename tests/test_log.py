@@ -41,7 +41,7 @@ def test_identifiers_stay(lines):
         "notice_number": "301000000000000144",
         "iuv": "01000000000000144",
         "id_station": "15376371009_01",
-        "request_id": "2f0e6d1c-6c7e-4a54-9d0c-0b3a52a1c0de",
+        "request_id": "de05e3ca927ffd9e8a7a7bd2146900d0",  # begins as an IBAN would
     }
     log.get().info("receipt_stored", **fields)
     line = lines()[0]
@@ -71,13 +71,6 @@ def test_exception_without_its_message(lines):
         assert "Mario" not in json.dumps(line)
         assert "RuntimeError at test_log.py" in line["exception"]
         assert "caused by builtins.ValueError" in line["exception"]
-
-
-def test_identifiers_stay(lines):
-    """A receiptId is 32 hexadecimal digits: it stays readable also where it begins as an IBAN would."""
-    log.get().info("x", receipt_id="de05e3ca927ffd9e8a7a7bd2146900d0", iban="it60x0542811101000000123456")
-    (line,) = lines()
-    assert (line["receipt_id"], line["iban"]) == ("de05e3ca927ffd9e8a7a7bd2146900d0", "***")
 
 
 def test_spyne_is_silent(lines):
