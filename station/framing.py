@@ -11,6 +11,9 @@ from dataclasses import dataclass
 # Room for 100 header fields, a proxy's copy of a client certificate with its chain among them.
 MAX_HEAD = 64 * 1024
 _MAX_CHUNK_LINE = 1024
+# Each chunk costs time, however small it is: a body of some MiB in chunks of one byte would take seconds.
+_MAX_CHUNKS = 16 * 1024
+_MAX_OVERHEAD = 256 * 1024  # the lines of all chunks, and the trailers
 # What is beyond the limit of a body is still read up to this much, so that the sender reads our answer before a reset.
 DRAIN = 4 * 1024 * 1024
 
@@ -31,8 +34,8 @@ class Incoming:
     """The bytes of one connection that were read and not yet handed over."""
 
     __slots__ = (
-        "_body_left", "_chunk_left", "_chunked", "_dropping", "_end", "_max_body", "_searched", "_size", "_trailer",
-        "buffer", "ended", "expects_continue", "too_long",
+        "_body_left", "_chunk_left", "_chunked", "_dropping", "_end", "_kept", "_lines", "_max_body", "_overhead", "_searched",
+        "_size", "_trailer", "buffer", "expects_continue", "too_long",
     )  # fmt: skip
 
     def __init__(self, max_body: int) -> None:
@@ -50,6 +53,9 @@ class Incoming:
         self._trailer = False
         self._size = 0  # of the body as far as it was seen
         self._dropping = False  # the body is over the limit: what follows is not kept
+        self._kept = 0  # up to here
+        self._lines = 0  # of chunks and trailers
+        self._overhead = 0  # their bytes
         self.expects_continue = False
 
     def feed(self, data: bytes) -> None:
@@ -129,46 +135,48 @@ class Incoming:
         return self._hand_over(whole, last=False) if len(self.buffer) >= whole else None
 
     def _chunks(self) -> Piece | None:
+        piece = self._follow_chunks()
+        if piece is None and self._dropping:
+            del self.buffer[self._kept : self._end]
+            self._end = self._kept
+        return piece
+
+    def _follow_chunks(self) -> Piece | None:
         buffer = self.buffer
         while True:
             if self._chunk_left:
                 passed = min(self._chunk_left, len(buffer) - self._end)
                 self._chunk_left -= passed
-                if self._dropping:
-                    del buffer[self._end : self._end + passed]
-                else:
-                    self._end += passed
+                self._end += passed
                 self._size += passed
-                # A chunk costs a line, too: many tiny ones are as much too large as one that is.
-                self._dropping = self._dropping or self._end > 2 * self._max_body + MAX_HEAD
                 if self._size >= DRAIN + self._max_body:
-                    return self._hand_over(self._end, last=True)
+                    return self._give_up()
+                if self._size > 2 * self._max_body + MAX_HEAD and not self._dropping:
+                    self._dropping = True
+                    self._kept = self._end
                 if self._chunk_left:
                     return None
             line_ends = buffer.find(b"\r\n", self._end, self._end + _MAX_CHUNK_LINE)
             if line_ends < 0:
-                if len(buffer) - self._end >= _MAX_CHUNK_LINE:
-                    return self._hand_over(len(buffer), last=True)
-                return None
+                return self._give_up() if len(buffer) - self._end >= _MAX_CHUNK_LINE else None
             line = bytes(buffer[self._end : line_ends])
+            self._end = line_ends + 2
+            self._lines += 1
+            self._overhead += len(line)
+            if self._lines > _MAX_CHUNKS or self._overhead > _MAX_OVERHEAD:
+                return self._give_up()
             if self._trailer:
-                if self._size > DRAIN or self._end > 4 * self._max_body + 4 * MAX_HEAD:
-                    return self._hand_over(self._end, last=True)
-                self._size += len(line)
-                self._end = line_ends + 2
                 if not line:
-                    return self._hand_over(self._end, last=self._dropping)
+                    return self._give_up() if self._dropping else self._hand_over(self._end, last=False)
                 continue
             chunk = _CHUNK.fullmatch(line)
             if chunk is None:
-                return self._hand_over(len(buffer), last=True)
-            if self._dropping:
-                del buffer[self._end : line_ends + 2]
-                self._size += len(line)
-            else:
-                self._end = line_ends + 2
+                return self._give_up()
             length = int(chunk[1], 16)
             if length == 0:
                 self._trailer = True
             else:
                 self._chunk_left = length + 2
+
+    def _give_up(self) -> Piece:
+        return self._hand_over(self._kept if self._dropping else self._end, last=True)

@@ -345,7 +345,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
                 os.write(self.PIPE[1], b".")
 
     def _answer(self, connection: Connection, piece: Piece, arrived: float) -> None:
-        parser = RequestParser(self.cfg, _once(piece.data), connection.peer)
+        parser = RequestParser(self.cfg, _slices(piece.data), connection.peer)
         try:
             request = next(parser)
         except (errors.ParseException, errors.NoMoreData, StopIteration) as error:
@@ -376,8 +376,10 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         connection.last = connection.last or response.should_close() or not _read_up(parser)
 
 
-def _once(data: bytes) -> Iterator[bytes]:
-    yield data
+def _slices(data: bytes) -> Iterator[bytes]:
+    """As a socket gives them: gunicorn copies the rest of what it has for each chunk of a body."""
+    for at in range(0, len(data), 8192):
+        yield data[at : at + 8192]
 
 
 def _read_up(parser: RequestParser) -> bool:
