@@ -34,8 +34,8 @@ class Incoming:
     """The bytes of one connection that were read and not yet handed over."""
 
     __slots__ = (
-        "_body_left", "_chunk_left", "_chunked", "_dropping", "_end", "_kept", "_lines", "_max_body", "_overhead", "_searched",
-        "_size", "_trailer", "buffer", "expects_continue", "too_long",
+        "_body_left", "_chunk_left", "_chunked", "_dropping", "_end", "_kept", "_lines", "_max_body", "_overhead",
+        "_searched", "_size", "_trailer", "buffer", "expects_continue", "too_long",
     )  # fmt: skip
 
     def __init__(self, max_body: int) -> None:
@@ -68,13 +68,11 @@ class Incoming:
     @property
     def begun(self) -> bool:
         """Whether a request has begun."""
-        return bool(self.buffer) or self._end >= 0
+        return self._end >= 0 or self.buffer not in (b"", b"\r", b"\r\n")
 
     def take(self) -> Piece | None:
         """The next request, when it is whole. `None`: more must be read first."""
         if self._end < 0:
-            if self.buffer[:2] == b"\r\n":  # RFC 9112 section 2.2: an empty line before a request is nothing
-                del self.buffer[:2]
             piece = self._read_head()
             if piece is not None or self._end < 0:
                 return piece
@@ -91,7 +89,9 @@ class Incoming:
 
     def _read_head(self) -> Piece | None:
         buffer = self.buffer
-        found = buffer.find(b"\r\n\r\n", max(0, self._searched - 3))
+        # RFC 9112 section 2.2: one empty line before a request is nothing; gunicorn leaves it out.
+        start = 2 if buffer[:2] == b"\r\n" else 0
+        found = buffer.find(b"\r\n\r\n", max(start, self._searched - 3))
         head_ends = found if found >= 0 else len(buffer)
         if head_ends > MAX_HEAD:
             self.too_long = True
@@ -103,7 +103,7 @@ class Incoming:
             return None
         lengths = []
         codings = []
-        for line in bytes(buffer[:found]).split(b"\r\n")[1:]:
+        for line in bytes(buffer[start:found]).split(b"\r\n")[1:]:
             name, _, value = line.partition(b":")
             match name.strip().lower():
                 case b"content-length":
