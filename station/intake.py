@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from typing import Any, TypeVar
 
 from station import contract, journal, log, store
@@ -182,9 +183,12 @@ class Intake:
             charset=arrival.charset,
             source=arrival.origin.source,
             received_at=arrival.at,
+            exchange=partial(arrival.exchange, Result.STORED, receipt_id=receipt.receipt_id)
+            if self.settings.journal.enabled
+            else None,
         )
-        if recorded is not store.Recorded.CONFLICT:  # which is journaled with its refusal
-            self._journal(connection, arrival, recorded, receipt_id=receipt.receipt_id)
+        if recorded is store.Recorded.DUPLICATE:  # a conflict is written down with its refusal
+            self._journal(connection, arrival, Result.DUPLICATE, receipt_id=receipt.receipt_id)
         return recorded, flags
 
     def _refuse(self, arrival: _Arrival, refusal: RefusalError, *, http_status: int = 200) -> Outcome:

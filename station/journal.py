@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
@@ -44,6 +45,10 @@ _BIC = re.compile(
 _METHOD = re.compile(r"[A-Z]{2,4}|creditCard|debitCard|bancomatPay|paypal|satispay|applePay|googlePay|cash|other")
 
 
+# The same brokers, stations, PSPs and channels come again and again.
+_remembered = lru_cache(maxsize=4096)
+
+
 def _digits(text: str | None, length: int) -> str | None:
     return text if text and len(text) == length and text.isascii() and text.isdecimal() else None
 
@@ -57,10 +62,15 @@ def _code(text: str | None, most: int) -> str | None:
     return text
 
 
+_recurring_code = _remembered(_code)
+
+
+@_remembered
 def _psp(text: str | None) -> str | None:
     return text if text and _BIC.fullmatch(text) else _code(text, 35)
 
 
+@_remembered
 def _method(text: str | None) -> str | None:
     return text if text and _METHOD.fullmatch(text) else None
 
@@ -136,13 +146,13 @@ def exchange(
         direction=DIRECTIONS[source],
         source=source.value,
         operation=FETCH if source is Source.RECONCILE else identifiers.operation,
-        id_broker_pa=_code(identifiers.id_broker_pa, 35),
-        id_station=_code(identifiers.id_station, 35),
+        id_broker_pa=_recurring_code(identifiers.id_broker_pa, 35),
+        id_station=_recurring_code(identifiers.id_station, 35),
         notice_number=_digits(identifiers.notice_number, 18),
         iuv=_code(identifiers.iuv, 35),
         receipt_id=_code(receipt_id, 71),
         id_psp=_psp(identifiers.id_psp),
-        id_channel=_code(identifiers.id_channel, 35),
+        id_channel=_recurring_code(identifiers.id_channel, 35),
         payment_method=_method(identifiers.payment_method),
         outcome=outcome,
         fault_code=fault_code,

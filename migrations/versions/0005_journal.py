@@ -10,7 +10,7 @@ depends_on = None
 
 INDEXES = [
     ("ix_journal_at", ["at", "id_pa", "event_id"], None),
-    ("ix_journal_receipt_id", ["receipt_id"], None),
+    ("ix_journal_receipt_id", ["receipt_id"], "outcome <> 'stored' OR source <> 'push'"),
     ("ix_journal_fault_code", ["fault_code", "at"], "fault_code IS NOT NULL"),
     ("ix_journal_iuv", ["iuv"], "fault_code IS NOT NULL"),
     ("ix_journal_notice_number", ["notice_number"], "fault_code IS NOT NULL"),
@@ -45,6 +45,7 @@ def upgrade() -> None:
         sa.Column("request_id", sa.String(length=128), nullable=True),
         sa.Column("peer_subject", sa.String(length=256), nullable=True),
         sa.PrimaryKeyConstraint("id_pa", "at", "event_id", name="pk_journal"),
+        sqlite_with_rowid=False,
     )
     for name, columns, condition in INDEXES:
         where = sa.text(condition) if condition else None

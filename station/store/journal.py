@@ -8,16 +8,28 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, false, literal, select, text, tuple_, union
+from sqlalchemy import ColumnElement, Connection, Executable, Row, bindparam, literal, select, text, tuple_, union
+from sqlalchemy.dialects import postgresql, sqlite
 
 from station.journal import Exchange
 from station.store import tables
-from station.store.receipts import insert
+
+# Statements are made once: making one again costs a quarter of writing a row. Their parameters have names of their own,
+# since the row of a receipt that is stored is written by a statement that writes more (see `receipts`).
+_PARAMETERS = {column.name: bindparam(f"journal_{column.name}", type_=column.type) for column in tables.journal.c}
+INSERT_POSTGRESQL = postgresql.insert(tables.journal).values(_PARAMETERS).on_conflict_do_nothing()
+_INSERT_SQLITE = sqlite.insert(tables.journal).values(_PARAMETERS).on_conflict_do_nothing()
 
 
 def write_exchange(connection: Connection, exchange: Exchange) -> None:
     """Writes one row. One that is there already, from a transaction that was tried again, stays as it is."""
-    connection.execute(insert(connection, tables.journal).on_conflict_do_nothing(), exchange.columns())
+    statement: Executable = INSERT_POSTGRESQL if connection.dialect.name == "postgresql" else _INSERT_SQLITE
+    connection.execute(statement, parameters(exchange))
+
+
+def parameters(exchange: Exchange) -> dict[str, Any]:
+    """What the statements' parameters are for one row."""
+    return {f"journal_{name}": value for name, value in exchange.columns().items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +112,19 @@ def _conditions(wanted: ExchangeFilter) -> Iterable[ColumnElement[bool]]:
 def _few(wanted: ExchangeFilter) -> list[ColumnElement[bool]]:
     """Conditions on an identifier, one of which must hold and that few exchanges fulfil; none where none is asked for.
 
-    What was taken in is found by the receipts that have the IUV or notice number, what was not by an index of its own.
+    A push that was stored is found by its receipt and its time of arrival, everything else by indexes of its own.
     """
     journal, receipt = tables.journal.c, tables.receipt.c
-    if wanted.receipt_id is not None:
-        return [journal.receipt_id == wanted.receipt_id, false()]
-    for name in ("iuv", "notice_number"):
-        if (value := getattr(wanted, name)) is not None:
-            theirs = select(receipt.receipt_id).where(receipt[name] == value)
-            return [journal.receipt_id.in_(theirs), (journal[name] == value) & text("fault_code IS NOT NULL")]
+    for name in ("receipt_id", "iuv", "notice_number"):
+        if (value := getattr(wanted, name)) is None:
+            continue
+        theirs = receipt[name] == value
+        pushed = tuple_(journal.id_pa, journal.at).in_(select(receipt.id_pa, receipt.received_at).where(theirs))
+        others = text("(outcome <> 'stored' OR source <> 'push')")
+        if name == "receipt_id":
+            return [pushed, (journal.receipt_id == value) & others]
+        again = journal.receipt_id.in_(select(receipt.receipt_id).where(theirs)) & others
+        return [pushed, again, (journal[name] == value) & text("fault_code IS NOT NULL")]
     return []
 
 
