@@ -7,7 +7,7 @@ LOCKED := $(INSTALL) --no-build-isolation --require-hashes
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format lock audit sbom fuzz clean
+.PHONY: help run test bench-reconcile lint format lock audit sbom fuzz clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -29,6 +29,9 @@ format: $(VENV)/dev ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 # Without UPGRADE=--upgrade, what is locked stays as it is and only what is new is resolved.
+bench-reconcile: $(VENV)/dev ## time and memory of the reconciliation of 100,000 listed receipts
+	$(BIN)/python bench/reconcile.py
+
 lock: $(VENV)/dev ## write the lock files after a change of the dependencies (UPGRADE=--upgrade takes newer versions)
 	$(INSTALL) uv
 	for what in "pyproject.toml -o requirements.lock" "--group build -o requirements-build.lock" \
