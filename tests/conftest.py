@@ -80,6 +80,33 @@ def database_url(request: pytest.FixtureRequest) -> str:
     return request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url")
 
 
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def many_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a database with a hundred thousand receipts (see `many`), that tests only read."""
+    import many
+    from sqlalchemy import create_engine, text
+
+    from station import store
+
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path_factory.mktemp('many') / 'station.sqlite3'}"
+        migrate(url)
+        many.fill(url)
+        yield url
+        return
+    server = store.parse_url(request.getfixturevalue("postgres_server"))
+    admin = create_engine(server, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text("CREATE DATABASE many"))
+    url = server.set(database="many").render_as_string(hide_password=False)
+    migrate(url)
+    many.fill(url)
+    yield url
+    with admin.connect() as connection:
+        connection.execute(text("DROP DATABASE many WITH (FORCE)"))
+    admin.dispose()
+
+
 # --- processes --------------------------------------------------------------------------------------------------------
 
 

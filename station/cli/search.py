@@ -110,7 +110,7 @@ def as_filter(wanted: dict[str, Any]) -> store.Filter:
         wanted["amount_from"] = wanted["amount_to"] = amount
     for what in ("amount", "paid", "received"):
         start, end = wanted[f"{what}_from"], wanted[f"{what}_to"]
-        if start is not None and end is not None and end < start:
+        if start is not None and end is not None and (end < start or (end == start and what != "amount")):
             raise click.UsageError(f"--{what}-to is before --{what}-from")
     return store.Filter(**wanted)
 

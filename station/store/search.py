@@ -278,21 +278,42 @@ def keys(
     else:
         led = _walked(part, order)
         place = [led.table.c[name] for name in names]
-        query = select(*place).where(led.clause)
+        query = select(*place)
+        if not _is_on(led, order):
+            query = query.where(led.clause)
         if led.table is not receipt:
             query = query.distinct().select_from(led.table.join(receipt, _same(led.table.c, receipt.c)))
     for condition in part.conditions:
-        if condition is led:
+        if condition is led or _is_on(condition, order):
             continue
-        if condition.limits and condition.limits[0] == order:
-            query = query.where(*_within(place[0], condition.limits))
-        else:
-            clause = condition.clause if condition.table is receipt else _has(condition)
-            query = query.where(func.coalesce(clause, false()) if planned.commanded else clause)
-    if behind is not None:
-        at = tuple_(literal(behind[0], tables.UtcDateTime()), literal(behind[1]), literal(behind[2]))
-        query = query.where(tuple_(*place) < at if newest_first else tuple_(*place) > at)
+        clause = condition.clause if condition.table is receipt else _has(condition)
+        query = query.where(func.coalesce(clause, false()) if planned.commanded else clause)
+    limits = next((condition.limits for condition in part.conditions if _is_on(condition, order)), None)
+    query = query.where(*_between(place, limits or (order, None, None), behind, newest_first))
     return query.order_by(*in_order(place, newest_first)).limit(limit)
+
+
+def _is_on(condition: Condition, order: str) -> bool:
+    """Whether it is a range on the column that the receipts are in order of."""
+    return condition.limits is not None and condition.limits[0] == order
+
+
+def _between(
+    place: list[Any], limits: tuple[str, Any, Any], behind: tuple[datetime, str, str] | None, newest_first: bool
+) -> list[ColumnElement[bool]]:
+    """From one end of the range, or from where the last page ended, to the other end.
+
+    Only one of the two, whichever is further: SQLite searches by one bound on each side, and may choose the wrong one.
+    """
+    name, start, end = limits
+    if behind is None or (newest_first and end is not None and end <= behind[0]):
+        return _within(place[0], limits)
+    if not newest_first and start is not None and start > behind[0]:
+        return _within(place[0], limits)
+    at = tuple_(literal(behind[0], tables.UtcDateTime()), literal(behind[1]), literal(behind[2]))
+    if newest_first:
+        return [tuple_(*place) < at, *_within(place[0], (name, start, None))]
+    return [tuple_(*place) > at, *_within(place[0], (name, None, end))]
 
 
 def in_order(place: Iterable[Any], newest_first: bool) -> list[ColumnElement[Any]]:
