@@ -822,3 +822,15 @@ def test_positions_without_right(job):
     assert ran["ecs"][0]["outcome"] == "failed"
     assert job.stored() == iuvs(made(3))
     assert len(job.rows("SELECT * FROM reconcile_ec")) == 1
+
+
+def test_check_masks_keys(job):
+    """`station check` shows whose keys are set, and none of them."""
+    job.more = f'[[ec]]\nid = "{OTHER_EC}"\ngpd_key = "secret-of-an-ec"\n'
+    job.settings |= {"key": "secret-of-all", "proxy": "http://user:secret-of-proxy@127.0.0.1:9"}
+    command, environ = job.prepare((), {"STATION_EC_77777777777_GPD_POSITIONS_KEY": "secret-of-core"})
+    ran = ended(forked.station([*command[:-1], "check"], environ, job.folder), 0)
+    assert "secret-" not in ran.out + ran.err
+    assert "gpd.key = **********" in ran.out
+    assert f"ec {EC}: stations any, gpd_positions_key **********" in ran.out
+    assert f"ec {OTHER_EC}: stations any, gpd_key **********" in ran.out
