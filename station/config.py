@@ -408,6 +408,13 @@ def operator(environ: Mapping[str, str] | None = None) -> str:
         return f"uid {os.getuid()}"
 
 
+def environment_without_settings(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment without whatever configures a station or its server, for one that must not know of it."""
+    environ = os.environ if environ is None else environ
+    prefixes = ("STATION_", "GUNICORN_", "PROMETHEUS_")
+    return {name: value for name, value in environ.items() if not name.startswith(prefixes)}
+
+
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))

@@ -34,7 +34,7 @@ ORDER = [
     "station.journal", "station.store", "station.patience", "station.export", "station.stamps", "station.statistics",
     "station.gpd", "station.intake", "station.soap", "station.reconcile", "station.replay", "station.purge",
     "station.metrics", "station.health", "station.app", "station.wsgi", "station.connection", "station.worker",
-    "station.metrics_folder", "station.server", "station.production", "station.cli",
+    "station.metrics_folder", "station.server", "station.production", "station.demo", "station.cli",
 ]  # fmt: skip
 
 

@@ -56,7 +56,7 @@ def cli(ctx: click.Context, file: Path | None) -> None:
 def main() -> None:
     """The entry point. Our errors become one clear line and an exit status."""
     # Commands import this module, so they are loaded when it is ready.
-    from station.cli import purge, receipts, reconcile, refused, replay, server, stats  # noqa: F401
+    from station.cli import demo, journal, purge, receipts, reconcile, refused, replay, server, stats  # noqa: F401
 
     try:
         # Without standalone mode click returns the status of an Exit instead of ending with it.
