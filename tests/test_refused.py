@@ -7,9 +7,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from build import EC, OTHER_EC, PAF_NS, a_bare_request, a_gpd_document, a_request, a_stamp_transfer, an_envelope
 from process import STATION, environment
-from refusals import TOML, Door
+from refusals import OURS, TOML, Door
 
 from station import contract, masking, store
+from station.config import Settings
+from station.intake import Intake
+from station.replay import Replay
 from station.store import tables
 
 PERSONAL = (
@@ -80,7 +83,7 @@ def test_show(door, run_station):
     """Why, where and by which rule, what happened since, what a replay would say, and the document without persons."""
     raw = an_envelope(a_request(fee="1,50", transfers__1=a_stamp_transfer(2)))
     refused_id = door.refuse(raw)
-    run_station("replay", "--refused", "--operator", "anna\x1b[2J")
+    list(Replay(Intake(door.engine, Settings.model_validate(OURS)), "anna\x1b[2J").refused(store.RefusedFilter()))
     done = run_station("refused", "show", refused_id[:8])
     assert done.returncode == 0, done.stderr
     shown = done.stdout
@@ -98,8 +101,6 @@ def test_show(door, run_station):
     assert "<fullName>*** (13 characters)</fullName>" in document
     assert not any(one in shown for one in PERSONAL)
     assert contract.NS in shown
-    revealed = run_station("refused", "show", refused_id, "--reveal").stdout
-    assert all(one in revealed for one in ("Pinco Pallino", "SMPTZI80A41X000X", "carrello-0001", "1,50"))
 
 
 def test_show_exact_bytes_and_json(door, run_station, tmp_path, database_url):
@@ -121,13 +122,14 @@ def test_show_exact_bytes_and_json(door, run_station, tmp_path, database_url):
 
 
 def test_show_conflict(door, run_station):
-    """A conflict shows where it differs from the stored receipt."""
+    """A conflict shows where it differs from the stored receipt, and persons when they are asked for."""
     request = a_request()
     door.take(an_envelope(request))
     refused_id = door.take(an_envelope(request.but(fee="3.00", debtor__fullName="Ann"))).refused_id
-    shown = run_station("refused", "show", refused_id).stdout.splitlines()
-    assert "    fee: stored 1.50, this one 3.00" in shown
-    assert "    debtor/fullName: stored *** (13 characters), this one *** (3 characters)" in shown
+    shown = run_station("refused", "show", refused_id, "--reveal").stdout
+    assert "    fee: stored 1.50, this one 3.00" in shown.splitlines()
+    assert "    debtor/fullName: stored Pinco Pallino, this one Ann" in shown.splitlines()
+    assert all(one in shown for one in ("<fullName>Ann", "SMPTZI80A41X000X", "carrello-0001"))
 
 
 def test_discard(door, run_station):
@@ -144,7 +146,9 @@ def test_discard(door, run_station):
     again = run_station("refused", "discard", first, "--reason", "again")
     assert (again.returncode, "is discarded already: nothing changed" in again.stderr) == (1, True)
     assert door.refused(first) == found
-    assert run_station("replay", "--refused", "--id", first).returncode == 0
+    replay = Replay(Intake(door.engine, Settings.model_validate(OURS)), "anna")
+    assert [item.name for item in replay.refused(store.RefusedFilter(state="open"))] == []
+    assert [item.verdict for item in replay.refused(store.RefusedFilter(refused_ids=(first,)))] == ["stored"]
     assert door.refused(first)["state"] == "accepted"
 
 
@@ -166,7 +170,7 @@ def test_nothing_is_obeyed(door, run_station):
     """Control characters and markup from a document are written out, in the list, in what is shown and in JSON."""
     hostile = "\x9b31m\u202e[red]x[/red]"
     refused_id = door.refuse(an_envelope(a_request(receiptId=hostile, companyName=hostile)))
-    for arguments in (["list"], ["list", "--json"], ["show", refused_id, "--reveal"]):
+    for arguments in (["list"], ["show", refused_id, "--reveal"], ["show", refused_id, "--json"]):
         done = run_station("refused", *arguments)
         assert (done.returncode, "\x9b" in done.stdout, "\u202e" in done.stdout) == (0, False, False)
         assert "[red]x[/red]" in done.stdout
