@@ -7,7 +7,7 @@ LOCKED := $(INSTALL) --no-build-isolation --require-hashes
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench-reconcile lint format lock audit sbom fuzz clean
+.PHONY: help run test bench bench-growth bench-memory bench-reconcile lint format lock audit sbom fuzz clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -29,6 +29,15 @@ format: $(VENV)/dev ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 # Without UPGRADE=--upgrade, what is locked stays as it is and only what is new is resolved.
+bench: $(VENV)/dev ## measure rates and floors, and write them to docs/performance.md (8 minutes)
+	$(BIN)/python -m bench.measure
+
+bench-growth: $(VENV)/dev ## measure with 10 million receipts stored, and write it to docs/performance.md
+	$(BIN)/python -m bench.growth
+
+bench-memory: $(VENV)/dev ## memory of the workers over a million requests
+	$(BIN)/python -m bench.memory
+
 bench-reconcile: $(VENV)/dev ## time and memory of the reconciliation of 100,000 listed receipts
 	$(BIN)/python bench/reconcile.py
 

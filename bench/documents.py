@@ -6,15 +6,12 @@ gives the same receipts: that is how they are sent again.
 """
 
 import random
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import build
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
-
-import build  # noqa: E402  (the builder of the tests, which is no package)
-
 BROKER = build.BROKER
 STATION = build.STATION
 ECS = 200
@@ -23,7 +20,6 @@ ECS = 200
 RECEIPT_ID = "R" * 32
 IUV = "0" * 17
 DEBTOR = "D" * 16
-_PLACES = (RECEIPT_ID, f"3{IUV}", IUV, DEBTOR)
 
 
 @dataclass(frozen=True)

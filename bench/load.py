@@ -31,8 +31,8 @@ def closed(folder: Path, port: int, kind: Kind, seconds: float, *, seed: int, re
         return _generate(folder, port, kind, seconds, seed=seed, repeat=repeat, connections=connections)
     acknowledged = folder / "acknowledged"
     service.run(
-        ["wrk", "--threads", "1", "--connections", str(connections), "--duration", f"{seconds:.0f}s", "--timeout", "20s",
-         "--script", str(Path(__file__).with_name("push.lua")), f"http://127.0.0.1:{port}/paForNode"],
+        ["wrk", "--threads", "1", "--connections", str(connections), "--duration", f"{seconds:.0f}s",
+         "--timeout", "20s", "--script", str(Path(__file__).with_name("push.lua")), f"http://127.0.0.1:{port}/paForNode"],
         BENCH_TEMPLATES=str(documents.write_templates(folder, kind)), BENCH_SEED=str(seed),
         BENCH_ACKNOWLEDGED=str(acknowledged), BENCH_ANSWER=kind.answer.decode(), BENCH_REPEAT=str(repeat),
     )  # fmt: skip

@@ -85,6 +85,21 @@ def _busy(seconds: float) -> float:
     return (1 - (idle_after - idle_before) / (all_after - all_before)) * (os.cpu_count() or 1)
 
 
+def subfolder(folder: Path, name: str) -> Path:
+    """A folder in a folder."""
+    made = folder / name
+    made.mkdir(exist_ok=True)
+    return made
+
+
+def seed(number: int) -> int:
+    """Another seed for each run and number: receipts of an earlier run would be resends."""
+    return (_FIRST_SEED + number) % 2**31
+
+
+_FIRST_SEED = time.time_ns() // 1_000_000
+
+
 def has_wrk() -> bool:
     """Whether wrk is installed."""
     return shutil.which("wrk") is not None
