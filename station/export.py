@@ -87,6 +87,28 @@ def last(engine: store.Engine, wanted: store.Filter) -> datetime | None:
     return getattr(rows[0], wanted.order) if rows else None
 
 
+def exchanges(engine: store.Engine, wanted: store.ExchangeFilter) -> Iterator[Sequence[Any]]:
+    """All exchanges of the journal that fit, in order of time, in the same way."""
+    now = datetime.now(UTC)
+    wanted = replace(wanted, at_to=min(wanted.at_to or now, now))
+    after: store.ExchangePosition | None = None
+    while True:
+        page = patiently(lambda after=after: _exchanges(engine, wanted, after))  # type: ignore[misc]  # mypy: lambda
+        if page:
+            yield page
+        if len(page) < BATCH:
+            return
+        after = store.ExchangePosition.of(page[-1])
+
+
+def _exchanges(
+    engine: store.Engine, wanted: store.ExchangeFilter, after: store.ExchangePosition | None
+) -> Sequence[Any]:
+    with store.transaction(engine, readonly=True) as connection:
+        store.be_patient(connection)
+        return store.list_exchanges(connection, wanted, after=after, limit=BATCH)
+
+
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 

@@ -111,10 +111,10 @@ class Exchange:
 
     def columns(self) -> dict[str, Any]:
         """The row's values by column."""
-        return {name: getattr(self, name) for name in _NAMES}
+        return {name: getattr(self, name) for name in COLUMNS}
 
 
-_NAMES = tuple(field.name for field in fields(Exchange))
+COLUMNS = tuple(field.name for field in fields(Exchange))
 
 
 def new_event_id() -> int:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TypeVar
 
-from station import contract, gpd, log, store
+from station import contract, gpd, journal, log, store
 from station.config import Gpd
 from station.errors import (
     DocumentError,
@@ -22,7 +22,7 @@ from station.errors import (
 )
 from station.intake import Intake, Origin, Outcome, Result
 from station.patience import patiently
-from station.receipt import Source
+from station.receipt import Identifiers, Source
 from station.reconcile.tally import Tally
 from station.reconcile.windows import italian_day
 from station.store.runs import Item
@@ -121,22 +121,28 @@ class Fetcher:
 
     def _fetch_one(self, wanted: Wanted) -> None:
         request_id = None
+        begun = datetime.now(UTC)
         try:
             answer = self.client.receipt(wanted.iuv)
             self._in_vain = 0
             request_id = answer.request_id
             if answer.status != 200:
+                self._journal(wanted, begun, "not_yet", request_id, answer.status)
                 self._missed(wanted, "not_yet", f"{answer.status}{gpd.words(answer)}", request_id)
                 return
-            outcome = self._take_in(wanted, answer)
-        except (GpdKeyError, StoppedError):
+            outcome = self._take_in(wanted, answer, begun)
+        except StoppedError:
             raise
         except GpdError as error:
+            self._journal(wanted, begun, error.code, error.request_id, error.status)
+            if isinstance(error, GpdKeyError):
+                raise
             self._missed(wanted, error.code, str(error), error.request_id)
             if isinstance(error, GpdUnavailableError):
                 self._probe()
             return
         except (DocumentError, MismatchError) as error:
+            self._journal(wanted, begun, error.code, request_id, answer.status, answer.body)
             self._missed(wanted, error.code, str(error), request_id)
             return
         except StoreRejectedError as error:
@@ -159,7 +165,7 @@ class Fetcher:
         if wanted.item is not None:
             self.in_store(lambda connection: store.runs.close_item(connection, self.tally.id_pa, wanted.iuv))
 
-    def _take_in(self, wanted: Wanted, answer: gpd.Answer) -> Outcome:
+    def _take_in(self, wanted: Wanted, answer: gpd.Answer, begun: datetime) -> Outcome:
         """Through the same door as the push, unless it is not the receipt that was asked for."""
         document = contract.parse(answer.body, answer.charset)
         request = contract.request_element(document.root)
@@ -171,8 +177,16 @@ class Fetcher:
             raise MismatchError(f"asked for EC {self.tally.id_pa}, got a receipt of {log.safe(says.id_pa or '')}")
         if says.iuv not in (None, wanted.iuv):
             raise MismatchError(f"asked for IUV {wanted.iuv}, got the receipt of {log.safe(says.iuv or '')}")
-        origin = Origin(Source.RECONCILE, request_id=answer.request_id)
+        origin = Origin(Source.RECONCILE, request_id=answer.request_id, begun=begun, http_status=answer.status)
         return patiently(lambda: self.intake.accept(document, request, origin))
+
+    def _journal(
+        self, wanted: Wanted, begun: datetime, reason: str, request_id: str | None, status: int | None, raw: bytes = b""
+    ) -> None:
+        """Writes down a fetch that gave nothing to take in; what is taken in is written down with it."""
+        asked = Identifiers(journal.FETCH, self.tally.id_pa, None, None, None, wanted.notice_number, wanted.iuv)
+        origin = Origin(Source.RECONCILE, request_id=request_id, begun=begun, http_status=status)
+        self.intake.note(asked, origin, outcome=journal.FAILED, fault_code=reason, raw=raw)
 
     def _missed(self, wanted: Wanted, reason: str, error: str, request_id: str | None) -> None:
         """It is not here after all: counted, and an open item for the next try, later each time.

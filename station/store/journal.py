@@ -3,9 +3,10 @@
 Nothing here commits.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Executable, Row, bindparam, literal, select, text, tuple_, union
@@ -56,6 +57,23 @@ class ExchangePosition:
     at: datetime
     id_pa: str
     event_id: int
+
+    @classmethod
+    def of(cls, row: Any) -> "ExchangePosition":
+        """The place of one exchange."""
+        return cls(row.at, row.id_pa, row.event_id)
+
+    def encode(self) -> str:
+        """As one word for a command line."""
+        return f"{self.at.astimezone(UTC):%Y%m%dT%H%M%S%f}.{self.id_pa}.{self.event_id}"
+
+    @classmethod
+    def decode(cls, word: str) -> "ExchangePosition":
+        """The place in a word that `encode` made. Raises `ValueError` on any other."""
+        if not re.fullmatch(r"[0-9]{8}T[0-9]{12}\.(?:[0-9]{11})?\.[0-9]{1,19}", word, re.ASCII):
+            raise ValueError("no cursor of a list of exchanges")
+        at, id_pa, event_id = word.split(".")
+        return cls(datetime.strptime(at, "%Y%m%dT%H%M%S%f").replace(tzinfo=UTC), id_pa, int(event_id))
 
 
 def list_exchanges(

@@ -1,0 +1,164 @@
+"""`station journal list|export`."""
+
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from station import export as exports
+from station import journal as events
+from station import store
+from station.cli import Context, cli
+from station.cli.search import Digits, Moment, Words, local
+from station.export import as_json
+from station.log import printable
+from station.receipt import Source
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_OUTCOMES = ("stored", "duplicate", "refused", events.DECLINED, events.FAILED)
+_FILTERS = (
+    click.option("--from", "at_from", type=Moment(), help="Begun on this day or later, or from this time on."),
+    click.option("--to", "at_to", type=Moment(end=True), help="Begun up to the end of this day, or before this time."),
+    click.option("--ec", "id_pa", type=Digits(), help="The EC (idPA)."),
+    click.option("--iuv", type=Words(), help="IUV (creditorReferenceId)."),
+    click.option("--notice", "notice_number", type=Digits(), help="Notice number, 18 digits; blanks do not matter."),
+    click.option("--receipt-id", type=Words(), help="receiptId, the payment token."),
+    click.option("--outcome", type=click.Choice(_OUTCOMES), help="How it ended."),
+    click.option("--fault-code", type=Words(), help="Why it ended so, for example PAA_SINTASSI_EXTRAXSD."),
+    click.option("--operation", type=Words(), help="For example paSendRTV2, paVerifyPaymentNotice, getReceiptByIUV."),
+    click.option("--direction", type=click.Choice([*events.DIRECTIONS.values()]), help="Who began it."),
+    click.option("--source", type=click.Choice([source.value for source in Source]), help="The door it came by."),
+)
+
+
+def _filter_options(command: F) -> F:
+    for option in reversed(_FILTERS):
+        command = option(command)
+    return command
+
+
+def _as_filter(context: Context, wanted: dict[str, Any]) -> store.ExchangeFilter:
+    if not context.settings.journal.enabled:
+        click.echo("station: the journal is turned off (journal.enabled): what is shown is from before", err=True)
+    start, end = wanted["at_from"], wanted["at_to"]
+    if start is not None and end is not None and end < start:
+        raise click.UsageError("--to is before --from")
+    return store.ExchangeFilter(**wanted)
+
+
+@cli.group()
+def journal() -> None:
+    """Look at the event journal (giornale degli eventi): one row for each exchange."""
+
+
+_COLUMNS = tuple(column for column in events.COLUMNS if column != "event_id")
+
+
+@journal.command("list")
+@_filter_options
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="How many at most.")
+@click.option("--after", "cursor", metavar="CURSOR", help="The next page: the cursor that ended the last one.")
+@click.option("--oldest-first", is_flag=True, help="In order of time; otherwise the latest first.")
+@click.option("--json", "as_", flag_value="json", help="One JSON object a line; each has its `cursor`.")
+@click.option("--csv", "as_", flag_value="csv", help="CSV, safe to open in a spreadsheet.")
+@click.pass_obj
+def list_(
+    context: Context, /, limit: int, cursor: str | None, oldest_first: bool, as_: str | None, **wanted: Any
+) -> None:
+    """List exchanges, the latest first.
+
+    Days and times are Italian civil time unless they carry a zone; JSON and CSV have UTC.
+
+    \b
+    Example:
+      station journal list --notice "3010 0000 0000 0000 17"
+      station journal list --from 2026-07-01 --to 2026-07-31 --outcome refused --ec 77777777777
+      station journal list --from 2026-07-01T10:00 --to 2026-07-01T10:15 --json
+    """
+    condition = _as_filter(context, wanted)
+    try:
+        after = None if cursor is None else store.ExchangePosition.decode(cursor)
+    except ValueError:
+        raise click.UsageError("--after: this is no cursor that a list ended with") from None
+    with store.transaction(context.engine(), readonly=True) as connection:
+        store.be_patient(connection)
+        rows = store.list_exchanges(connection, condition, after=after, newest_first=not oldest_first, limit=limit + 1)
+    more, rows = len(rows) > limit, rows[:limit]
+    cursors = [store.ExchangePosition.of(row).encode() for row in rows]
+    match as_:
+        case "json":
+            for row, its in zip(rows, cursors, strict=True):
+                click.echo(as_json({name: getattr(row, name) for name in _COLUMNS} | {"cursor": its}))
+        case "csv":
+            writer = exports.CsvWriter(sys.stdout.buffer, _COLUMNS)
+            writer.write([row._asdict() for row in rows])
+            writer.close()
+        case _ if rows:
+            _print_table(rows)
+    if not rows:
+        click.echo("no exchange fits" if after is None else "no more exchanges", err=True)
+    elif more:
+        click.echo(f"more: --after {cursors[-1]}", err=True)
+
+
+def _print_table(rows: Any) -> None:
+    table = Table(box=None)
+    for title in ("begun (Italy)", "source", "operation", "EC", "notice number", "IUV", "receiptId", "outcome",
+                  "fault code", "HTTP", "ms"):  # fmt: skip
+        table.add_column(title, justify="right" if title in ("HTTP", "ms") else "left", overflow="fold")
+    for row in rows:
+        cells = (local(row.at), row.source, row.operation, row.id_pa, row.notice_number, row.iuv, row.receipt_id,
+                 row.outcome, row.fault_code, row.http_status, row.duration_ms)  # fmt: skip
+        table.add_row(*(Text(printable("" if cell is None else str(cell))) for cell in cells))
+    console = Console()
+    if not console.is_terminal:
+        console.width = 250
+    console.print(table)
+
+
+@journal.command()
+@_filter_options
+@click.option("--format", "format_", type=click.Choice(["csv", "jsonl"]),
+              help="Default: what the file's name ends with, otherwise csv.")  # fmt: skip
+@click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
+@click.pass_obj
+def export(context: Context, /, file: Path, format_: str | None, overwrite: bool, **wanted: Any) -> None:
+    """Write the events that fit to FILE (- for standard output), with the fields that pagoPA asks for.
+
+    An exchange at the interface is two events, its request and its response; a replay is one, internal. The oldest
+    come first. The file takes its name when it is complete. The fields are described in docs/journal.md.
+
+    \b
+    Example:
+      station journal export july.csv --from 2026-07-01 --to 2026-07-31 --ec 77777777777
+      station journal export --format jsonl - --iuv 01000000000000017
+    """
+    condition = _as_filter(context, wanted)
+    own_id = context.settings.own_id
+    engine = context.engine()
+    if str(file) != "-" and file.is_file() and not overwrite:
+        raise click.UsageError(f"{file} is there already: add --overwrite to replace it")
+    as_lines = (format_ or file.suffix.lower().removeprefix(".")) == "jsonl"
+    count = 0
+    try:
+        with nullcontext(sys.stdout.buffer) if str(file) == "-" else exports.whole_file(file) as sink:
+            writer = exports.JsonWriter(sink) if as_lines else exports.CsvWriter(sink, events.EVENT_FIELDS)
+            for rows in exports.exchanges(engine, condition):
+                found = [event for row in rows for event in events.events(row, own_id)]
+                writer.write(found)
+                count += len(found)
+            writer.close()
+            sink.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise click.ClickException(f"{file} cannot be written: {error.strerror}") from None
+    click.echo(f"{count} events" + ("" if str(file) == "-" else f" written to {file}"), err=True)
