@@ -138,8 +138,6 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
 
     def _accept(self, listener: Any) -> None:
         for _ in range(_ACCEPT_AT_ONCE):
-            if len(self._connections) >= self.cfg.worker_connections:
-                self._make_room()
             try:
                 client, peer = listener.accept()
             except (BlockingIOError, ConnectionAbortedError):
@@ -149,6 +147,8 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
                     _log.error("connection_not_accepted", reason=error.strerror)
                     time.sleep(0.05)  # every one of them is at work
                 return
+            if len(self._connections) >= self.cfg.worker_connections:
+                self._make_room()
             try:
                 health = is_health_door(self.settings, client.getsockname())
                 context = gunicorn_sock.ssl_context(self.cfg) if self.cfg.is_ssl and not health else None
