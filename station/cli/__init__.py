@@ -5,6 +5,7 @@ Exit status: 0 done, 1 something failed, 2 usage or configuration, 3 another run
 
 import sys
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 
 import click
@@ -38,7 +39,34 @@ class Context:
         return engine
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+_MODULES = {
+    "check": "server",
+    "demo": "demo",
+    "journal": "journal",
+    "migrate": "server",
+    "purge": "purge",
+    "receipts": "receipts",
+    "reconcile": "reconcile",
+    "refused": "refused",
+    "replay": "replay",
+    "serve": "server",
+    "stats": "stats",
+}
+
+
+class _Commands(click.Group):
+    """The commands, each loaded when it is called: an operator's loop over many of them waits for one, not for all."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_MODULES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in _MODULES:
+            import_module(f"station.cli.{_MODULES[cmd_name]}")
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__)
 @click.option(
     "--config",
@@ -55,9 +83,6 @@ def cli(ctx: click.Context, file: Path | None) -> None:
 
 def main() -> None:
     """The entry point. Our errors become one clear line and an exit status."""
-    # Commands import this module, so they are loaded when it is ready.
-    from station.cli import demo, journal, purge, receipts, reconcile, refused, replay, server, stats  # noqa: F401
-
     try:
         # Without standalone mode click returns the status of an Exit instead of ending with it.
         sys.exit(cli(standalone_mode=False) or 0)
