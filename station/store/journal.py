@@ -9,28 +9,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Executable, Row, bindparam, literal, select, text, tuple_, union
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import ColumnElement, Connection, Row, literal, select, text, tuple_, union
 
 from station.journal import Exchange
 from station.store import tables
-
-# Statements are made once: making one again costs a quarter of writing a row. Their parameters have names of their own,
-# since the row of a receipt that is stored is written by a statement that writes more (see `receipts`).
-_PARAMETERS = {column.name: bindparam(f"journal_{column.name}", type_=column.type) for column in tables.journal.c}
-INSERT_POSTGRESQL = postgresql.insert(tables.journal).values(_PARAMETERS).on_conflict_do_nothing()
-_INSERT_SQLITE = sqlite.insert(tables.journal).values(_PARAMETERS).on_conflict_do_nothing()
+from station.store.receipts import insert
 
 
 def write_exchange(connection: Connection, exchange: Exchange) -> None:
-    """Writes one row. One that is there already, from a transaction that was tried again, stays as it is."""
-    statement: Executable = INSERT_POSTGRESQL if connection.dialect.name == "postgresql" else _INSERT_SQLITE
-    connection.execute(statement, parameters(exchange))
+    """Writes one row. One that is there already, from a transaction that was tried again, stays as it is.
 
-
-def parameters(exchange: Exchange) -> dict[str, Any]:
-    """What the statements' parameters are for one row."""
-    return {f"journal_{name}": value for name, value in exchange.columns().items()}
+    The row of a receipt that is stored is written with the receipt (see `receipts`).
+    """
+    connection.execute(insert(connection, tables.journal).on_conflict_do_nothing(), exchange.columns())
 
 
 @dataclass(frozen=True, slots=True)
