@@ -1,0 +1,307 @@
+"""`station receipts export` and `stamps`: whole files in flat memory, in every format, that nothing can abuse."""
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import os
+import pty
+import signal
+import subprocess
+import time
+from datetime import timedelta
+from decimal import Decimal
+
+import many
+import pytest
+from build import ABSENT, OTHER_EC, a_request, a_stamp_transfer, an_envelope
+from process import STATION, environment
+from pyarrow import parquet
+from refusals import Door
+from sqlalchemy import update
+
+from station import export, stamps, store
+from station.store import tables
+
+
+def run(url, *arguments, cwd, **env):
+    return subprocess.run(
+        [STATION, "receipts", *arguments], env=environment(url, **env), cwd=cwd, capture_output=True, timeout=120
+    )
+
+
+def peak(url, *arguments, cwd):
+    """Runs a command and returns the most memory it had, in MB."""
+    process = subprocess.Popen(
+        [STATION, "receipts", *arguments], env=environment(url), cwd=cwd, stderr=subprocess.PIPE, text=True
+    )
+    told = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    process.stderr.close()
+    assert process.returncode == 0, told
+    return usage.ru_maxrss / 1024
+
+
+@pytest.fixture
+def door(database_url):
+    engine = store.connect(database_url)
+    yield Door(engine)
+    engine.dispose()
+
+
+# --- many receipts ----------------------------------------------------------------------------------------------------
+
+
+def test_hundred_thousand(many_url, tmp_path):
+    """A hundred thousand receipts come out once each, oldest first, in the memory that ten thousand take."""
+    kind = "jsonl" if many_url.startswith("sqlite") else "csv"
+    tenth = (many.START + timedelta(minutes=10_000)).isoformat()
+    few = peak(many_url, "export", f"few.{kind}", "--received-to", tenth, cwd=tmp_path)
+    most = peak(many_url, "export", f"all.{kind}", cwd=tmp_path)
+    assert most < few + 30
+    for name, count in (("few", 10_000), ("all", many.COUNT)):
+        with (tmp_path / f"{name}.{kind}").open(newline="") as file:
+            lines = csv.DictReader(file) if kind == "csv" else map(json.loads, file)
+            assert [int(line["iuv"]) for line in lines] == list(range(count))
+
+
+def test_filtered(many_url, tmp_path):
+    """An export takes the filters of a list; each batch goes on where the last one ended, in order of payment too."""
+    day = ["--paid-from", "2025-07-03", "--paid-to", "2025-07-05", "--ec", many.OTHER_EC]
+    done = run(many_url, "export", "--format", "jsonl", "-", *day, cwd=tmp_path)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    paid = [one["payment_date_time"] for one in found]
+    assert paid == sorted(paid)
+    expected = {
+        one["receipt_id"]
+        for one in map(many.receipt, range(12_000))
+        if one["id_pa"] == many.OTHER_EC
+        and "2025-07-02T22:00" <= one["payment_date_time"].isoformat() < "2025-07-05T22:00"
+    }
+    assert {one["receipt_id"] for one in found} == expected
+    assert len(found) == len(expected) > export.BATCH
+    assert f"{len(found)} receipts" in done.stderr.decode()
+
+
+def test_interrupted(many_url, tmp_path):
+    """An export that is stopped leaves no half file: what was there stays, and nothing else is left."""
+    target = tmp_path / "all.csv"
+    target.write_bytes(b"the last one")
+    process = subprocess.Popen(
+        [STATION, "receipts", "export", "--overwrite", target], env=environment(many_url), stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 60
+    while not any(file.stat().st_size for file in tmp_path.glob(".all.csv.*.part")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert target.read_bytes() == b"the last one"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_progress(many_url, tmp_path):
+    """On a terminal a bar shows how far it is; elsewhere there is none."""
+    ours, theirs = pty.openpty()
+    options = ["--received-to", "2025-07-02", "--overwrite", "some.csv"]
+    process = subprocess.Popen(
+        [STATION, "receipts", "export", *options], env=environment(many_url, TERM="xterm"), cwd=tmp_path, stderr=theirs
+    )
+    os.close(theirs)
+    shown = b""
+    while chunk := _read(ours):
+        shown += chunk
+    assert process.wait(60) == 0
+    assert b"100%" in shown
+    assert b"2,760 receipts" in shown
+    quiet = run(many_url, "export", *options, cwd=tmp_path)
+    assert quiet.stderr == b"2760 receipts written to some.csv\n"
+
+
+def _read(terminal):
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # Linux says so when the other side is closed
+        return b""
+
+
+# --- formats ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def special(door):
+    """A receipt with everything, and one with as little as there can be."""
+    full = a_request(receiptId="-1+1", paymentAmount="1234.50", description='=1+1; "quoted"\nè')
+    door.take(an_envelope(full))
+    door.take(an_envelope(full.but(idStation="15376371009_77")))
+    absent = ("payer", "paymentDateTime", "fee", "officeName", "metadata", "standIn", "applicationDate")
+    door.take(an_envelope(a_request(receiptId="b", **dict.fromkeys(absent, ABSENT))))
+    return full
+
+
+def test_formats_agree(door, special, database_url, tmp_path):
+    """CSV, JSON lines and Parquet hold the same, in columns of the same names, and all that is stored but the XML."""
+    for kind in export.Format:
+        done = run(database_url, "export", f"all.{kind}", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / f"all.{kind}").stat().st_mode & 0o077 == 0
+    with (tmp_path / "all.csv").open(newline="", encoding="utf-8") as file:
+        as_csv = next(csv.DictReader(file))
+    as_json = json.loads((tmp_path / "all.jsonl").read_text().splitlines()[0])
+    as_parquet = parquet.read_table(tmp_path / "all.parquet").to_pylist()[0]
+    stored = door.receipt(special)
+    without = {"raw", "charset", "notice_ordinal"}
+    assert set(as_json) == set(as_parquet) == set(stored) - without
+    assert {name for name in as_csv if not name.startswith("transfer_") or name == "transfer_date"} == set(as_json) - {
+        "transfers"
+    }
+    for name in set(stored) - without - {"transfers", "routes", "metadata", "content_hash", "flags"}:
+        assert as_parquet[name] == stored[name], name
+        assert as_json[name] == (stored[name] if isinstance(stored[name], int | str | None) else str_of(stored[name]))
+        assert as_csv[name].removeprefix("'") == csv_of(stored[name]), name
+    assert as_json["metadata"] == [list(one) for one in stored["metadata"]] == json.loads(as_csv["metadata"])
+    assert [[one["key"], one["value"]] for one in as_parquet["metadata"]] == as_json["metadata"]
+    assert as_csv["flags"].split() == as_json["flags"] == as_parquet["flags"] == stored["flags"]
+    assert as_parquet["content_hash"] == as_json["content_hash"] == stored["content_hash"].hex()
+    assert [one["id_station"] for one in as_parquet["routes"]] == ["15376371009_77"]
+    for number, transfer in enumerate(stored["transfers"], start=1):
+        assert as_parquet["transfers"][number - 1]["amount"] == transfer["amount"]
+        assert as_json["transfers"][number - 1]["iban"] == transfer["iban"] == as_csv[f"transfer_{number}_iban"]
+    assert as_csv["transfer_5_amount"] == ""
+
+
+def str_of(value):
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+def csv_of(value):
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else str_of(value)
+
+
+def test_csv_is_safe(special, database_url, tmp_path):
+    """Text that a spreadsheet would run stands behind an apostrophe; amounts stay numbers, in Italian too."""
+    done = run(database_url, "export", "-", cwd=tmp_path, LC_ALL="C")
+    first = next(csv.DictReader(io.StringIO(done.stdout.decode(), newline="")))
+    assert first["description"] == '\'=1+1; "quoted"\nè'
+    assert first["receipt_id"] == "'-1+1"
+    assert first["amount"] == "1234.50"
+    done = run(database_url, "export", "-", "--italian", cwd=tmp_path)
+    first = next(csv.DictReader(io.StringIO(done.stdout.decode("utf-8-sig"), newline=""), delimiter=";"))
+    assert first["amount"] == "1234,50"
+    assert first["transfer_1_amount"] == special["transfers.0.transferAmount"].replace(".", ",")
+    assert done.stdout.startswith(b"\xef\xbb\xbf")
+
+
+@pytest.mark.parametrize("text", ["=1", "+1", "-1", "@a", "\t=1", "\r=1", "\n=1"])
+def test_cell(text):
+    """Every beginning that a spreadsheet takes for a formula is defused; numbers below zero are none."""
+    assert export.cell(text) == f"'{text}"
+    assert export.cell(Decimal("-1.50")) == "-1.50"
+    assert export.cell(["=1"]) == '["=1"]'
+
+
+def test_target(special, database_url, tmp_path):
+    """A file that is there is replaced only when that is asked for; a folder that is not there is named."""
+    (tmp_path / "there.csv").write_text("mine")
+    kept = run(database_url, "export", "there.csv", cwd=tmp_path)
+    assert kept.returncode == 2
+    assert b"--overwrite" in kept.stderr
+    assert (tmp_path / "there.csv").read_text() == "mine"
+    assert run(database_url, "export", "there.csv", "--overwrite", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "there.csv").read_text() != "mine"
+    assert run(database_url, "export", "nowhere/there.csv", cwd=tmp_path).returncode == 2
+
+
+def test_without_pyarrow(special, database_url, tmp_path):
+    """Where pyarrow is not installed, Parquet is refused with the name of the extra, and nothing is left behind."""
+    (tmp_path / "pyarrow.py").write_text("raise ImportError")
+    done = run(database_url, "export", "all.parquet", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 2
+    assert b"station[parquet]" in done.stderr
+    assert [file.name for file in tmp_path.glob("*all.parquet*")] == []
+
+
+def test_nothing(database_url, tmp_path):
+    """Where nothing fits, the file has its columns and no row."""
+    for kind in export.Format:
+        assert run(database_url, "export", f"none.{kind}", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "none.csv").read_text().count("\n") == 1
+    assert (tmp_path / "none.jsonl").read_text() == ""
+    assert parquet.read_table(tmp_path / "none.parquet").num_rows == 0
+
+
+# --- digital stamps ---------------------------------------------------------------------------------------------------
+
+HOSTILE = ["../../../outside", "/outside", "..", "C:outside", "a/b", "A" * 32, "a" * 300]
+
+
+def stamp_of(transfer):
+    return base64.b64decode(transfer["MBDAttachment"])
+
+
+def test_stamps(door, database_url, tmp_path):
+    """Each stamp leaves as the bytes it came as, under a name no receiptId can lead elsewhere; twice is no harm."""
+    requests = [a_request(receiptId=one, transfers=[a_stamp_transfer(1)], paymentAmount="16.00") for one in HOSTILE]
+    requests.append(
+        a_request(receiptId="00ff", transfers=[a_stamp_transfer(1), a_stamp_transfer(2)], paymentAmount="32.00")
+    )
+    for request in [*requests, a_request()]:
+        door.take(an_envelope(request, "everything"))
+    folder = tmp_path / "deep" / "stamps"
+    for _ in range(2):
+        done = run(database_url, "stamps", "deep/stamps", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    with (folder / "manifest.csv").open(newline="") as file:
+        manifest = list(csv.DictReader(file))
+    assert len(manifest) == len(HOSTILE) + 2
+    assert {file.name for file in folder.iterdir()} == {one["file"] for one in manifest} | {"manifest.csv"}
+    assert [file.name for file in tmp_path.iterdir() if not file.name.startswith("station.sqlite3")] == ["deep"]
+    wanted = {request["receiptId"]: request for request in requests}
+    for one in manifest:
+        content = (folder / one["file"]).read_bytes()
+        assert one["sha256"] == hashlib.sha256(content).hexdigest()
+        assert int(one["size"]) == len(content)
+        transfer = wanted[one["receipt_id"].removeprefix("'")]["transfers"][int(one["position"]) - 1]
+        assert stamp_of(transfer) == content
+    assert sorted(one["file"] for one in manifest if one["receipt_id"] == "00ff") == [
+        "77777777777_00ff_1.xml",
+        "77777777777_00ff_2.xml",
+    ]
+
+
+def test_stamps_that_fail(door, database_url, tmp_path):
+    """A stamp whose document was purged, or whose file is another one's, is told; the others are written; exit 1."""
+    for one in ("aa", "bb", "cc"):
+        door.take(an_envelope(a_request(receiptId=one, transfers=[a_stamp_transfer(1)], paymentAmount="16.00")))
+    with store.transaction(door.engine) as connection:
+        connection.execute(update(tables.receipt).where(tables.receipt.c.receipt_id == "aa").values(raw=b""))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "77777777777_bb_1.xml").write_text("mine")
+    done = run(database_url, "stamps", "out", "--manifest", "jsonl", cwd=tmp_path)
+    assert done.returncode == 1
+    assert b"purged" in done.stderr
+    assert b"other content" in done.stderr
+    assert (tmp_path / "out" / "77777777777_bb_1.xml").read_text() == "mine"
+    manifest = [json.loads(line) for line in (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()]
+    assert [(one["receipt_id"], one["amount"]) for one in manifest] == [("cc", "16.00")]
+
+
+def test_stamps_of_another_ec(door, database_url, tmp_path):
+    """The filters say whose stamps."""
+    request = a_request(transfers=[a_stamp_transfer(1)], paymentAmount="16.00")
+    door.take(an_envelope(request))
+    door.take(an_envelope(request.but(idPA=OTHER_EC)))
+    assert run(database_url, "stamps", "out", "--ec", OTHER_EC, cwd=tmp_path).returncode == 0
+    assert [file.name[:11] for file in (tmp_path / "out").glob("*.xml")] == [OTHER_EC]
+
+
+def test_stamp_names():
+    """Two stamps never have the same name, on a system that does not tell small letters from capitals either."""
+    keys = [("1", "a"), ("1", "A"), ("1", "a_1"), ("1_a", "1"), ("1", ""), ("", "1"), ("1", "id-a"), ("1", "a/1")]
+    names = {stamps.file_name(*key, position, b"<a/>").lower() for key in keys for position in (1, 11)}
+    assert len(names) == 2 * len(keys)
+    assert all(set(name) <= set("0123456789abcdefghijklmnopqrstuvwxyz_-.") for name in names)
