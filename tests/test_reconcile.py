@@ -379,6 +379,14 @@ def test_watermark_moves_for_a_whole_window_only(job):
     assert after.swept_at is None
 
 
+def test_watermark_waits_for_the_last_receipts(job):
+    """The watermark does not move while receipts are on their way: what ends the walk then counts."""
+    generate(job.gpd, 5)
+    job.gpd.fault(endpoint="receipt", status=401, delay=0.2)
+    assert job.json(expect=1)["ecs"][0]["outcome"] == "failed"
+    assert job.rows("SELECT * FROM reconcile_ec") == []
+
+
 # --- things go wrong --------------------------------------------------------------------------------------------------
 
 
@@ -590,6 +598,16 @@ def test_not_there_yet(either):
     assert either.json()["total"]["fetched"] == 1
     assert either.stored() == [iuv]
     assert either.items() == {}
+
+
+def test_once_in_a_run(job):
+    """Without any pause an open item that is listed as well is asked for once in each run."""
+    job.settings |= {"again_after": 0}
+    job.gpd.load(receipts=[{"org": EC, "n": 0, **LAST_WEEKS, "unpaid": {"listed": True}}])
+    for runs in (1, 2, 3):
+        job.rows("UPDATE reconcile_ec SET swept_at = NULL")
+        job.run()
+        assert job.gpd.stats()["by_endpoint"]["receipt"] == runs
 
 
 def instant(value: Any) -> datetime:

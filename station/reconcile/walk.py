@@ -211,8 +211,7 @@ class Walk:
         return self.fetcher.in_store(ask, readonly=True)
 
     def _due(self, item: Item) -> bool:
-        started = self.tally.started_at
-        return item.state == "open" and item.next_attempt_at <= started and item.last_at < started
+        return item.state == "open" and item.next_attempt_at <= self.tally.started_at
 
     def _progress(self) -> None:
         self.tally.requests = self.client.calls
