@@ -76,7 +76,8 @@ _JOURNAL = """
 INSERT INTO journal (id_pa, at, event_id, direction, source, operation, id_broker_pa, id_station, notice_number, iuv,
   receipt_id, id_psp, id_channel, payment_method, outcome, http_status, duration_ms, size, document_hash, request_id)
 SELECT id_pa, received_at, ('x' || left(receipt_id, 15))::bit(60)::bigint,
-  CASE source WHEN 'push' THEN 'in' ELSE 'out' END, source, 'paSendRTV2', id_broker_pa, id_station, notice_number, iuv, receipt_id, id_psp, id_channel, payment_method,
+  CASE source WHEN 'push' THEN 'in' ELSE 'out' END, source, 'paSendRTV2', id_broker_pa, id_station,
+  notice_number, iuv, receipt_id, id_psp, id_channel, payment_method,
   'stored', 200, 7, 3200, content_hash, receipt_id
 FROM receipt
 """
