@@ -1,0 +1,368 @@
+"""What stands in deploy/ and the Dockerfile, as far as a parser can tell, and that all it relies on exists."""
+
+import configparser
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+import yaml
+
+from station import config, metrics, store
+from station.cli import cli
+
+ROOT = Path(__file__).parent.parent
+DEPLOY = ROOT / "deploy"
+MANIFESTS = [
+    document
+    for file in sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+    for document in yaml.safe_load_all(file.read_text())
+]
+COMPOSE = yaml.safe_load((DEPLOY / "compose" / "compose.yaml").read_text())
+UNITS = sorted((DEPLOY / "systemd").iterdir())
+
+
+def a_configuration(text, folder):
+    """The settings in a station.toml, as the station reads them. Raises `ConfigError`."""
+    file = folder / "station.toml"
+    file.write_text(text)
+    return config.load(file, {})
+
+
+def is_command(arguments):
+    """Whether click takes these arguments, and gives the command they name."""
+    context = click.Context(cli)
+    name, command, rest = cli.resolve_command(context, list(arguments))
+    assert name == arguments[0]
+    command.make_context(name, list(rest), parent=context, resilient_parsing=False)
+    return command
+
+
+def is_setting(variable):
+    """Whether STATION_<SECTION>_<NAME> is a variable that the configuration reads."""
+    if variable in ("STATION_CONFIG", "STATION_OPERATOR"):
+        return True
+    section, _, name = variable.removeprefix("STATION_").removesuffix("_FILE").lower().partition("_")
+    return name in config.Settings.model_fields[section].annotation.model_fields
+
+
+def pods():
+    for manifest in MANIFESTS:
+        match manifest["kind"]:
+            case "Deployment" | "Job":
+                yield manifest["spec"]["template"]["spec"]
+            case "CronJob":
+                yield manifest["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+
+
+def of_kind(kind):
+    return [manifest for manifest in MANIFESTS if manifest["kind"] == kind]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def commands():
+    """All commands are known."""
+    from station.cli import demo, purge, receipts, reconcile, refused, replay, server, stats  # noqa: F401
+
+
+# --- Prometheus and Grafana -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def told():
+    """The names of all metrics, as Prometheus knows them."""
+    settings = config.Settings(ec=(config.Ec(id="77777777777"),))
+    families = list(metrics.Metrics(settings, store.connect("postgresql://nobody@127.0.0.1:9/none"))._own.collect())
+    names = set(re.findall(r'"(station_\w+)"', (ROOT / "station" / "metrics.py").read_text()))
+    for family in families:
+        suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(family.type, [""])
+        names |= {family.name + suffix for suffix in suffixes}
+    return names
+
+
+def expressions():
+    for group in yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text())["groups"]:
+        for rule in group["rules"]:
+            yield rule["alert"], rule["expr"]
+    for panel in json.loads((DEPLOY / "grafana" / "station.json").read_text())["panels"]:
+        for target in panel["targets"]:
+            yield panel["title"], target["expr"]
+
+
+@pytest.mark.parametrize(("title", "expression"), list(expressions()))
+def test_metrics_exist(told, title, expression):
+    """Each metric that an alert or a panel asks for is one that the station tells; each bound is a bucket's."""
+    names = set(re.findall(r"\bstation_\w+", expression))
+    assert names <= told | {"station"}, names - told
+    for bound in re.findall(r'le="([^"]+)"', expression):
+        assert float(bound) in metrics._SECONDS
+
+
+def test_alerts():
+    """Each alert says how bad it is and what is wrong, under a name of its own."""
+    [group] = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text())["groups"]
+    names = [rule["alert"] for rule in group["rules"]]
+    assert len(set(names)) == len(names)
+    for rule in group["rules"]:
+        assert rule["labels"]["severity"] in ("critical", "warning")
+        assert rule["annotations"]["summary"]
+    pages = (ROOT / "docs" / "monitoring.md").read_text()
+    assert [name for name in names if name not in pages] == []
+
+
+def test_promtool():
+    """Where promtool is at hand it takes the rules, and their own tests pass."""
+    for arguments in (("check", "rules", "alerts.yml"), ("test", "rules", "alerts_test.yml")):
+        if promtool := shutil.which("promtool"):
+            subprocess.run([promtool, *arguments], cwd=DEPLOY / "prometheus", check=True, capture_output=True)
+
+
+def test_dashboard():
+    """The dashboard's panels have a place of their own, a known kind, and the data source that is chosen."""
+    dashboard = json.loads((DEPLOY / "grafana" / "station.json").read_text())
+    assert [one["name"] for one in dashboard["templating"]["list"]] == ["datasource", "ec"]
+    seen = set()
+    for panel in dashboard["panels"]:
+        assert panel["type"] in ("timeseries", "stat", "table")
+        assert panel["datasource"]["uid"] == "${datasource}"
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        cells = {(x, place["y"]) for x in range(place["x"], place["x"] + place["w"])}
+        assert not seen & cells
+        seen |= cells
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+
+
+def test_scraped_port():
+    """Prometheus is sent to the health door's default port, and the alerts look for the job's name."""
+    [job] = yaml.safe_load((DEPLOY / "prometheus" / "scrape.yml").read_text())
+    port = config.Settings().server.health_listen.rpartition(":")[2]
+    assert job["static_configs"][0]["targets"][0].endswith(f":{port}")
+    assert any(f'job="{job["job_name"]}"' in expression for _, expression in expressions())
+
+
+# --- Kubernetes -------------------------------------------------------------------------------------------------------
+
+
+def test_pods_have_least_rights():
+    """Every container runs as a user without rights, on a file system it cannot write."""
+    for pod in pods():
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in pod["containers"]:
+            rights = container["securityContext"]
+            assert rights["allowPrivilegeEscalation"] is False
+            assert rights["readOnlyRootFilesystem"] is True
+            assert rights["capabilities"] == {"drop": ["ALL"]}
+            assert container["resources"]["limits"]["memory"]
+
+
+def test_pods_commands_and_settings():
+    """Each container's command and settings exist, secrets come by reference, and what is mounted is there."""
+    for pod in pods():
+        volumes = {volume["name"] for volume in pod["volumes"]}
+        for container in pod["containers"]:
+            assert is_command(container["args"])
+            for variable in container["env"]:
+                assert is_setting(variable["name"]), variable
+                secret = re.search(r"URL|KEY|PASSWORD", variable["name"])
+                assert ("valueFrom" in variable) is bool(secret)
+            assert {mount["name"] for mount in container["volumeMounts"]} == volumes
+
+
+def test_configuration_of_kubernetes(tmp_path):
+    """The ConfigMap's file is a configuration; its ports and files are the manifests' ports and mounts."""
+    [configuration] = of_kind("ConfigMap")
+    settings = a_configuration(configuration["data"]["station.toml"], tmp_path)
+    [deployment] = of_kind("Deployment")
+    [container] = deployment["spec"]["template"]["spec"]["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert int(settings.server.listen.rpartition(":")[2]) == ports["https"]
+    assert int(settings.server.health_listen.rpartition(":")[2]) == ports["health"]
+    mounts = [Path(mount["mountPath"]) for mount in container["volumeMounts"]]
+    for file in (settings.tls.certificate, settings.tls.key, settings.tls.client_ca):
+        assert file.parent in mounts
+    [file] = {variable["value"] for variable in container["env"] if variable["name"] == "STATION_CONFIG"}
+    assert Path(file).parent in mounts
+
+
+def test_probes():
+    """Liveness does not ask the database, readiness does; the worst case of a stop is waited for."""
+    [deployment] = of_kind("Deployment")
+    pod = deployment["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    probes = {name: container[name]["httpGet"]["path"] for name in ("startupProbe", "livenessProbe", "readinessProbe")}
+    assert probes == {"startupProbe": "/live", "livenessProbe": "/live", "readinessProbe": "/ready"}
+    assert pod["terminationGracePeriodSeconds"] >= 5 + 30
+
+
+def test_selectors():
+    """Service, budget and policies pick pods that exist; the budget leaves one while the other one moves."""
+    [deployment] = of_kind("Deployment")
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    [service], [budget] = of_kind("Service"), of_kind("PodDisruptionBudget")
+    assert service["spec"]["selector"] == labels
+    assert budget["spec"]["selector"]["matchLabels"] == labels
+    assert 1 <= budget["spec"]["minAvailable"] < deployment["spec"]["replicas"]
+    jobs = [job["spec"]["jobTemplate"] for job in of_kind("CronJob")] + of_kind("Job")
+    all_labels = [labels] + [job["spec"]["template"]["metadata"]["labels"] for job in jobs]
+    for policy in of_kind("NetworkPolicy"):
+        wanted = policy["spec"]["podSelector"]["matchLabels"]
+        assert any(wanted.items() <= one.items() for one in all_labels), policy["metadata"]["name"]
+    [server] = [policy for policy in of_kind("NetworkPolicy") if policy["metadata"]["name"] == "station-server"]
+    ports = {port["port"] for rule in server["spec"]["ingress"] for port in rule["ports"]}
+    assert ports == {8443, 8081}
+
+
+def test_cron_jobs():
+    """Jobs by the clock never run twice at once."""
+    assert {job["metadata"]["name"] for job in of_kind("CronJob")} == {"station-reconcile", "station-purge"}
+    for job in of_kind("CronJob"):
+        assert job["spec"]["concurrencyPolicy"] == "Forbid"
+        assert len(job["spec"]["schedule"].split()) == 5
+
+
+# --- compose ----------------------------------------------------------------------------------------------------------
+
+
+def test_compose():
+    """The services' commands and settings exist, and what they refer to is there."""
+    for name, service in COMPOSE["services"].items():
+        assert set(service.get("secrets", [])) <= set(COMPOSE["secrets"]), name
+        assert set(service.get("networks", [])) <= set(COMPOSE["networks"]), name
+        assert set(service.get("depends_on", {})) <= set(COMPOSE["services"]), name
+        if service["image"] != "station":
+            continue
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        for variable, value in service["environment"].items():
+            assert is_setting(variable), variable
+            if variable.endswith("_FILE"):
+                assert Path(value).name in service["secrets"]
+        if "entrypoint" in service:
+            [script] = service["command"]
+            assert subprocess.run(["sh", "-n", "-c", script], check=False).returncode == 0
+            [line] = re.findall(r"station ([^;]+);", script)
+            assert is_command(shlex.split(line))
+        else:
+            assert is_command(service["command"])
+
+
+def test_compose_configuration(tmp_path):
+    """The file beside it is a configuration that believes the proxy's address, and nginx sends what it reads."""
+    from station import certificate
+
+    settings = a_configuration((DEPLOY / "compose" / "station.toml").read_text(), tmp_path)
+    [proxy] = settings.trust.proxies
+    services = COMPOSE["services"]
+    assert str(proxy.network_address) == services["proxy"]["networks"]["inside"]["ipv4_address"]
+    nginx = (DEPLOY / "compose" / "nginx.conf").read_text()
+    for header in certificate.HEADERS[settings.trust.proxy_certificate]:
+        assert f"proxy_set_header {header} " in nginx
+    assert f"server station:{settings.server.listen.rpartition(':')[2]};" in nginx
+    assert f"location = {settings.server.path} " in nginx
+    assert services["proxy"]["ports"] == ["443:8443"]
+    assert "listen 8443 ssl;" in nginx
+
+
+# --- systemd ----------------------------------------------------------------------------------------------------------
+
+
+def a_unit(file):
+    unit = configparser.ConfigParser(strict=False, interpolation=None, delimiters=("=",), comment_prefixes=("#",))
+    unit.optionxform = str
+    unit.read(file)
+    return unit
+
+
+@pytest.mark.parametrize("file", UNITS, ids=lambda file: file.name)
+def test_unit(file):
+    """Units run commands that exist with settings that exist, hardened; each timer has its service."""
+    unit = a_unit(file)
+    if file.suffix == ".timer":
+        assert file.with_suffix(".service") in UNITS
+        assert unit["Timer"]["Persistent"] == "true"
+        return
+    for key in ("ExecStart", "ExecStartPre"):
+        if line := unit["Service"].get(key):
+            program, option, _file, *arguments = shlex.split(line)
+            assert (Path(program).name, option) == ("station", "--config")
+            assert is_command(arguments)
+    for variable in re.findall(r"^Environment=(\w+)=", file.read_text(), re.MULTILINE):
+        assert is_setting(variable)
+    for key in ("NoNewPrivileges", "PrivateTmp", "ProtectHome", "MemoryDenyWriteExecute"):
+        assert unit["Service"][key] == "yes"
+    assert unit["Service"]["ProtectSystem"] == "strict"
+    assert unit["Service"]["User"] == "station"
+
+
+def test_systemd_analyze(tmp_path):
+    """Where systemd-analyze is at hand it finds nothing wrong but that the program is not installed here."""
+    analyze = shutil.which("systemd-analyze")
+    for file in UNITS if analyze else []:
+        ended = subprocess.run([analyze, "verify", file], capture_output=True, text=True, check=False)
+        complaints = [line for line in ended.stderr.splitlines() if f"{file.name}" in line]
+        assert [line for line in complaints if "is not executable" not in line] == []
+
+
+# --- the image --------------------------------------------------------------------------------------------------------
+
+
+def instructions():
+    """The Dockerfile's instructions: name and the rest of the line, continued lines joined."""
+    text = re.sub(r"(?m)^\s*#.*\n", "", (ROOT / "Dockerfile").read_text())
+    lines = re.sub(r"\\\n", " ", text).splitlines()
+    return [tuple(line.split(None, 1)) for line in lines if line.strip()]
+
+
+def test_dockerfile():
+    """Two stages; the last one has a user without rights, a health check and an entry point that gets the signals."""
+    known = {"ARG", "FROM", "ENV", "WORKDIR", "COPY", "RUN", "USER", "EXPOSE", "STOPSIGNAL", "HEALTHCHECK",
+             "ENTRYPOINT", "CMD"}  # fmt: skip
+    all_ = instructions()
+    assert {name for name, _ in all_} <= known
+    stages = [place for place, (name, _) in enumerate(all_) if name == "FROM"]
+    assert len(stages) == 2
+    last = all_[stages[1] :]
+    given = dict(last)
+    assert given["USER"] == "10001:10001"
+    assert json.loads(given["ENTRYPOINT"]) == ["station"]
+    assert is_command(json.loads(given["CMD"]))
+    assert not re.search(r"pip|apt|gcc", " ".join(rest for name, rest in last if name == "RUN"))
+    assert json.loads(given["HEALTHCHECK"].partition("CMD ")[2])[0] == "python"
+    port = config.Settings().server.health_listen.rpartition(":")[2]
+    assert f":{port}/live" in given["HEALTHCHECK"]
+    assert [rest for name, rest in last if name == "COPY"] == ["--from=build /opt/station /opt/station"]
+
+
+def test_dockerfile_installs_what_is_locked():
+    """What is installed has its hash in a lock file, or is a wheel made of such or of ours."""
+    for _, line in (one for one in instructions() if one[0] == "RUN"):
+        for command in re.findall(r"pip (?:--python \S+ )?(?:install|wheel) [^&]*", line):
+            ours = command.rstrip().endswith("--no-deps -w wheels .")
+            assert "--require-hashes" in command or "--no-index" in command or ours, command
+
+
+def test_dockerfile_copies_what_is_there():
+    """What is copied exists, is not left out by .dockerignore, and is all that the wheel is built from."""
+    let_in = set(re.findall(r"(?m)^!(\S+)$", (ROOT / ".dockerignore").read_text()))
+    copied = set()
+    for name, rest in instructions():
+        if name == "COPY" and not rest.startswith("--from"):
+            copied |= set(rest.split()[:-1])
+    assert copied == let_in
+    assert all((ROOT / path).exists() for path in copied)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wanted = {
+        "pyproject.toml",
+        project["project"]["readme"],
+        *project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"],
+    }
+    wanted |= set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"])
+    assert wanted <= copied
