@@ -254,8 +254,11 @@ def create_app(settings: config.Settings | None = None) -> Station:
     """
     settings = settings or config.load()
     log.configure(settings.log.format, settings.log.level)
+    database = settings.database
     engine = store.connect(
-        settings.database.url.get_secret_value(), pool_size=settings.database.pool_size or settings.server.threads
+        database.url.get_secret_value(),
+        pool_size=database.pool_size or settings.server.threads,
+        prepare=database.prepare,
     )
     if settings.open_registry:
         _log.warning("registry_open", hint="every idPA is accepted: configure [[broker]] and [[ec]]")

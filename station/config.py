@@ -113,6 +113,9 @@ class Database(Section):
         description="PostgreSQL (postgresql://user:password@host/database) or SQLite (sqlite:///file).",
     )
     pool_size: int = Field(0, ge=0, description="Connections per worker process at most; 0: one for each thread.")
+    prepare: bool = Field(
+        True, description="Prepare statements on PostgreSQL; false behind a PgBouncer before 1.21 in transaction mode."
+    )
 
 
 class Server(Section):

@@ -33,7 +33,8 @@ class Context:
 
     def engine(self, *, check: bool = True, pool_size: int = 8) -> store.Engine:
         """The database. Raises `SchemaBehindError` unless its schema fits (or `check` is off)."""
-        engine = store.connect(self.settings.database.url.get_secret_value(), pool_size=pool_size)
+        database = self.settings.database
+        engine = store.connect(database.url.get_secret_value(), pool_size=pool_size, prepare=database.prepare)
         if check:
             store.check_schema(engine)
         return engine

@@ -44,8 +44,12 @@ def parse_url(url: str) -> URL:
     raise ConfigError(f"databases of the kind {parsed.get_backend_name()!r} are not served (PostgreSQL and SQLite are)")
 
 
-def connect(url: str, *, pool_size: int = 8) -> Engine:
-    """An engine with at most `pool_size` connections, none of them made yet. Raises `ConfigError` on a wrong URL."""
+def connect(url: str, *, pool_size: int = 8, prepare: bool = True) -> Engine:
+    """An engine with at most `pool_size` connections, none of them made yet. Raises `ConfigError` on a wrong URL.
+
+    `prepare`: PostgreSQL keeps the plans of statements that come often. A pooler that gives each transaction another
+    connection must know of that, or it must not be done.
+    """
     parsed = parse_url(url)
     options: dict[str, Any] = {
         "pool_size": pool_size,
@@ -70,7 +74,8 @@ def connect(url: str, *, pool_size: int = 8) -> Engine:
                 "keepalives_idle": 30,
                 "options": f"-c lock_timeout={LOCK_TIMEOUT_MS} -c statement_timeout={STATEMENT_TIMEOUT_MS} "
                 f"-c idle_in_transaction_session_timeout={2 * STATEMENT_TIMEOUT_MS}",
-            },
+            }
+            | ({} if prepare else {"prepare_threshold": None}),
             **options,
         )
         event.listen(engine, "do_connect", postgres.connect)
