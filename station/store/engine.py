@@ -187,7 +187,9 @@ def _writing(engine: Engine, readonly: bool, until: float | None) -> Iterator[No
 
 @contextmanager
 def _connected(engine: Engine, readonly: bool, until: float | None) -> Iterator[Connection]:
-    with engine.connect().execution_options(station_readonly=readonly) as connection:
+    with postgres.connecting(until):
+        connecting = engine.connect()
+    with connecting.execution_options(station_readonly=readonly) as connection:
         postgres.limit(connection.connection.dbapi_connection, until)
         yield connection
 

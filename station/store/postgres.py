@@ -6,13 +6,14 @@ sent, never applies them. Then the client must give up by itself, or its thread 
 
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
 from psycopg import OperationalError
 
-__all__ = ["CONNECT_TIMEOUT_S", "OperationalError", "connect", "limit"]
+__all__ = ["CONNECT_TIMEOUT_S", "OperationalError", "connect", "connecting", "limit"]
 
 CONNECT_TIMEOUT_S = 3  # for each host of the URL
 # For all of them together and for the names to be resolved, which nothing else limits.
@@ -53,6 +54,20 @@ def limit(connection: Any, until: float | None, *, silence: float | None = SILEN
         connection.silence = silence
 
 
+# Until when the transaction that connects in this thread may wait: SQLAlchemy's pool has no door for it.
+_connecting = threading.local()
+
+
+@contextmanager
+def connecting(until: float | None) -> Iterator[None]:
+    """Connections that this thread makes inside must stand at `until` (of `time.monotonic()`)."""
+    _connecting.until = until
+    try:
+        yield
+    finally:
+        _connecting.until = None
+
+
 class _Attempt:
     """One attempt to connect, in a thread that can be left alone."""
 
@@ -75,9 +90,9 @@ class _Attempt:
             elif connection is not None:
                 connection.close()
 
-    def result(self) -> _Connection:
+    def result(self, seconds: float) -> _Connection:
         self._thread.start()
-        self._thread.join(_CONNECT_ALL_S)
+        self._thread.join(seconds)
         with self._lock:
             self._left = True
             if self._connection is not None:
@@ -89,4 +104,10 @@ class _Attempt:
 
 def connect(_dialect: Any, _record: Any, arguments: Any, named: Any) -> _Connection:
     """SQLAlchemy's door to the driver."""
-    return _Attempt(arguments, named).result()
+    until: float | None = getattr(_connecting, "until", None)
+    seconds = _CONNECT_ALL_S
+    if until is not None:
+        seconds = max(0.0, min(seconds, until - time.monotonic()))
+    connection = _Attempt(arguments, named).result(seconds)
+    connection.until = until
+    return connection

@@ -131,25 +131,36 @@ _RESENT = (
 
 def _again(connection: Connection, receipt: Receipt, source: Source, now: datetime) -> Recorded | None:
     """What a receipt whose insert was turned away is to the one stored under its key; `None` where there is none."""
-    if source is Source.PUSH:
-        of = {"of_ec": receipt.id_pa, "of_receipt": receipt.receipt_id, "of_content": receipt.content_hash}
-        stored = connection.execute(_RESENT, of | {"now": now}).one_or_none()
-        if stored is not None:
-            if (stored.id_broker_pa, stored.id_station) != (receipt.id_broker_pa, receipt.id_station):
-                route = {
-                    "id_pa": receipt.id_pa,
-                    "receipt_id": receipt.receipt_id,
-                    "id_broker_pa": receipt.id_broker_pa,
-                    "id_station": receipt.id_station,
-                    "first_at": now,
-                    "received_at": stored.received_at,
-                }
-                connection.execute(insert(connection, tables.receipt_route).on_conflict_do_nothing(), route)
-            return Recorded.DUPLICATE
+    pushed = source is Source.PUSH
+    if pushed and _count(connection, receipt, now):
+        return Recorded.DUPLICATE
     content_hash = connection.execute(select(tables.receipt.c.content_hash).where(_is(receipt))).scalar_one_or_none()
     if content_hash is None:
         return None
-    return Recorded.DUPLICATE if content_hash == receipt.content_hash else Recorded.CONFLICT
+    if content_hash != receipt.content_hash:
+        return Recorded.CONFLICT
+    if pushed:  # turned away by another receipt of the notice, and committed since it was counted in vain
+        _count(connection, receipt, now)
+    return Recorded.DUPLICATE
+
+
+def _count(connection: Connection, receipt: Receipt, now: datetime) -> bool:
+    """Counts the stored receipt of the same content as resent, keeps the station it came by. Whether there is one."""
+    of = {"of_ec": receipt.id_pa, "of_receipt": receipt.receipt_id, "of_content": receipt.content_hash}
+    stored = connection.execute(_RESENT, of | {"now": now}).one_or_none()
+    if stored is None:
+        return False
+    if (stored.id_broker_pa, stored.id_station) != (receipt.id_broker_pa, receipt.id_station):
+        route = {
+            "id_pa": receipt.id_pa,
+            "receipt_id": receipt.receipt_id,
+            "id_broker_pa": receipt.id_broker_pa,
+            "id_station": receipt.id_station,
+            "first_at": now,
+            "received_at": stored.received_at,
+        }
+        connection.execute(insert(connection, tables.receipt_route).on_conflict_do_nothing(), route)
+    return True
 
 
 def next_ordinal(connection: Connection, receipt: Receipt) -> int:

