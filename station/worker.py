@@ -366,7 +366,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             response.force_close()
         parts = self.wsgi(environ, response.start_response)
         try:
-            for part in parts:
+            for part in parts if request.method != "HEAD" else ():
                 response.write(part)
             response.close()
         finally:
