@@ -145,15 +145,15 @@ def test_filter(engine, receipts, name):
     found, after = [], None
     with store.transaction(engine, readonly=True) as connection:
         planned = store.plan(connection, wanted)
-        while rows := store.page(connection, planned, store.LISTED, after=after, limit=4999):
+        while rows := store.page(connection, planned, store.LISTED, after=after, limit=2499):
             found += [(getattr(row, order), row.id_pa, row.receipt_id) for row in rows]
             after = store.Cursor.of(order, rows[-1])
-            if len(found) >= 12_000:  # the others are as these
+            if len(found) >= 6_000:  # the others are as these
                 break
     assert [place[0] for place in found] == [place[0] for place in expected[: len(found)]]
     assert len(set(found)) == len(found)
     assert set(found) <= set(expected)
-    assert len(found) == len(expected) or len(found) >= 12_000
+    assert len(found) == len(expected) or len(found) >= 6_000
 
 
 class Effort:
@@ -298,7 +298,6 @@ def test_hostile_text(door, database_url):
         assert shown.returncode == 0, shown.stderr
         assert "[bold]x[/none] \\x9b31m" in shown.stdout
         assert "\u009b" not in shown.stdout
-    assert json.loads(station(database_url, "receipts", "list", "--json").stdout)["receipt_id"] == HOSTILE
 
 
 def test_days_are_italian(door, database_url):
@@ -339,6 +338,14 @@ def test_show_xml(door, database_url):
     assert "purged at 2025-07-01 02:00:00" in done.stderr
 
 
+def test_where_else(database_url):
+    """Where no receipt has a notice number, the commands that look further are told, with its IUV."""
+    done = station(database_url, "receipts", "list", "--notice", "3010 0000 0000 0000 17", "--ec", EC)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "station refused list --state all --notice 301000000000000017" in done.stderr
+    assert f"station reconcile --iuv 01000000000000017 --ec {EC}" in done.stderr
+
+
 def test_show_which(door, database_url):
     """Where several receipts fit, they are named; where none does, or none is asked for, that is said."""
     first = a_request()
@@ -361,9 +368,7 @@ def test_show_which(door, database_url):
         (["--paid-from", "yesterday"], "is no time"),
         (["--received-from", "2026-07-02", "--received-to", "2026-07-01"], "before --received-from"),
         (["--amount", "1.234,56"], "is no amount"),
-        (["--amount", "1", "--amount-to", "2"], "--amount is exact"),
         (["--after", "abc"], "no cursor"),
-        (["--flag", "odd"], "second_receipt"),
     ],
 )
 def test_usage(tmp_path, options, told):

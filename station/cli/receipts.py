@@ -23,6 +23,7 @@ from station.cli import Context, cli
 from station.cli.search import Digits, Words, as_filter, filter_options, local
 from station.export import Format, as_json
 from station.log import printable
+from station.receipt import iuv_of_notice
 
 LISTED = (*store.LISTED, "flags")
 
@@ -71,8 +72,20 @@ def list_(context: Context, /, limit: int, cursor: str | None, as_: str | None, 
             _print_table(shown)
     if not shown:
         click.echo("no receipt fits" if after is None else "no more receipts", err=True)
+        if condition.notice_number or condition.iuv:
+            click.echo(_elsewhere(condition), err=True)
     elif more:
         click.echo(f"more: --after {cursors[-1]}", err=True)
+
+
+def _elsewhere(wanted: store.Filter) -> str:
+    """Where else a receipt can be that is looked for by its notice or IUV."""
+    notice, iuv, ec = wanted.notice_number, wanted.iuv, wanted.id_pa or "EC"
+    by = f"--notice {printable(notice)}" if notice else f"--iuv {printable(iuv or '')}"
+    lines = ["look further:", f"  station refused list --state all {by}", f"  station journal list {by}"]
+    if iuv := iuv or (iuv_of_notice(notice) if notice else None):
+        lines.append(f"  station reconcile --iuv {printable(iuv)} --ec {printable(ec)}")
+    return "\n".join(lines)
 
 
 def _cursor(word: str | None, wanted: store.Filter) -> store.Cursor | None:
@@ -147,7 +160,7 @@ def show(context: Context, /, xml: bool, as_line: bool, **by: str | None) -> Non
             raise click.UsageError("\n".join(["several receipts fit, show one of these:", *map(printable, lines)]))
         found = store.find(connection, fitting[0].id_pa, fitting[0].receipt_id) if fitting else None
     if found is None:
-        raise click.ClickException("no such receipt is stored (was it refused? See `station refused list`)")
+        raise click.ClickException("no such receipt is stored (was it refused? See `station refused list --state all`)")
     raw = found.pop("raw")
     if xml:
         if not raw:

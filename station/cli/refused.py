@@ -14,6 +14,7 @@ from rich.text import Text
 from station import contract, masking, store
 from station.cli import Context, cli
 from station.cli.options import Moment, json_line, operator_name, operator_option
+from station.cli.search import Digits
 from station.errors import DocumentError, ReceiptConflictError
 from station.intake import Intake, Result
 from station.log import printable
@@ -62,7 +63,7 @@ def refused() -> None:
 @click.option("--id-pa", "--ec", "id_pa", help="The EC it was for (idPA).")
 @click.option("--fault-code", help="The fault code it was refused with, as PAA_SINTASSI_EXTRAXSD.")
 @click.option("--receipt-id", help="receiptId, the payment token.")
-@click.option("--notice", "notice_number", help="Notice number, 18 digits.")
+@click.option("--notice", "notice_number", type=Digits(), help="Notice number, 18 digits; blanks do not matter.")
 @click.option("--iuv", help="IUV (creditorReferenceId).")
 @click.option("--since", "received_from", type=Moment(), metavar="TIME", help="Arrived since then (UTC).")
 @click.option("--until", "received_to", type=Moment(), metavar="TIME", help="Arrived before then (UTC).")
