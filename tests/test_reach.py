@@ -110,16 +110,17 @@ def test_outage(own, own_server, monkeypatch):
     assert not outage.value.retry
     held, trying = threading.Event(), threading.Event()
 
-    def slow(*_):
+    def slow(*_args, **_named):
         trying.set()
-        held.wait(10)
-        raise psutil.Error("never connected")
-
-    event.listen(own, "do_connect", slow, insert=True)
+        held.wait(5)
+        raise postgres.OperationalError("never connected")
 
     def ask_in_vain():
-        with pytest.raises(psutil.Error):
+        with pytest.raises(StoreError):
             ask(own)
+
+    connect = postgres._Connection.connect
+    monkeypatch.setattr(postgres._Connection, "connect", slow)
 
     thread = threading.Thread(target=ask_in_vain)
     thread.start()
@@ -129,7 +130,7 @@ def test_outage(own, own_server, monkeypatch):
     assert others.value.reason == "outage"
     held.set()
     thread.join()
-    event.remove(own, "do_connect", slow)
+    monkeypatch.setattr(postgres._Connection, "connect", connect)
     own_server.ensure_postgres_running()
     assert ask(own) == 1
     assert ask(own) == 1
