@@ -28,7 +28,7 @@ SOAP = "{http://schemas.xmlsoap.org/soap/envelope/}"
 PAF = "{http://pagopa-api.pagopa.gov.it/pa/paForNode.xsd}"
 # Every status that the README's table and HTTP itself know. 500 only as SOAP Fault Client, see below.
 STATUSES = {200, 400, 403, 404, 405, 413, 414, 415, 417, 431, 500, 501}
-_ANSWER = re.compile(rb"HTTP/1\.1 (\d{3}) [^\r]*\r\n(.*?)\r\n\r\n", re.DOTALL)
+_ANSWER = re.compile(rb"HTTP/1\.\d (\d{3}) [^\r]*\r\n(.*?)\r\n\r\n", re.DOTALL)
 
 
 class _Connection:
