@@ -48,7 +48,7 @@ def list_(context: Context, /, limit: int, cursor: str | None, as_: str | None, 
     \b
     Example:
       station receipts list --notice "3010 0000 0000 0000 17"
-      station receipts list --person RSSMRA80A01H501U --paid-from 2026-07-01 --paid-to 2026-07-31
+      station receipts list --person PLLPNC80A01X000X --paid-from 2026-07-01 --paid-to 2026-07-31
       station receipts list --flag second_receipt --json
     """
     condition = as_filter(wanted)
