@@ -104,3 +104,21 @@ def test_keys_start_with_id_pa(empty_url):
         keys += [constraint["column_names"] for constraint in inspector.get_unique_constraints(table)]
         assert all(key[0] == "id_pa" for key in keys), table
     engine.dispose()
+
+
+def test_later_schema(database_url):
+    """A schema of a later version is served and left alone: at an upgrade the old version serves until the new one."""
+    from sqlalchemy import text
+
+    engine = store.connect(database_url)
+    _, ours = store.revisions(engine)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    try:
+        store.check_schema(engine)
+        store.migrate(engine)
+        assert store.revisions(engine) == ("9999", ours)
+    finally:
+        with engine.begin() as connection:
+            connection.execute(text("UPDATE alembic_version SET version_num = :ours"), {"ours": ours})
+        engine.dispose()

@@ -27,15 +27,29 @@ def revisions(engine: Engine) -> tuple[str | None, str | None]:
 
 
 def check_schema(engine: Engine) -> None:
-    """Raises `SchemaBehindError` unless the schema is the one this code needs."""
+    """Raises `SchemaBehindError` where the schema is behind the one this code needs.
+
+    A later one will do: migrations only add, and at an upgrade the old version serves until the new one does.
+    """
     found, wanted = revisions(engine)
-    if found != wanted:
+    if found != wanted and not _is_later(found):
         raise SchemaBehindError(found, wanted)
 
 
+def _is_later(revision: str | None) -> bool:
+    """Whether a revision is none of those that this code knows."""
+    known = {one.revision for one in ScriptDirectory.from_config(_config()).walk_revisions()}
+    return revision is not None and revision not in known
+
+
 def migrate(engine: Engine) -> None:
-    """Brings the schema up to date, in one transaction; two at once wait for each other. Raises `StoreError`."""
+    """Brings the schema up to date, in one transaction; two at once wait for each other. Raises `StoreError`.
+
+    A later schema than this code knows stays as it is.
+    """
     config = _config()
+    if _is_later(revisions(engine)[0]):
+        return
     with transaction(engine) as connection:
         if connection.dialect.name == "postgresql":
             allow_long(connection)
