@@ -85,6 +85,8 @@ _BOMS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 # The largest request has some 1,000 elements, and attributes on the envelope only. libxml2 validates attributes in time
 # that grows with their square: 80,000 of them on one element, 1 MiB of body, took 92 s.
 _TOO_MUCH = etree.XPath("count(//*) > 20000 or boolean(//*[@*[65]])")
+# The same before a tree is built, which takes thirty times the memory of such a document.
+_MAX_TAGS = 50_000
 
 
 def parse(raw: bytes, charset: str | None = None) -> Document:
@@ -97,6 +99,8 @@ def parse(raw: bytes, charset: str | None = None) -> Document:
     start = raw[:4096].replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe")
     if _DOCTYPE.match(start):
         raise MalformedDocumentError("a document type declaration (DTD) is not accepted")
+    if raw.count(b"<") > _MAX_TAGS:
+        raise MalformedDocumentError(f"more than {_MAX_TAGS} tags and comments")
     if charset is not None and not raw.startswith(_BOMS):
         try:
             return _checked(raw, charset, etree.fromstring(raw, _parser(charset)))
