@@ -48,7 +48,7 @@ def _as_filter(context: Context, wanted: dict[str, Any]) -> store.ExchangeFilter
     if not context.settings.journal.enabled:
         click.echo("station: the journal is turned off (journal.enabled): what is shown is from before", err=True)
     start, end = wanted["at_from"], wanted["at_to"]
-    if start is not None and end is not None and end < start:
+    if start is not None and end is not None and end <= start:
         raise click.UsageError("--to is before --from")
     return store.ExchangeFilter(**wanted)
 
