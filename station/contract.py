@@ -305,8 +305,8 @@ def _rule(error: etree._LogEntry) -> str:
 
 def _plain(element: Element) -> Plain:
     """The element without prefixes, blanks between elements and hints to schemas: what it says, as nested lists."""
-    children = list(element)
-    if children:
+    if len(element):
+        children = list(element)
         content: Any = [_plain(child) for child in children]
         # Text beside elements occurs in unknown elements only, but there it is content.
         for text in (element.text, *[child.tail for child in children]):
@@ -314,8 +314,8 @@ def _plain(element: Element) -> Plain:
                 content.append(["", text])
     else:
         content = element.text or ""
-    attributes = element.items()
-    if attributes:
+    if element.keys():
+        attributes = element.items()
         attributes = sorted((name, value) for name, value in attributes if not str(name).startswith(f"{{{NS_XSI}}}"))
         if attributes:
             return [element.tag, content, attributes]
@@ -350,8 +350,10 @@ def content_hash(request: Plain) -> bytes:
         else field
         for field in _canonical(receipt[1])
     ]
-    form = json.dumps([receipt[0], fields], ensure_ascii=False, separators=(",", ":"))
-    return sha256(form.encode()).digest()
+    return sha256(_as_json([receipt[0], fields]).encode()).digest()
+
+
+_as_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def _child(element: Plain, name: str) -> Plain:
