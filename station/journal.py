@@ -78,6 +78,9 @@ def _method(text: str | None) -> str | None:
 # --- one exchange -----------------------------------------------------------------------------------------------------
 
 
+_LONGEST_MS = 2**31 - 1  # what the column holds
+
+
 @dataclass(frozen=True, slots=True)
 class Exchange:
     """One row of the journal: an inbound call with its answer, a fetch of the reconciliation, a replay.
@@ -157,7 +160,8 @@ def exchange(
         outcome=outcome,
         fault_code=fault_code,
         http_status=http_status,
-        duration_ms=max(0, (datetime.now(UTC) - at) // timedelta(milliseconds=1)),
+        # The clock may be set while a request is worked on: what it took is then wrong, and no reason to fail.
+        duration_ms=min(max(0, (datetime.now(UTC) - at) // timedelta(milliseconds=1)), _LONGEST_MS),
         size=len(raw),
         document_hash=sha256(raw).digest() if raw else None,
         request_id=_code(request_id, 128),

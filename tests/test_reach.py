@@ -171,6 +171,20 @@ def test_name_not_found(monkeypatch):
     released.set()
 
 
+@pytest.mark.parametrize("start", [lambda *_: 0, lambda *_: (_ for _ in ()).throw(RuntimeError)], ids=["dead", "none"])
+def test_no_thread(own, monkeypatch, start):
+    """A thread that is not started, or dies at birth, is not waited for without end."""
+    own.dispose()
+    monkeypatch.setattr(postgres._thread, "start_new_thread", start)
+    begun = time.monotonic()
+    with pytest.raises(StoreError) as failed:
+        ask(own, until=begun + 0.5)
+    assert failed.value.retry
+    assert time.monotonic() - begun < 10
+    monkeypatch.undo()
+    assert ask(own) == 1
+
+
 def test_forked(database_url):
     """A process that is forked has no part in the connections of the one it came from."""
     engine = store.connect(database_url)

@@ -4,6 +4,7 @@
 sent, never applies them. Then the client must give up by itself, or its thread waits for ever.
 """
 
+import _thread
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -74,14 +75,15 @@ class _Attempt:
     def __init__(self, arguments: Any, named: Any) -> None:
         self._lock = threading.Lock()
         self._left = False
+        self._done = threading.Event()
         self._connection: _Connection | None = None
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, args=(arguments, named), name="connect", daemon=True)
+        self._call = arguments, named
 
-    def _run(self, arguments: Any, named: Any) -> None:
+    def _run(self) -> None:
         connection = None
         try:
-            connection = _Connection.connect(*arguments, **named)
+            connection = _Connection.connect(*self._call[0], **self._call[1])
         except BaseException as error:
             self._error = error
         with self._lock:
@@ -89,10 +91,15 @@ class _Attempt:
                 self._connection = connection
             elif connection is not None:
                 connection.close()
+        self._done.set()
 
     def result(self, seconds: float) -> _Connection:
-        self._thread.start()
-        self._thread.join(seconds)
+        try:
+            # Not threading's Thread: its start() waits for ever for a thread that dies at birth, for want of memory.
+            _thread.start_new_thread(self._run, ())
+        except (RuntimeError, MemoryError) as error:
+            raise OperationalError("no thread could be started") from error
+        self._done.wait(seconds)
         with self._lock:
             self._left = True
             if self._connection is not None:
