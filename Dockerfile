@@ -25,8 +25,8 @@ RUN tools/bin/pip wheel --quiet --no-build-isolation --no-deps -w wheels . \
 
 # --- what runs: the base, the installed wheels, a user, nothing else -----------------------------------------------------
 FROM ${PYTHON}
-RUN groupadd --system --gid 10001 station \
- && useradd --system --uid 10001 --gid station --home-dir /var/lib/station --shell /usr/sbin/nologin station \
+RUN groupadd --gid 10001 station \
+ && useradd --no-log-init --uid 10001 --gid station --home-dir /var/lib/station --shell /usr/sbin/nologin station \
  && install -d -o station -g station -m 0700 /var/lib/station
 COPY --from=build /opt/station /opt/station
 ENV PATH=/opt/station/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1

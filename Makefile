@@ -7,7 +7,7 @@ LOCKED := $(INSTALL) --no-build-isolation --require-hashes
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench bench-growth bench-memory bench-reconcile lint format lock audit sbom fuzz clean
+.PHONY: help run test bench bench-growth bench-memory bench-reconcile lint format lock audit sbom fuzz docs release image-check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -63,6 +63,16 @@ fuzz: $(VENV)/fuzz ## look for inputs that break the request path for FUZZ_SECON
 	@mkdir -p .fuzz
 	$(BIN)/python tests/fuzz_requests.py .fuzz tests/fuzz_cases -artifact_prefix=.fuzz/finding- \
 	  -max_total_time=$(FUZZ_SECONDS) -max_len=65536 -timeout=10 -rss_limit_mb=1024
+
+docs: $(VENV)/dev ## write the generated pages and build the documentation in dist/docs; a broken link is an error
+	$(BIN)/python docs/site/reference.py
+	$(BIN)/python -m mkdocs build --strict --quiet -f docs/site/mkdocs.yml
+
+release: $(VENV)/run ## build wheel and sdist in dist/, of the version in station/__init__.py
+	$(BIN)/python -m hatchling build -t sdist -t wheel -d dist
+
+image-check: ## build the image without Docker and start it (root, Debian's buildah and debootstrap; 5 minutes)
+	deploy/image/check.sh
 
 clean: ## remove the virtual environment and what tools left behind
 	rm -rf $(VENV) dist .fuzz .mypy_cache .ruff_cache .pytest_cache .hypothesis

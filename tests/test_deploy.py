@@ -64,12 +64,6 @@ def of_kind(kind):
     return [manifest for manifest in MANIFESTS if manifest["kind"] == kind]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def commands():
-    """All commands are known."""
-    from station.cli import demo, purge, receipts, reconcile, refused, replay, server, stats  # noqa: F401
-
-
 # --- Prometheus and Grafana -------------------------------------------------------------------------------------------
 
 

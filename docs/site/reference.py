@@ -1,0 +1,121 @@
+"""Writes the pages that are generated from the code: docs/configuration.md and docs/commands.md (`make docs` runs it).
+
+The tests fail while a page is not what this would write.
+"""
+
+import re
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import click
+from pydantic import SecretStr
+from pydantic_core import PydanticUndefined
+
+from station import config
+from station.cli import cli
+
+DOCS = Path(__file__).parent.parent
+
+_CONFIGURATION = """# Configuration
+
+<!-- Written by docs/site/reference.py from station/config.py: change it there. -->
+
+One TOML file: `station.toml` in the working folder, or what `--config` or `STATION_CONFIG` names. Every value is
+checked at start, and each wrong one is named with its place. `station check` shows what is configured, secrets masked,
+and `station check --production` what is missing before going live.
+
+Each setting of a section can be set by `STATION_<SECTION>_<NAME>` in the environment, which goes before the file, and
+by `STATION_<SECTION>_<NAME>_FILE` with the path of a file that holds the value: the better way for secrets. Lists are
+written with commas there. The keys of an EC or broker in the file are set by `STATION_EC_<ID>_<NAME>` and
+`STATION_BROKER_<ID>_<NAME>`.
+
+`station serve` takes any option of gunicorn, too, and `GUNICORN_CMD_ARGS`; both go before the file. SIGHUP makes it
+read the configuration again: new worker processes take over while the old ones finish what they have. A configuration
+that cannot be loaded is refused, with a line in the log, and the old one stays.
+"""
+
+_COMMANDS = """# Commands
+
+<!-- Written by docs/site/reference.py from station/cli: change it there. -->
+
+`station [--config FILE] COMMAND`. Exit status: 0 done, 1 something failed or is still refused, 2 usage or
+configuration, 3 another run is active.
+"""
+
+
+def configuration() -> str:
+    """The page about the configuration."""
+    parts = [_CONFIGURATION]
+    for name, field in config.Settings.model_fields.items():
+        model = field.annotation
+        if isinstance(model, type) and issubclass(model, config.Section):
+            parts.append(f"## [{name}]\n\n{model.__doc__}\n\n{_table(name, model)}")
+    for name, model in (("broker", config.Broker), ("ec", config.Ec)):
+        parts.append(f"## [[{name}]]\n\n{model.__doc__} May stand there many times.\n\n{_table(name, model)}")
+    return "\n".join(parts)
+
+
+def _table(section: str, model: type[config.Section]) -> str:
+    lines = ["| setting | kind | default | what it is |", "|---|---|---|---|"]
+    for name, field in model.model_fields.items():
+        what = f"{_cell(field.description or '')}{_bounds(field)}"
+        lines.append(f"| `{name}` | {_kind(field.annotation)} | {_default(field)} | {what} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return re.sub(r"(<[^>]*>)", r"`\1`", " ".join(text.split())).replace("|", "\\|")
+
+
+def _default(field: Any) -> str:
+    if field.default is PydanticUndefined:
+        return "must be set"
+    value = field.default.get_secret_value() if isinstance(field.default, SecretStr) else field.default
+    if value is None or value == ():
+        return ""
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`" if value != "" else "empty"
+
+
+def _bounds(field: Any) -> str:
+    words = {"ge": "at least {}", "gt": "more than {}", "le": "at most {}"}
+    found = {name: value for one in field.metadata for name in words if (value := getattr(one, name, None)) is not None}
+    parts = [text.format(f"{found[name]:g}") for name, text in words.items() if name in found]
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def _kind(kind: Any) -> str:
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return ", ".join(f"`{one}`" if one != "" else "empty" for one in parts)
+    if origin is Annotated:
+        return _kind(parts[0])
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(_kind(one) for one in parts if one is not type(None)))
+    if origin is tuple:
+        return f"list of {_kind(parts[0])}"
+    names = {str: "text", SecretStr: "secret", bool: "true or false", int: "number", float: "number", Path: "file"}
+    return names.get(kind) or {"IPv4Network": "network", "IPv6Network": "network"}.get(kind.__name__, kind.__name__)
+
+
+def commands() -> str:
+    """The page about the commands."""
+    return "\n".join([_COMMANDS, *_each(cli, "station")])
+
+
+def _each(command: click.Command, name: str) -> Iterator[str]:
+    context = click.Context(command, info_name=name, max_content_width=100, terminal_width=100)
+    if isinstance(command, click.Group):
+        for word in command.list_commands(context):
+            if found := command.get_command(context, word):
+                yield from _each(found, f"{name} {word}")
+        return
+    yield f"## {name}\n\n```text\n{command.get_help(context).rstrip()}\n```\n"
+
+
+PAGES = {"configuration.md": configuration, "commands.md": commands}
+
+if __name__ == "__main__":
+    for page, write in PAGES.items():
+        (DOCS / page).write_text(write(), encoding="utf-8")
