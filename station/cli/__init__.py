@@ -43,6 +43,7 @@ class Context:
 _MODULES = {
     "check": "server",
     "demo": "demo",
+    "grants": "grants",
     "journal": "journal",
     "migrate": "server",
     "purge": "purge",

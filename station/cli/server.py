@@ -6,7 +6,7 @@ import click
 
 from station import config, production, server, store
 from station.cli import Context, cli
-from station.errors import SchemaBehindError, StoreError
+from station.errors import SchemaBehindError, StationError, StoreError
 
 
 @cli.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
@@ -39,7 +39,11 @@ def migrate(context: Context) -> None:
     """
     engine = context.engine(check=False)
     before, _ = store.revisions(engine)
-    store.migrate(engine)
+    try:
+        store.migrate(engine)
+    except StoreError as error:
+        hint = ": it needs the role that owns the tables" if "42501" in error.reason else ""
+        raise StationError(f"not migrated ({error.reason}){hint}") from error
     after, _ = store.revisions(engine)
     click.echo(f"schema at revision {after}" + (" already" if before == after else f" (was {before or 'none'})"))
 

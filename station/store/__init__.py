@@ -6,7 +6,9 @@ Functions take a connection and never commit; the use cases open transactions wi
 from sqlalchemy import Connection, Engine
 
 from station.store import runs
+from station.store.conditions import Filter
 from station.store.engine import connect, parse_url, transaction
+from station.store.grants import grants
 from station.store.journal import ExchangeFilter, ExchangePosition, list_exchanges, write_exchange
 from station.store.levels import OPEN_COUNTED, clock, fetched_since, last_pushes, open_by_fault, pool_use
 from station.store.purge import Part, count_older, open_refused, purge_batch
@@ -37,7 +39,7 @@ from station.store.refused import (
     settle,
 )
 from station.store.schema import check_schema, migrate, revisions
-from station.store.search import Filter, Plan, plan
+from station.store.search import Plan, plan
 
 __all__ = [
     "EXPORTED",
@@ -69,6 +71,7 @@ __all__ = [
     "find",
     "find_refused",
     "flags_of",
+    "grants",
     "keep",
     "last_pushes",
     "list_exchanges",

@@ -1,0 +1,49 @@
+"""The rights of a database role on PostgreSQL, as SQL: what the station does, table by table, and nothing else."""
+
+from sqlalchemy import Table
+from sqlalchemy.dialects import postgresql
+
+from station.store import tables
+
+# Beyond reading and adding rows. A receipt, a refused request and a journal entry are never deleted by the server, by
+# `reconcile` or by `replay`, and the journal and the history are never changed.
+_CHANGES: dict[Table, tuple[str, ...]] = {
+    tables.receipt: ("UPDATE",),  # resends are counted; a replay rebuilds what follows from the document
+    tables.transfer: ("UPDATE", "DELETE"),  # rebuilt by a replay
+    tables.receipt_flag: ("UPDATE", "DELETE"),  # likewise
+    tables.receipt_route: ("UPDATE",),
+    tables.refused: ("UPDATE",),  # its state
+    tables.refused_history: (),
+    tables.journal: (),
+    tables.purge_progress: (),
+    tables.reconcile_ec: ("UPDATE",),
+    tables.reconcile_run: ("UPDATE", "DELETE"),  # old runs go
+    tables.reconcile_item: ("UPDATE", "DELETE"),  # items that are done go
+}
+# What `station purge` does on top of it.
+_PURGES: dict[Table, tuple[str, ...]] = {
+    tables.refused: ("DELETE",),
+    tables.refused_history: ("DELETE",),
+    tables.journal: ("DELETE",),
+    tables.purge_progress: ("UPDATE", "DELETE"),
+}
+
+
+def grants(role: str, *, purge: bool = False) -> list[str]:
+    """The statements that give `role` the rights to run the station; with `purge` those to purge, too.
+
+    To be run by the owner of the tables, after each migration. They take away nothing but what PostgreSQL gives to
+    everybody: the right to create tables.
+    """
+    preparer = postgresql.dialect().identifier_preparer  # type: ignore[no-untyped-call]
+    name = preparer.quote(role)
+    statements = [
+        "REVOKE CREATE ON SCHEMA public FROM PUBLIC;",
+        f"GRANT USAGE ON SCHEMA public TO {name};",
+        f"GRANT SELECT ON alembic_version TO {name};",
+    ]
+    for table in tables.metadata.sorted_tables:
+        rights = ["SELECT", "INSERT", *_CHANGES[table]]
+        rights += [right for right in _PURGES.get(table, ()) if purge and right not in rights]
+        statements.append(f"GRANT {', '.join(rights)} ON {preparer.format_table(table)} TO {name};")
+    return statements
