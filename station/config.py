@@ -137,7 +137,7 @@ class Server(Section):
     )
     wsdl: bool = Field(True, description="Whether the contract is served at `?wsdl`.")
     health_listen: HostPort | Literal[""] = Field(
-        "127.0.0.1:8081", description="Address and port where /live and /ready are answered; empty: nowhere."
+        "127.0.0.1:8081", description="Address and port where /live, /ready and /metrics are answered; empty: nowhere."
     )
     station_id: PagoPaId | None = Field(
         None, description="The id in faults for requests without a readable idPA; otherwise the first broker's."
@@ -274,7 +274,8 @@ class Retention(Section):
     )
     personal_months: int | None = Field(
         None,
-        ge=1, le=1200,
+        ge=1,
+        le=1200,
         description="Names, fiscal codes, IBANs and free texts of receipts, and their raw documents with them.",
     )
     refused_months: int | None = Field(
