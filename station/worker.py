@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
 
 from gunicorn import sock as gunicorn_sock
 from gunicorn.http import RequestParser, errors, wsgi
@@ -31,7 +30,10 @@ from station.health import is_health_door
 
 _log = log.get(__name__)
 
-_ACCEPT_AT_ONCE = 64
+# Who has connections already waits so long for each of them, at most so long, before taking another: connections are
+# kept alive, and a worker that takes all of a burst works alone from then on, on one core.
+_COURTESY_S = 0.0003
+_MOST_COURTESY_S = 0.005
 _FAREWELL_S = 2.0
 _STOP_LINGER_S = 2.0  # for requests that clients are already sending when the worker is told to stop
 # What waited longer is answered 503 instead of late: the Nodo waits 15 s, and a database that is slow takes its time.
@@ -79,6 +81,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         self._held = 0
         self._turned_away = 0
         self._checked = 0.0
+        self._courteous_until: float | None = None  # while other workers may take what waits to be accepted
         super().init_process()
 
     def load_wsgi(self) -> None:
@@ -91,12 +94,14 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         self._poller.register(self.PIPE[0], selectors.EVENT_READ)
         for listener in self.sockets:
             listener.setblocking(False)
-            self._poller.register(listener, selectors.EVENT_READ, listener)
+        self._listen(True)
         while self.alive and self.ppid == os.getppid():
             self._turn()
         self.alive = False
+        if self._courteous_until is None:
+            self._listen(False)
+        self._courteous_until = None
         for listener in self.sockets:
-            self._poller.unregister(listener)
             listener.close()
         stop = time.monotonic() + self.cfg.graceful_timeout
         for connection in self._connections:
@@ -111,12 +116,15 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
 
     def _turn(self, timeout: float = 1.0) -> None:
         self.notify()
-        for key, _ in self._poller.select(timeout):
+        wait = timeout
+        if self._courteous_until is not None:
+            wait = max(0.0, min(timeout, self._courteous_until - time.monotonic()))
+        for key, _ in self._poller.select(wait):
             if isinstance(key.data, Connection):
                 if not key.data.closed:
                     self._guarded(key.data)
             elif key.data is not None:
-                self._accept(key.data)
+                self._somebody_knocks()
             else:
                 self._drain_pipe()
         while self._done:
@@ -126,6 +134,10 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             connection.deadline = time.monotonic() + self.settings.server.read_timeout
             self._guarded(connection)
         now = time.monotonic()
+        if self._courteous_until is not None and now >= self._courteous_until:
+            self._courteous_until = None
+            self._listen(True)
+            self._accept()
         if now - self._checked >= min(1.0, timeout):
             self._checked = now
             self._expire(now)
@@ -136,12 +148,28 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
 
     # --- clients come and go ------------------------------------------------------------------------------------------
 
-    def _accept(self, listener: Any) -> None:
-        for _ in range(_ACCEPT_AT_ONCE):
+    def _listen(self, listen: bool) -> None:
+        for listener in self.sockets:
+            if listen:
+                self._poller.register(listener, selectors.EVENT_READ, listener)
+            else:
+                self._poller.unregister(listener)
+
+    def _somebody_knocks(self) -> None:
+        if not self._connections:
+            self._accept()
+        elif self._courteous_until is None:
+            wait = min(_MOST_COURTESY_S, len(self._connections) * _COURTESY_S)
+            self._courteous_until = time.monotonic() + wait
+            self._listen(False)
+
+    def _accept(self) -> None:
+        """Takes one connection from each door, if another worker has not been faster."""
+        for listener in self.sockets:
             try:
                 client, peer = listener.accept()
             except (BlockingIOError, ConnectionAbortedError):
-                return
+                continue
             except OSError as error:  # out of file descriptors
                 if not self._make_room():
                     _log.error("connection_not_accepted", reason=error.strerror)
