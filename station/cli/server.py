@@ -78,7 +78,7 @@ def check(context: Context, going_live: bool) -> None:
 def _configured(settings: config.Settings) -> list[str]:
     url = store.parse_url(settings.database.url.get_secret_value()).render_as_string(hide_password=True)
     lines = [f"database.url = {url}", f"database.pool_size = {settings.database.pool_size or settings.server.threads}"]
-    for section in ("server", "tls", "trust", "rules", "log", "gpd"):
+    for section in ("server", "tls", "trust", "rules", "log", "journal", "retention", "gpd"):
         lines += [f"{section}.{name} = {_shown(value)}" for name, value in getattr(settings, section)]
     lines += [
         f"broker {broker.id}: stations {', '.join(broker.stations) or 'none'}{_keys(broker)}"
