@@ -15,8 +15,8 @@ from sqlalchemy import Connection, FromClause, Row, Text, func, literal, select,
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from station.store import search, tables
+from station.store.conditions import ORDERS, Filter
 from station.store.engine import allow_long
-from station.store.search import Filter
 
 # A list is for looking at, an export for everything but the raw document, which has a command of its own.
 LISTED = (
@@ -64,7 +64,7 @@ class Cursor:
             moment = datetime.fromisoformat(at)
         except (binascii.Error, ValueError, TypeError):
             raise ValueError("no cursor of a list of receipts") from None
-        if order not in search.ORDERS or moment.tzinfo is None or not (type(id_pa) is type(receipt_id) is str):
+        if order not in ORDERS or moment.tzinfo is None or not (type(id_pa) is type(receipt_id) is str):
             raise ValueError("no cursor of a list of receipts")
         return cls(order, moment, id_pa, receipt_id)
 

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Integer, case, cast, func, literal_column, select
 
 from station.store import tables
-from station.store.search import distinct
+from station.store.conditions import distinct
 
 
 @dataclass(frozen=True, slots=True)

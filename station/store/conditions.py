@@ -1,0 +1,178 @@
+"""What a filter over receipts asks for, as conditions, and which index finds what each of them asks for.
+
+How they become queries stands in `search`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from itertools import product
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Table, and_, func, select, text
+
+from station.store import tables
+
+ORDERS = ("received_at", "payment_date_time")
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which receipts: every condition that is given must hold.
+
+    Times are aware; `..._from` is included, `..._to` is not. Amounts are euro, both ends included. `person_id` is
+    debtor or payer; `id_station` and `id_broker_pa` are of the first or any later way it came; `flag` is one of the
+    receipt's; `digital_stamp`: one of its transfers is a digital stamp.
+    """
+
+    id_pa: str | None = None
+    receipt_id: str | None = None
+    notice_number: str | None = None
+    iuv: str | None = None
+    debtor_id: str | None = None
+    payer_id: str | None = None
+    person_id: str | None = None
+    id_psp: str | None = None
+    id_broker_pa: str | None = None
+    id_station: str | None = None
+    flag: str | None = None
+    source: str | None = None
+    digital_stamp: bool = False
+    amount_from: Decimal | None = None
+    amount_to: Decimal | None = None
+    received_from: datetime | None = None
+    received_to: datetime | None = None
+    paid_from: datetime | None = None
+    paid_to: datetime | None = None
+
+    @property
+    def order(self) -> str:
+        """The column that receipts are listed in order of: by payment where payment dates are asked for."""
+        return "payment_date_time" if self.paid_from or self.paid_to else "received_at"
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One condition on `table`. Where it is `indexed`, an index finds its rows, `in_order` of a column or of none.
+
+    Of a range on a column of the receipt, `limits` holds the column's name and the ends.
+    """
+
+    clause: ColumnElement[bool]
+    indexed: bool = True
+    in_order: str | None = None
+    table: Table = tables.receipt
+    limits: tuple[str, Any, Any] | None = None
+
+
+def plain(wanted: Filter) -> Iterator[Condition]:
+    """The conditions without alternatives, those that promise fewest receipts first."""
+    receipt, flags = tables.receipt.c, tables.receipt_flag.c
+    for name in ("receipt_id", "iuv", "notice_number"):
+        if (value := getattr(wanted, name)) is not None:
+            yield Condition(receipt[name] == value)
+    if wanted.flag is not None:
+        yield Condition(flags.flag == wanted.flag, in_order="received_at", table=tables.receipt_flag)
+    if wanted.digital_stamp:
+        # As the index has it, word by word: a condition with parameters would not be known for the same.
+        yield Condition(text("digital_stamp"), table=tables.transfer)  # type: ignore[arg-type]
+    if wanted.amount_from is not None and wanted.amount_from == wanted.amount_to:
+        yield Condition(receipt.amount == wanted.amount_from)
+    else:
+        yield from _range(receipt.amount, wanted.amount_from, wanted.amount_to)
+    yield from _range(receipt.payment_date_time, wanted.paid_from, wanted.paid_to)
+    if wanted.source is not None:
+        if wanted.source == "push":  # nearly all
+            yield Condition(receipt.source == wanted.source, indexed=False)
+        else:
+            yield Condition(and_(receipt.source == wanted.source, text("source <> 'push'")), in_order="received_at")
+    for name in ("id_psp", "id_pa"):
+        if (value := getattr(wanted, name)) is not None:
+            yield Condition(receipt[name] == value, in_order="received_at")
+    yield from _range(receipt.received_at, wanted.received_from, wanted.received_to)
+
+
+def _range(column: Any, start: Any, end: Any) -> Iterator[Condition]:
+    limits = (column.name, start, end)
+    if clauses := within(column, limits):
+        in_order = column.name if column.name in ORDERS else None
+        yield Condition(and_(*clauses), in_order=in_order, limits=limits)
+
+
+def within(column: Any, limits: tuple[str, Any, Any]) -> list[ColumnElement[bool]]:
+    """From the start on, up to the end: amounts with their end, times without, so that days follow one another."""
+    name, start, end = limits
+    clauses = [] if start is None else [column >= start]
+    if end is not None:
+        clauses.append(column <= end if name == "amount" else column < end)
+    return clauses
+
+
+def persons(wanted: Filter) -> Iterator[tuple[Condition, ...]]:
+    """Debtor and payer, as choices. Who pays for themselves is in the debtors' index only."""
+    receipt = tables.receipt.c
+
+    def debtor(id_: str) -> Condition:
+        return Condition(receipt.debtor_id == id_, in_order="received_at")
+
+    def payer(id_: str) -> Condition:
+        clause = and_(receipt.payer_id == id_, text("payer_id <> debtor_id"))
+        return Condition(clause, in_order="received_at")
+
+    given: list[list[tuple[Condition, ...]]] = []
+    if wanted.debtor_id is not None:
+        given.append([(debtor(id_),) for id_ in _as_written(wanted.debtor_id)])
+    if wanted.payer_id is not None:
+        given.append([])
+        for id_ in _as_written(wanted.payer_id):
+            himself = Condition(receipt.payer_id == id_, indexed=False)
+            given[-1] += [(debtor(id_), himself), (payer(id_),)]
+    if wanted.person_id is not None:
+        given.append([(one(id_),) for id_ in _as_written(wanted.person_id) for one in (debtor, payer)])
+    for choices in product(*given):
+        yield tuple(condition for choice in choices for condition in choice)
+
+
+def _as_written(id_: str) -> list[str]:
+    """A fiscal code as it was given and in capitals: people type it in small letters."""
+    return list(dict.fromkeys((id_, id_.upper())))
+
+
+def routes(connection: Connection, wanted: Filter) -> Iterator[tuple[Condition, ...]]:
+    """Broker and station, of the first way a receipt came and of later ones. A receipt may be in several choices."""
+    if wanted.id_broker_pa is None and wanted.id_station is None:
+        yield ()
+        return
+    route = tables.receipt_route
+    for id_broker_pa, id_station in _pairs(connection, wanted):
+        first = and_(tables.receipt.c.id_broker_pa == id_broker_pa, tables.receipt.c.id_station == id_station)
+        yield (Condition(first, in_order="received_at"),)
+    given = [
+        route.c[name] == value
+        for name in ("id_broker_pa", "id_station")
+        if (value := getattr(wanted, name)) is not None
+    ]
+    yield (Condition(and_(*given), in_order="received_at", table=route),)
+
+
+def _pairs(connection: Connection, wanted: Filter) -> list[tuple[str, str]]:
+    """The pairs of broker and station that receipts first came by and that are wanted."""
+    receipt = tables.receipt.c
+    brokers = [wanted.id_broker_pa] if wanted.id_broker_pa else distinct(connection, receipt.id_broker_pa)
+    if wanted.id_station is not None:
+        return [(broker, wanted.id_station) for broker in brokers]
+    theirs = ((broker, receipt.id_broker_pa == broker) for broker in brokers)
+    return [(broker, station) for broker, its in theirs for station in distinct(connection, receipt.id_station, its)]
+
+
+def distinct(connection: Connection, column: Any, *conditions: Any) -> Iterator[str]:
+    """The few values of a column that an index starts with, from one to the next: a look-up each, however many rows."""
+    last = ""
+    while True:
+        query = select(func.min(column)).where(column > last, *conditions)
+        value = connection.execute(query).scalar_one()
+        if value is None:
+            return
+        yield value
+        last = value
