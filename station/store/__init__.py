@@ -7,7 +7,6 @@ from sqlalchemy import Connection, Engine
 
 from station.store import runs
 from station.store.conditions import Filter
-from station.store.conditions import Filter
 from station.store.engine import connect, parse_url, transaction
 from station.store.grants import grants
 from station.store.journal import ExchangeFilter, ExchangePosition, list_exchanges, write_exchange
