@@ -1,0 +1,97 @@
+"""The next step of scale: tables that are partitioned by EC serve the station as they are, since every key holds it."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+from build import EC, OTHER_EC, a_request, an_envelope
+from conftest import migrate
+
+from station import contract, store
+from station.config import Settings
+from station.intake import Intake, Origin, Result
+from station.receipt import Flag, Source
+from station.store import tables
+
+# All that grows with the receipts; the constraints that refer to others come last.
+PARTITIONED = ("receipt", "transfer", "receipt_flag", "receipt_route", "refused", "refused_history", "journal")
+NONE_TO_PARTITION = {"purge_progress", "reconcile_ec", "reconcile_run", "reconcile_item"}
+ECS = [EC, OTHER_EC, *(f"{70000000000 + number}" for number in range(20))]
+
+
+@pytest.fixture
+def partitioned_url(postgres_server: str) -> Iterator[str]:
+    """A migrated database whose large tables are each four partitions by the hash of `id_pa`."""
+    url = postgres_server.replace("/postgres?", "/partitioned?")
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE partitioned")
+    migrate(url)
+    with psycopg.connect(url) as connection:
+        references = connection.execute(
+            "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint "
+            "WHERE contype = 'f' AND conrelid::regclass::text = ANY(%s)", (list(PARTITIONED),)
+        ).fetchall()  # fmt: skip
+        for table, name, _definition in references:
+            connection.execute(f"ALTER TABLE {table} DROP CONSTRAINT {name}")
+        for table in PARTITIONED:
+            connection.execute(f"ALTER TABLE {table} RENAME TO {table}_before")
+            connection.execute(f"CREATE TABLE {table} (LIKE {table}_before INCLUDING ALL) PARTITION BY HASH (id_pa)")
+            connection.execute(f"DROP TABLE {table}_before")
+            for number in range(4):
+                connection.execute(
+                    f"CREATE TABLE {table}_{number} PARTITION OF {table} "
+                    f"FOR VALUES WITH (MODULUS 4, REMAINDER {number})"
+                )
+        for table, name, definition in references:
+            connection.execute(f"ALTER TABLE {table} ADD CONSTRAINT {name} {definition}")
+    yield url
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute("DROP DATABASE partitioned WITH (FORCE)")
+
+
+def test_every_table_is_considered():
+    """A new table is one that grows with the receipts, and is partitioned here, or says that it does not."""
+    assert {table.name for table in tables.metadata.sorted_tables} == {*PARTITIONED, *NONE_TO_PARTITION}
+
+
+def test_keys_start_with_the_ec():
+    """Whatever must be unique is so within an EC: the condition for partitions, and for tables spread over machines."""
+    for table in tables.metadata.sorted_tables:
+        if table.name == "purge_progress":
+            continue
+        assert next(iter(table.primary_key.columns)).name == "id_pa", table.name
+        for constraint in table.foreign_key_constraints:
+            assert constraint.column_keys[0] == "id_pa", constraint.name
+        for index in table.indexes:
+            assert not index.unique, index.name
+
+
+def test_intake_on_partitions(partitioned_url):
+    """Receipts, resends, second receipts, conflicts and refusals are told apart as ever, and found again."""
+    engine = store.connect(partitioned_url, pool_size=16)
+    intake = Intake(engine, Settings())
+
+    def take(request):
+        document = contract.parse(an_envelope(request))
+        return intake.accept(document, contract.request_element(document.root), Origin(Source.PUSH, "127.0.0.1", "r-1"))
+
+    requests = [a_request(idPA=ECS[number % len(ECS)], fiscalCode=ECS[number % len(ECS)]) for number in range(60)]
+    with ThreadPoolExecutor(16) as pool:
+        results = [outcome.result for outcome in pool.map(take, [one for one in requests for _ in range(3)])]
+    assert (results.count(Result.STORED), results.count(Result.DUPLICATE)) == (60, 120)
+    second = take(requests[0].but(receiptId="0" * 32))
+    assert (second.result, second.flags) == (Result.STORED, {Flag.SECOND_RECEIPT})
+    assert take(requests[0].but(description="other")).result is Result.REFUSED
+    with store.transaction(engine, readonly=True) as connection:
+        assert len(store.list_receipts(connection, store.Filter(), limit=100)) == 61
+        assert len(store.list_receipts(connection, store.Filter(flag="second_receipt"))) == 1
+        for request in requests[:5]:
+            wanted = store.Filter(iuv=request["creditorReferenceId"])
+            (row,) = [row for row in store.list_receipts(connection, wanted) if row.receipt_id == request["receiptId"]]
+            found = store.find(connection, row.id_pa, request["receiptId"])
+            assert (found["resends"], len(found["transfers"])) == (2, 2)
+    with psycopg.connect(partitioned_url) as connection:
+        used = connection.execute("SELECT count(DISTINCT tableoid) FROM receipt").fetchone()
+    assert used == (4,)
+    engine.dispose()
