@@ -142,19 +142,19 @@ receipt = Table(
     Index("ix_receipt_receipt_id", "receipt_id"),
     Index("ix_receipt_notice_number", "notice_number"),
     Index("ix_receipt_iuv", "iuv", "id_pa"),
-    # What operators ask for beyond that. Each index costs every push: measured on PostgreSQL at a million receipts, on a
-    # busy machine, one insert took the server 112 us and 13.8 KB of WAL without these, 216 us and 21.9 KB with them.
+    # What operators ask for beyond that. Each index costs every push: measured on PostgreSQL at a million receipts on
+    # a busy machine, one insert took the server 112 us and 13.8 KB of WAL without these, 216 us and 21.9 KB with them.
     # Few distinct values with the time behind them: new entries land on the last page of their value (12 us and 0.4 KB
     # each), and the latest receipts of a value are read in order, however rare or long ago.
     Index("ix_receipt_id_pa_received_at", "id_pa", "received_at"),  # also: since when an EC had no push
     Index("ix_receipt_id_psp_received_at", "id_psp", "received_at"),
     Index("ix_receipt_id_broker_pa", "id_broker_pa", "id_station", "received_at"),  # for broker and for station
-    # People: random keys, and so most of the WAL (15 us and 3.3 KB each). Who paid for themselves is found by the first.
+    # People: random keys, so most of the WAL (15 us and 3.3 KB each). Who paid for themselves is found by the first.
     Index("ix_receipt_debtor_id", "debtor_id", "received_at"),
     Index(
         "ix_receipt_payer_id", "payer_id", "received_at", sqlite_where=_PAID_BY_OTHER, postgresql_where=_PAID_BY_OTHER
     ),
-    # About 20 us each. Payments come nearly in order; equal amounts without the time share an entry, a fifth of the size.
+    # About 20 us each. Payments come nearly in order; equal amounts share an entry where the time is not in the index.
     Index("ix_receipt_payment_date_time", "payment_date_time"),
     Index("ix_receipt_amount", "amount"),
     # Nothing to pay for what comes by push.
