@@ -68,7 +68,7 @@ class Incoming:
     @property
     def begun(self) -> bool:
         """Whether a request has begun."""
-        return self._end >= 0 or self.buffer not in (b"", b"\r", b"\r\n")
+        return self._end >= 0 or bytes(self.buffer[:3]) not in (b"", b"\r", b"\r\n")
 
     def take(self) -> Piece | None:
         """The next request, when it is whole. `None`: more must be read first."""
