@@ -183,9 +183,7 @@ class Intake:
             charset=arrival.charset,
             source=arrival.origin.source,
             received_at=arrival.at,
-            exchange=partial(arrival.exchange, Result.STORED, receipt_id=receipt.receipt_id)
-            if self.settings.journal.enabled
-            else None,
+            exchange=self._exchange(arrival, Result.STORED, receipt_id=receipt.receipt_id),
         )
         if recorded is store.Recorded.DUPLICATE:  # a conflict is written down with its refusal
             self._journal(connection, arrival, Result.DUPLICATE, receipt_id=receipt.receipt_id)
@@ -193,9 +191,11 @@ class Intake:
 
     def _refuse(self, arrival: _Arrival, refusal: RefusalError, *, http_status: int = 200) -> Outcome:
         origin = arrival.origin
+        outcome = journal.FAILED if isinstance(refusal, UnexpectedError) else Result.REFUSED
+        exchange = self._exchange(arrival, outcome, fault_code=refusal.fault_code, http_status=http_status)
 
         def keep(connection: store.Connection) -> str:
-            refused_id = store.keep(
+            return store.keep(
                 connection,
                 arrival.identifiers,
                 refusal,
@@ -206,10 +206,8 @@ class Intake:
                 request_id=origin.request_id,
                 received_at=arrival.at,
                 operator=origin.operator,
+                exchange=exchange,
             )
-            outcome = journal.FAILED if isinstance(refusal, UnexpectedError) else Result.REFUSED
-            self._journal(connection, arrival, outcome, fault_code=refusal.fault_code, http_status=http_status)
-            return refused_id
 
         refused_id = self._commit(keep)
         return Outcome(Result.REFUSED, arrival.identifiers, refusal=refusal, refused_id=refused_id)
@@ -224,8 +222,12 @@ class Intake:
 
     def _journal(self, connection: store.Connection, arrival: _Arrival, outcome: str, **more: Any) -> None:
         """Writes the exchange down, in the transaction of what it stores: neither is there without the other."""
-        if self.settings.journal.enabled:
-            store.write_exchange(connection, arrival.exchange(outcome, **more))
+        if exchange := self._exchange(arrival, outcome, **more):
+            store.write_exchange(connection, exchange())
+
+    def _exchange(self, arrival: _Arrival, outcome: str, **more: Any) -> Callable[[], journal.Exchange] | None:
+        """Makes the journal's row, when it is written and if there is a journal."""
+        return partial(arrival.exchange, outcome, **more) if self.settings.journal.enabled else None
 
     def note(
         self, identifiers: Identifiers, origin: Origin, *, outcome: str, fault_code: str, raw: bytes = b""

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Row, literal, select, text, tu
 
 from station.journal import Exchange
 from station.store import tables
-from station.store.receipts import insert
+from station.store.whole import insert
 
 
 def write_exchange(connection: Connection, exchange: Exchange) -> None:

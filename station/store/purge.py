@@ -13,8 +13,8 @@ from sqlalchemy import ColumnElement, Connection, Table, delete, func, literal, 
 
 from station.store import tables
 from station.store.engine import allow_long
-from station.store.receipts import insert
 from station.store.refused import RefusedState
+from station.store.whole import insert
 
 REMOVED = "***"  # where a column must hold something
 

@@ -1,6 +1,6 @@
 """Refused requests in the database: keep, find and settle them, with their history. Nothing here commits."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -10,9 +10,11 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, literal, select, tuple_, update
 
 from station.errors import RefusalError, StoreError
+from station.journal import Exchange
 from station.receipt import Identifiers, Source
 from station.store import tables
-from station.store.receipts import insert
+from station.store.journal import write_exchange
+from station.store.whole import insert_whole
 
 
 class RefusedState(StrEnum):
@@ -35,12 +37,14 @@ def keep(
     request_id: str | None,
     received_at: datetime,
     operator: str | None = None,
+    exchange: Callable[[], Exchange] | None = None,
 ) -> str:
     """Keeps a refused request with its exact bytes and returns its `refused_id`.
 
     The same bytes refused again are the same refused request, with the latest reason. It is counted where it was sent
     again, and not where `operator` had it read again; its history tells the replays and whatever changed. It is open
-    again where somebody had discarded it, unless only the reconciliation came across it.
+    again where somebody had discarded it, unless only the reconciliation came across it. `exchange` makes the journal's
+    row, which is written in any case.
     """
     table = tables.refused
     id_pa, raw_hash = _key(identifiers, raw)
@@ -54,10 +58,10 @@ def keep(
         "receipt_id": identifiers.receipt_id,
         "notice_number": identifiers.notice_number,
         "iuv": identifiers.iuv,
-        "source": source,
+        "source": source.value,
         "peer": peer,
         "request_id": request_id,
-        "state": RefusedState.OPEN,
+        "state": RefusedState.OPEN.value,
         "received_at": received_at,
         "times": 1,
         "last_at": received_at,
@@ -66,11 +70,11 @@ def keep(
     }
     judged = {"fault_code": refusal.fault_code, "reason": str(refusal)}
     event = judged | {"at": received_at, "result": "refused", "source": source, "operator": operator}
+    first = _of(id_pa, raw_hash, 1, event)
+    journal = [exchange().columns()] if exchange else []
     # Turned away by a row that is gone when it is looked for: the retention deletes settled ones. Not twice in a row.
     for _ in range(3):
-        statement = insert(connection, table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
-        if connection.execute(statement, values | judged).rowcount == 1:
-            _remember(connection, id_pa, raw_hash, event)
+        if insert_whole(connection, table, values | judged, {tables.refused_history: [first], tables.journal: journal}):
             return raw_hash.hex()[:16]
         known = connection.execute(
             select(table.c.state, table.c.fault_code, table.c.reason).where(_is(id_pa, raw_hash)).with_for_update()
@@ -88,6 +92,8 @@ def keep(
     connection.execute(update(table).where(_is(id_pa, raw_hash)).values(changes))
     if source is Source.REPLAY or reopened or (known.fault_code, known.reason) != tuple(judged.values()):
         _remember(connection, id_pa, raw_hash, event)
+    if exchange:
+        write_exchange(connection, exchange())
     return raw_hash.hex()[:16]
 
 
@@ -138,9 +144,14 @@ def _remember(connection: Connection, id_pa: str, raw_hash: bytes, event: dict[s
     table = tables.refused_history
     key = (table.c.id_pa == id_pa) & (table.c.raw_hash == raw_hash)
     number = connection.execute(select(func.coalesce(func.max(table.c.number), 0) + 1).where(key)).scalar_one()
-    if operator := event.get("operator"):
-        event = event | {"operator": operator[:64]}
-    connection.execute(table.insert(), event | {"id_pa": id_pa, "raw_hash": raw_hash, "number": number})
+    connection.execute(table.insert(), _of(id_pa, raw_hash, number, event))
+
+
+def _of(id_pa: str, raw_hash: bytes, number: int, event: dict[str, Any]) -> dict[str, Any]:
+    """An event as a row of the history."""
+    operator = event.get("operator")
+    cut = {"operator": operator[:64]} if operator else {}
+    return event | cut | {"id_pa": id_pa, "raw_hash": raw_hash, "number": number}
 
 
 def _key(identifiers: Identifiers, raw: bytes) -> tuple[str, bytes]:
