@@ -1,0 +1,236 @@
+"""Marked personal data goes in everywhere, and comes out nowhere that it is not asked for in so many words.
+
+Every personal field of every receipt here holds the mark. It is looked for in the log, in answers, in the metrics, in
+the journal, in what commands print, and in every column of the database but those that keep documents.
+"""
+
+import http.client
+import json
+import socket
+
+import forked
+import pytest
+from build import a_request, an_envelope
+from gpd_simulator import GpdSimulator
+from process import environment, free_port
+
+from station import store
+from station.store import tables
+
+MARK = "zzmark"
+PERSONAL = {
+    "description": f"{MARK} multa per eccesso di velocita",
+    "debtor__fullName": f"{MARK} Rossi",
+    "debtor__uniqueIdentifier__entityUniqueIdentifierValue": f"{MARK}80A01H501X"[:16],
+    "debtor__streetName": f"Via {MARK}",
+    "debtor__civicNumber": MARK,
+    "debtor__city": MARK,
+    "debtor__e-mail": f"{MARK}@{MARK}.invalid",
+    "payer__fullName": f"{MARK} Bianchi",
+    "payer__uniqueIdentifier__entityUniqueIdentifierValue": f"{MARK}80A41H501X"[:16],
+    "payer__e-mail": f"{MARK}@{MARK}.invalid",
+    "paymentNote": MARK,
+    "transfers.0.remittanceInformation": f"/RFB/1/TXT/{MARK}",
+    "metadata": {"NOTIFICATION_FEE": MARK},
+}
+# What keeps documents and their fields, so that somebody who may can ask for them.
+KEEPS = {
+    "receipt": {"raw", "description", "debtor_name", "debtor_id", "payer_name", "payer_id", "payment_note", "metadata"},
+    "transfer": {"remittance_information", "metadata", "iban"},
+    "refused": {"raw"},
+}
+
+
+def marked(**over):
+    return a_request(**(PERSONAL | over))
+
+
+# Each of these is refused or rejected, for a reason that a careless message would quote.
+BROKEN = {
+    "amount": {"paymentAmount": MARK},
+    "too long": {"debtor__fullName": MARK * 100},
+    "e-mail": {"debtor__e-mail": f"{MARK} at home"},
+    "code": {"debtor__uniqueIdentifier__entityUniqueIdentifierValue": MARK * 10},
+    "category": {"transfers.0.transferAmount": MARK},
+    "date": {"applicationDate": MARK},
+    "boolean": {"standIn": MARK},
+    "outcome": {"outcome": MARK},
+    "IBAN": {"transfers.0.IBAN": MARK * 20},
+    "version": {"transfers.0.idTransfer": MARK},
+}
+
+
+def without_mark(text, where):
+    position = text.lower().find(MARK)
+    assert position < 0, f"{where}: {text[max(0, position - 200) : position + 100]}"
+
+
+class Station:
+    def __init__(self, server, url, folder, health):
+        self.server, self.url, self.folder, self.health = server, url, folder, health
+
+    def post(self, body, path="/paForNode", **headers):
+        """Status and text of the answer, in which nothing may be found."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=20)
+        names = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request("POST", path, body, {"Content-Type": "text/xml"} | names)
+        answer = connection.getresponse()
+        text = f"{answer.getheaders()}{answer.read().decode()}"
+        connection.close()
+        without_mark(text, "answer")
+        return answer.status, text
+
+    def raw(self, data):
+        with socket.create_connection(("127.0.0.1", self.server.port), timeout=20) as connection:
+            connection.sendall(data)
+            connection.shutdown(socket.SHUT_WR)
+            parts = []
+            while part := connection.recv(65536):
+                parts.append(part)
+        without_mark(b"".join(parts).decode(), "answer")
+
+    def run(self, *arguments, config="", shows=False, codes=(0, 1)):
+        """Runs a command; only with `shows` may it print personal data, and then not in its log."""
+        (self.folder / "station.toml").write_text(config)
+        command = ["--config", str(self.folder / "station.toml"), *arguments]
+        process = forked.station(command, environment(self.url), self.folder)
+        out, err = process.communicate(timeout=120)
+        assert process.returncode in codes, f"{arguments}: {out}{err}"
+        without_mark(err, f"{arguments} on standard error")
+        if not shows:
+            without_mark(out, f"{arguments}")
+        return out
+
+    def search_database(self):
+        """No column but those that keep documents holds it."""
+        engine = store.connect(self.url)
+        with engine.connect() as connection:
+            for table in tables.metadata.sorted_tables:
+                for row in connection.execute(table.select()).mappings():
+                    for name, value in row.items():
+                        if name not in KEEPS.get(table.name, set()):
+                            without_mark(str(value), f"{table.name}.{name}")
+        engine.dispose()
+
+
+@pytest.fixture
+def station(serve, database_url, tmp_path):
+    health = free_port()
+    server = serve(database_url, STATION_SERVER_HEALTH_LISTEN=f"127.0.0.1:{health}")
+    yield Station(server, database_url, tmp_path, health)
+    without_mark(server.log, "log of the server")
+
+
+def test_mark_is_in_the_documents():
+    """The mark stands in each personal field, or there would be nothing to find."""
+    assert an_envelope(marked()).lower().count(MARK.encode()) >= len(PERSONAL)
+
+
+def test_nowhere(station):
+    """Requests of every result, and every command over what they left."""
+    request = marked()
+    raw = an_envelope(request)
+    assert "<outcome>OK" in station.post(raw)[1]
+    assert "<outcome>OK" in station.post(raw)[1]
+    assert "<outcome>KO" in station.post(an_envelope(request.but(description=f"{MARK} other")))[1]
+    for over in BROKEN.values():
+        assert "<outcome>KO" in station.post(an_envelope(marked(**over)))[1]
+    for broken in (
+        raw[:-10],
+        raw.replace(b"</description>", b"</" + MARK.encode() + b">"),
+        raw.replace(b"<description>", b"<description>&" + MARK.encode() + b";"),
+        b"<!DOCTYPE " + MARK.encode() + b">" + raw,
+        f"<{MARK}>{MARK}</{MARK}>".encode(),
+        f'<a xmlns="{MARK}"/>'.encode(),
+        MARK.encode(),
+        raw.replace(b"http://schemas.xmlsoap.org", MARK.encode()),
+        raw.replace(b"paSendRTV2Request", MARK.encode()),
+    ):
+        assert station.post(broken)[0] in (400, 500)
+    # Names of elements are no secret, what stands in them is.
+    element = f"<newField attribute='{MARK}'>{MARK}</newField></receipt>".encode()
+    assert station.post(raw.replace(b"</receipt>", element))[0] == 200
+    assert station.post(raw.replace(b"</receipt>", f"{MARK}</receipt>".encode()))[0] == 200
+    station.post(raw, path=f"/{MARK}?{MARK}")
+    station.post(raw, SOAPAction=MARK, X_Forwarded_For=MARK, Host=MARK, Cookie=MARK, Authorization=MARK)
+    station.post(raw, Content_Type=f"text/{MARK}")
+    station.post(raw, Client_Cert=MARK)
+    # The body is taken for the next request's head, where a length is wrong.
+    for length in (10, 300, 1_000, 2_000):
+        station.raw(b"POST /paForNode HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % length + raw)
+    station.raw(b"POST /paForNode HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + raw)
+    station.raw(raw)
+    station.raw(f"GET /{MARK} {MARK}\r\n{MARK}: {MARK}\r\n\r\n".encode())
+    for path in ("/metrics", "/ready"):
+        connection = http.client.HTTPConnection("127.0.0.1", station.health, timeout=20)
+        connection.request("GET", path)
+        without_mark(connection.getresponse().read().decode(), path)
+        connection.close()
+    station.search_database()
+    commands(station, request["receiptId"])
+    station.search_database()
+
+
+def commands(station, receipt_id):
+    (station.folder / "again.xml").write_bytes(an_envelope(marked(paymentAmount=MARK)))
+    (station.folder / "other.xml").write_bytes(an_envelope(marked()))
+    kept = [json.loads(line) for line in station.run("refused", "list", "--json").splitlines()]
+    for arguments in (
+        ("check",),
+        ("migrate",),
+        ("receipts", "list"),
+        ("receipts", "list", "--flag", "unknown_elements"),
+        ("refused", "list"),
+        ("stats",),
+        ("journal", "list"),
+        ("replay", "--refused", "--dry-run"),
+        ("replay", "--refused"),
+        ("replay", "--stored"),
+        ("replay", "--file", str(station.folder / "again.xml"), str(station.folder / "other.xml")),
+        ("replay", "--file", str(station.folder / "again.xml"), "--json"),
+        ("purge", "--raw-months", "1", "--dry-run"),
+    ):
+        station.run(*arguments)
+    # The broken value stands in a personal field here; in others, as an amount, it is shown to whoever mends it.
+    personal = [one for one in kept if "/debtor/" in one["reason"] or "IBAN" in one["reason"]]
+    assert len(personal) >= 3
+    for one in personal:
+        station.run("refused", "show", one["refused_id"])
+    station.run("refused", "discard", kept[0]["refused_id"], "--reason", "not ours")
+    # These are asked for what they show; their logs are not.
+    for arguments in (("--xml",), (), ("--json",)):
+        station.run("receipts", "show", receipt_id, *arguments, shows=True)
+
+
+def test_reconcile(station, tmp_path):
+    """What is fetched from the GPD API leaves no trace of persons either."""
+    with GpdSimulator.start(tmp_path) as gpd:
+        gpd.load(generate={"org": "77777777777", "count": 3, "from": "2026-10-01", "to": "2026-10-20"})
+        config = f'[gpd]\nurl = "{gpd.receipts_url}"\nkey = "receipts-key"\nrate = 10000\nstart = "2026-10-01"\n'
+        config += '[[ec]]\nid = "77777777777"\n'
+        station.run("reconcile", config=config, codes=(0,))
+        out = station.run("receipts", "list", "--json", shows=True)
+        names = {json.loads(line).get("debtor_name") for line in out.splitlines()} - {None}
+        printed = station.run("reconcile", "--status", config=config) + station.run("reconcile", config=config)
+        for file in tmp_path.glob("station-*.err"):
+            printed += file.read_text()
+        assert len(out.splitlines()) == 3
+        assert all(name not in printed for name in names)
+
+
+def test_secrets(station):
+    """Keys and passwords are masked wherever the configuration is shown or found wrong, from files too."""
+    secret = station.folder / "secret"
+    secret.write_text("sesame-open\n")
+    for variables in (
+        {"STATION_GPD_KEY": "sesame-open"},
+        {"STATION_GPD_KEY_FILE": str(secret)},
+        {"STATION_DATABASE_URL": "postgresql://station:sesame-open@127.0.0.1:9/station"},
+        {"STATION_GPD_PROXY": "http://user:sesame-open@proxy.example:8080"},
+        {"STATION_GPD_PROXY": "sesame-open"},
+        {"STATION_GPD_KEY": "sesame-open with blanks"},
+    ):
+        process = forked.station(["check"], environment(station.url) | variables, station.folder)
+        out, err = process.communicate(timeout=60)
+        assert "Traceback" not in out + err
+        assert "sesame" not in out + err, variables
