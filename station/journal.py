@@ -29,8 +29,11 @@ FETCH = "getReceiptByIUV"  # the GPD receipts API's own name for the call that f
 # --- what is kept of an identifier ------------------------------------------------------------------------------------
 
 _CODE = re.compile(r"[0-9A-Za-z._:-]*[0-9][0-9A-Za-z._:-]*", re.ASCII)  # a name has no digit
-_TOKEN = re.compile(r"[0-9A-Fa-f]{32}|sha256:[0-9a-f]{64}", re.ASCII)  # as the Nodo makes receipt ids
-_CREDITOR_REFERENCE = re.compile(r"RF[0-9]{2}[0-9A-Z]{1,21}", re.ASCII)  # ISO 11649: an IUV that could pass for an IBAN
+# What is told at a glance: a random token as the Nodo makes receipt ids, with or without hyphens, our hash of a longer
+# one, and a creditor reference (ISO 11649). Some of them could pass for an IBAN.
+_TOKEN = re.compile(
+    r"[0-9A-Fa-f]{8}(?:-?[0-9A-Fa-f]{4}){3}-?[0-9A-Fa-f]{12}|sha256:[0-9a-f]{64}|RF[0-9]{2}[0-9A-Z]{1,21}", re.ASCII
+)
 # A person's fiscal code and an IBAN: made of what codes are made of.
 _PERSONAL = re.compile(
     r"[A-Z]{6}[0-9LMNP-V]{2}[A-EHLMPR-T][0-9LMNP-V]{2}[A-Z][0-9LMNP-V]{3}[A-Z]"
@@ -55,11 +58,11 @@ def _digits(text: str | None, length: int) -> str | None:
 
 def _code(text: str | None, most: int) -> str | None:
     """`text` where it has the alphabet of codes, a digit, and is neither a fiscal code of a person nor an IBAN."""
-    if not text or len(text) > most or not _CODE.fullmatch(text):
+    if not text or len(text) > most:
         return None
-    if _PERSONAL.search(text) and not _TOKEN.fullmatch(text) and not _CREDITOR_REFERENCE.fullmatch(text):
-        return None
-    return text
+    if (text.isascii() and text.isdecimal()) or _TOKEN.fullmatch(text):
+        return text
+    return text if _CODE.fullmatch(text) and not _PERSONAL.search(text) else None
 
 
 _recurring_code = _remembered(_code)
@@ -73,6 +76,11 @@ def _psp(text: str | None) -> str | None:
 @_remembered
 def _method(text: str | None) -> str | None:
     return text if text and _METHOD.fullmatch(text) else None
+
+
+@_remembered
+def _subject(text: str | None) -> str | None:
+    return log.safe(text)[:256] if text else None
 
 
 # --- one exchange -----------------------------------------------------------------------------------------------------
@@ -165,7 +173,7 @@ def exchange(
         size=len(raw),
         document_hash=sha256(raw).digest() if raw else None,
         request_id=_code(request_id, 128),
-        peer_subject=log.safe(peer_subject)[:256] if peer_subject else None,
+        peer_subject=_subject(peer_subject),
     )
 
 
