@@ -257,7 +257,7 @@ def create_app(settings: config.Settings | None = None) -> Station:
     database = settings.database
     engine = store.connect(
         database.url.get_secret_value(),
-        pool_size=database.pool_size or settings.server.threads,
+        pool_size=settings.connections,
         prepare=database.prepare,
     )
     if settings.open_registry:

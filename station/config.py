@@ -112,7 +112,9 @@ class Database(Section):
         SecretStr("sqlite:///station.sqlite3"),
         description="PostgreSQL (postgresql://user:password@host/database) or SQLite (sqlite:///file).",
     )
-    pool_size: int = Field(0, ge=0, description="Connections per worker process at most; 0: one for each thread.")
+    pool_size: int = Field(
+        0, ge=0, description="Connections per worker process at most; 0: one for each thread, and one for health."
+    )
     prepare: bool = Field(
         True, description="Prepare statements on PostgreSQL; false behind a PgBouncer before 1.21 in transaction mode."
     )
@@ -358,6 +360,11 @@ class Settings(Section):
     def ecs(self) -> dict[str, Ec]:
         """The ECs by id."""
         return {ec.id: ec for ec in self.ec}
+
+    @property
+    def connections(self) -> int:
+        """Database connections of one worker process: a question about health takes none from a receipt."""
+        return self.database.pool_size or self.server.threads + 1
 
     @property
     def open_registry(self) -> bool:

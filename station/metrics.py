@@ -31,6 +31,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0)
 _PUSHES = ("paSendRTV2", "paSendRT")
 _OTHER = "other"
+_WITHIN_S = 3.0  # whoever asks waits 10 s, as Prometheus does by default
 _ASKED_FOR_S = 15.0  # one question to the database answers everybody who asks within this time
 
 
@@ -173,7 +174,8 @@ class _Levels(Collector):
 
     def _database(self) -> Iterator[Metric]:
         try:
-            with store.transaction(self._engine, readonly=True) as connection:
+            until = time.monotonic() + _WITHIN_S
+            with store.transaction(self._engine, readonly=True, until=until) as connection:
                 found = list(self._ask(connection))
         except StoreError as error:
             _log.warning("metrics_incomplete", reason=error.reason)

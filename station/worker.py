@@ -34,6 +34,8 @@ _log = log.get(__name__)
 # kept alive, and a worker that takes all of a burst works alone from then on, on one core.
 _COURTESY_S = 0.0003
 _MOST_COURTESY_S = 0.005
+# Whether the process lives is not to wait for what a slow database says of itself.
+_HEALTH_THREADS = 3
 _FAREWELL_S = 2.0
 _STOP_LINGER_S = 2.0  # for requests that clients are already sending when the worker is told to stop
 # What waited longer is answered 503 instead of late: the Nodo waits 15 s, and a database that is slow takes its time.
@@ -66,7 +68,7 @@ _REFUSALS = (
 
 
 class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
-    """One process: a loop, `threads` threads for requests, and one for questions about health."""
+    """One process: a loop, `threads` threads for requests, and some for questions about health."""
 
     alive: bool
 
@@ -76,7 +78,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         self._connections: dict[Connection, None] = {}  # the oldest first
         self._done: deque[Connection] = deque()
         self._threads = ThreadPoolExecutor(self.cfg.threads, thread_name_prefix="request")
-        self._health_thread = ThreadPoolExecutor(1, thread_name_prefix="health")
+        self._health_threads = ThreadPoolExecutor(_HEALTH_THREADS, thread_name_prefix="health")
         self._pending = 0  # requests that are worked on or wait for a thread
         self._held = 0
         self._turned_away = 0
@@ -112,7 +114,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         for connection in list(self._connections):
             self._close(connection)
         self._threads.shutdown(wait=False, cancel_futures=True)
-        self._health_thread.shutdown(wait=False, cancel_futures=True)
+        self._health_threads.shutdown(wait=False, cancel_futures=True)
 
     def _turn(self, timeout: float = 1.0) -> None:
         self.notify()
@@ -307,7 +309,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         connection.state = State.ANSWER
         connection.last = piece.last
         self._pending += not connection.health
-        threads = self._health_thread if connection.health else self._threads
+        threads = self._health_threads if connection.health else self._threads
         threads.submit(self._serve, connection, piece, time.monotonic())
 
     def _take(self, connection: Connection) -> Piece | None:

@@ -72,9 +72,7 @@ def test_several_workers(serve, database_url):
     deadline = time.monotonic() + 20
     while samples(httpx.get(f"http://{health}/metrics").text).get(pools) != 27 and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert (
-        samples(httpx.get(f"http://{health}/metrics").text)[pools] == 27
-    )  # three workers of eight threads, and one for health in each
+    assert samples(httpx.get(f"http://{health}/metrics").text)[pools] == 27  # three workers of eight threads and one
 
 
 def test_worker_ended(serve, sqlite_url):

@@ -20,7 +20,7 @@ trap finish EXIT
 
 echo "== base"
 debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates "${SUITE:-bookworm}" "$work/base" \
-  "${MIRROR:-http://deb.debian.org/debian}" >"$work/debootstrap.log" 2>&1 || { tail -5 "$work/debootstrap.log"; exit 1; }
+  ${MIRROR:+"$MIRROR"} >"$work/debootstrap.log" 2>&1 || { tail -5 "$work/debootstrap.log"; exit 1; }
 ln -s python3 "$work/base/usr/bin/python"
 rm -rf "$work"/base/var/cache/apt/archives/*.deb "$work"/base/var/lib/apt/lists/*
 base=$(buildah "${store[@]}" from scratch)

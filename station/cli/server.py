@@ -77,7 +77,7 @@ def check(context: Context, going_live: bool) -> None:
 
 def _configured(settings: config.Settings) -> list[str]:
     url = store.parse_url(settings.database.url.get_secret_value()).render_as_string(hide_password=True)
-    lines = [f"database.url = {url}", f"database.pool_size = {settings.database.pool_size or settings.server.threads}"]
+    lines = [f"database.url = {url}", f"database.pool_size = {settings.connections}"]
     for section in ("server", "tls", "trust", "rules", "log", "journal", "retention", "gpd"):
         lines += [f"{section}.{name} = {_shown(value)}" for name, value in getattr(settings, section)]
     lines += [
