@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
@@ -73,6 +74,26 @@ def test_several_workers(serve, database_url):
     while samples(httpx.get(f"http://{health}/metrics").text).get(pools) != 27 and time.monotonic() < deadline:
         time.sleep(0.1)
     assert samples(httpx.get(f"http://{health}/metrics").text)[pools] == 27  # three workers of eight threads and one
+
+
+def test_slow_database(serve, postgres_url):
+    """While metrics wait for the database, whether the process lives is answered; in the end so are the metrics."""
+    from sqlalchemy import text
+
+    health = f"127.0.0.1:{free_port()}"
+    serve(postgres_url, STATION_SERVER_HEALTH_LISTEN=health)
+    engine = store.connect(postgres_url)
+    with ThreadPoolExecutor(1) as pool, engine.begin() as connection:
+        connection.execute(text("LOCK TABLE refused IN ACCESS EXCLUSIVE MODE"))
+        asked = pool.submit(httpx.get, f"http://{health}/metrics", timeout=30)
+        waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        while not connection.execute(waiting).scalar():
+            assert not asked.done()
+        assert httpx.get(f"http://{health}/live").status_code == 200
+        found = samples(asked.result().text)
+    engine.dispose()
+    assert found["station_database_up"] == 0
+    assert "station_database_connections_max" in found
 
 
 def test_worker_ended(serve, sqlite_url):
