@@ -75,7 +75,7 @@ def _batch(
     with store.transaction(engine, readonly=True) as connection:
         store.be_patient(connection)
         rows = store.page(connection, planned, store.EXPORTED, after=after, limit=BATCH, newest_first=False)
-        whole = store.whole(connection, rows)
+        whole = store.with_parts(connection, rows)
     return whole, store.Cursor.of(planned.order, rows[-1]) if len(rows) == BATCH else None
 
 

@@ -22,7 +22,7 @@ from station.store.queries import (
     flags_of,
     list_receipts,
     page,
-    whole,
+    with_parts,
 )
 from station.store.rebuild import Change, changes, rebuild, replace_stored, stored_page, would_record
 from station.store.receipts import Recorded, record
@@ -94,7 +94,7 @@ __all__ = [
     "settle",
     "stored_page",
     "transaction",
-    "whole",
+    "with_parts",
     "would_record",
     "write_exchange",
 ]

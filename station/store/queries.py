@@ -111,7 +111,7 @@ def page(
     return connection.execute(query.order_by(*search.in_order(keys.c, newest_first))).all()
 
 
-def whole(connection: Connection, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
+def with_parts(connection: Connection, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
     """Receipts of a page as dictionaries with their `flags`, `transfers` and `routes`, one query for each of these."""
     found = {(row.id_pa, row.receipt_id): dict(row._mapping, flags=[], transfers=[], routes=[]) for row in rows}
     transfer, route = tables.transfer, tables.receipt_route
@@ -126,7 +126,7 @@ def whole(connection: Connection, rows: Sequence[Row[Any]]) -> list[dict[str, An
 def find(connection: Connection, id_pa: str, receipt_id: str) -> dict[str, Any] | None:
     """One receipt with all its columns, `transfers`, `flags` and `routes` (the other stations it came by)."""
     row = connection.execute(select(tables.receipt).filter_by(id_pa=id_pa, receipt_id=receipt_id)).one_or_none()
-    return None if row is None else whole(connection, [row])[0]
+    return None if row is None else with_parts(connection, [row])[0]
 
 
 def flags_of(connection: Connection, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], list[str]]:
