@@ -90,6 +90,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         """The application, and from it the settings."""
         super().load_wsgi()
         self.settings = self.wsgi.settings
+        self._metrics = self.wsgi.metrics
 
     def run(self) -> None:
         """The loop."""
@@ -227,9 +228,9 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
                 self._say_last(connection, _LATE)
             else:
                 self._close(connection)
-        self.wsgi.metrics.sample(self._pending)
+        self._metrics.sample(self._pending)
         if self._turned_away:
-            self.wsgi.metrics.turned_away(self._turned_away)
+            self._metrics.turned_away(self._turned_away)
             _log.warning("requests_turned_away", count=self._turned_away, pending=self._pending, held=self._held)
             self._turned_away = 0
 

@@ -361,6 +361,8 @@ def test_interrupted(door, tmp_path, database_url):
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        # Who starts the tests in the background has SIGINT ignored, and so would the command.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
