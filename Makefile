@@ -38,6 +38,9 @@ bench-growth: $(VENV)/dev ## measure with 10 million receipts stored, and write 
 bench-memory: $(VENV)/dev ## memory of the workers over a million requests
 	$(BIN)/python -m bench.memory
 
+bench-journal: $(VENV)/dev ## what the event journal costs the push path, with against without
+	$(BIN)/python -m bench.journal
+
 bench-reconcile: $(VENV)/dev ## time and memory of the reconciliation of 100,000 listed receipts
 	$(BIN)/python bench/reconcile.py
 
