@@ -7,7 +7,7 @@ LOCKED := $(INSTALL) --no-build-isolation --require-hashes
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench bench-growth bench-memory bench-reconcile lint format lock audit sbom fuzz docs release image-check clean
+.PHONY: help run test chaos bench bench-growth bench-memory bench-reconcile lint format lock audit sbom fuzz docs release image-check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -18,6 +18,14 @@ run: $(VENV)/run ## set up and serve the station on SQLite at 127.0.0.1:8080
 
 test: $(VENV)/dev ## set up and pass all tests, on SQLite and on a real PostgreSQL
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
+
+# SCENARIO chooses by name (pytest -k), SEED the payments, moments and victims; REPORT gets a line of figures for each.
+SCENARIO ?=
+SEED ?= 1
+REPORT ?= var/chaos.jsonl
+chaos: $(VENV)/dev ## kill, freeze, fill and cut off everything under load; SCENARIO=name SEED=number (an hour)
+	@mkdir -p $(dir $(REPORT))
+	CHAOS_SEED=$(SEED) CHAOS_REPORT=$(REPORT) $(BIN)/python -m pytest tests/chaos $(if $(SCENARIO),-k "$(SCENARIO)")
 
 lint: $(VENV)/dev ## ruff and mypy
 	$(BIN)/ruff check .
