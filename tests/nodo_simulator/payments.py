@@ -10,7 +10,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # `build` lies beside this package
 
-from build import ABSENT, BROKER, EC, OTHER_EC, STATION, STYLES, Request, a_request, a_stamp_transfer, an_envelope
+from build import (
+    ABSENT,
+    BROKER,
+    EC,
+    OTHER_EC,
+    STATION,
+    STYLES,
+    Request,
+    a_request,
+    a_stamp_transfer,
+    a_transfer,
+    an_envelope,
+)
 
 SECOND_STATION = f"{BROKER}_02"
 FOREIGN_EC = "99999999999"
@@ -108,7 +120,7 @@ class Payments:
             elif kind == "stand_in":
                 over |= {"standIn": "true", "companyName": " "}
             elif kind == "five":
-                transfers = a_request(paymentAmount="50.00")["transferList.transfer"][:1] * 5
+                transfers = [a_transfer(number, transferAmount="45.00") for number in range(1, 6)]
                 over |= {"paymentAmount": "225.00", "transferList": {"transfer": transfers}}
             elif kind == "version_1":
                 version = 1

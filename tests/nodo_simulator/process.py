@@ -57,14 +57,16 @@ class NodoSimulator:
         return data.count(b'"r":"OK"') + data.count(b'"r":"KO"')
 
     def finish(self, timeout: float = 120) -> Ledger:
-        """No more payments; waits until every copy is final or given up."""
+        """No more payments; waits until every copy is final or given up. May be called again."""
         assert self.process.stdin is not None
-        self.process.stdin.write("stop\n")
-        self.process.stdin.flush()
+        if self.process.poll() is None:
+            self.process.stdin.write("stop\n")
+            self.process.stdin.flush()
         try:
             status = self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             raise TimeoutError(f"{self.ledger.open} copies are still on their way: {self.ledger.results()}") from None
+        self.process.stdin.close()
         if status != 0:
             raise RuntimeError(f"the simulator ended with {status}:\n{self.log.read_text()}")
         return self.ledger
