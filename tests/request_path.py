@@ -146,5 +146,7 @@ def post(body: bytes, *lines: bytes) -> bytes:
 def in_memory(folder: Path) -> RequestPath:
     """A station on a database of its own in `folder`."""
     url = f"sqlite:///{folder / 'fuzz.sqlite3'}"
-    store.migrate(store.connect(url))
+    engine = store.connect(url)
+    store.migrate(engine)
+    engine.dispose()
     return RequestPath(url)
