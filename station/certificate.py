@@ -46,7 +46,7 @@ def identity(der: bytes) -> Identity:
     """The identity in a certificate. Raises `UntrustedError` where it cannot be read."""
     try:
         [(tag, certificate)] = _values(der)
-        to_be_signed = _expect(_SEQUENCE, next(iter(_values(_expect(_SEQUENCE, (tag, certificate))))))
+        to_be_signed = _expect(_SEQUENCE, _first(_expect(_SEQUENCE, (tag, certificate))))
         fields = list(_values(to_be_signed))
         # version (may be left out), serial number, algorithm, issuer, validity, subject, key, extensions
         position = 5 if fields[0][0] == _VERSION else 4
@@ -54,7 +54,7 @@ def identity(der: bytes) -> Identity:
         for kind, content in fields[position + 2 :]:
             if kind == _EXTENSIONS:
                 names += _dns_names(content)
-    except (ValueError, IndexError, StopIteration, UnicodeDecodeError):
+    except (ValueError, IndexError):
         raise UntrustedError("the certificate cannot be read") from None
     shown = (name.lower() for name in names if name and name.isprintable())
     return Identity(tuple(dict.fromkeys(shown)), sha256(der).hexdigest())
@@ -80,6 +80,12 @@ def _values(data: bytes) -> Iterator[tuple[int, bytes]]:
         at += length
 
 
+def _first(data: bytes) -> tuple[int, bytes]:
+    for value in _values(data):
+        return value
+    raise ValueError("empty")
+
+
 def _expect(tag: int, value: tuple[int, bytes]) -> bytes:
     if value[0] != tag:
         raise ValueError("another kind of value was expected")
@@ -95,10 +101,10 @@ def _common_names(name: bytes) -> Iterator[str]:
 
 
 def _dns_names(extensions: bytes) -> Iterator[str]:
-    for extension in _values(_expect(_SEQUENCE, next(_values(extensions)))):
+    for extension in _values(_expect(_SEQUENCE, _first(extensions))):
         kind, *_critical, value = _values(_expect(_SEQUENCE, extension))
         if _expect(_OID, kind) == _SUBJECT_ALT_NAME:
-            for tag, content in _values(_expect(_SEQUENCE, next(_values(_expect(_OCTETS, value))))):
+            for tag, content in _values(_expect(_SEQUENCE, _first(_expect(_OCTETS, value)))):
                 if tag == _DNS_NAME:
                     yield content.decode("ascii")
 
@@ -173,15 +179,16 @@ def passed_on(form: Form, header: Header) -> Identity | None:
         return identity(_decoded(value.strip(":")))
     outcome = header(others[0]).strip()
     subject = header("ssl-client-subject-dn").strip() if form == "nginx" else ""
-    name = header("x-ssl-client-cn").strip() if form == "haproxy" else ""
-    if not (value or subject or name) or outcome == "NONE":
+    # HAProxy's X-SSL-Client-CN does not count: its X-SSL-Client-Verify is 0 also where no certificate was shown, and
+    # then a CN that the client itself has sent would stand beside it.
+    if not (value or subject) or outcome == "NONE":
         return None
     if outcome not in _VERIFIED:
         # A proxy that only asks for a certificate passes one on that failed its verification, too.
         raise UntrustedError(f"the proxy did not verify the certificate ({others[0]} is not {_VERIFIED[0]})")
     if value:
         return identity(_pem(value))
-    return Identity(tuple(_names_of(subject)) if subject else (name.lower(),))
+    return Identity(tuple(_names_of(subject)))
 
 
 def _pem(value: str) -> bytes:
