@@ -48,7 +48,9 @@ def push_rates(stack: ExitStack, folder: Path, urls: dict[str, str], seconds: fl
                 raise SystemExit(f"WRONG: {gave.errors} receipts were not acknowledged")
             rates[name] = gave.rate
         print(f"  push: empty {rates['empty']:.0f}/s, large {rates['large']:.0f}/s", flush=True)
-        if turn:  # the first warms up
+        if not turn:  # it warms up
+            load.analyze(urls["empty"])
+        else:
             ratios.append(rates["large"] / rates["empty"])
     return ratios
 

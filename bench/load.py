@@ -77,6 +77,14 @@ def check_stored(database_url: str, acknowledged: list[str]) -> None:
         raise SystemExit(f"WRONG: {len(lost)} lost, {len(doubled)} doubled, {len(halved)} without transfers")
 
 
+def analyze(database_url: str) -> None:
+    """What PostgreSQL does by itself a minute after the first receipts: until then it knows nothing of their number, and
+    looks up the receipt of a transfer by the wrong index, the longer the more receipts the EC has."""
+    if database_url.startswith("postgresql"):
+        with _connect(database_url).begin() as connection:
+            connection.execute(text("ANALYZE"))
+
+
 def empty(database_url: str) -> None:
     """Throws away what earlier runs stored."""
     names = ("receipt_flag", "receipt_route", "transfer", "receipt", "refused_history", "refused")

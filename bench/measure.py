@@ -82,6 +82,7 @@ def measure(folder: Path, seconds: float, times: int) -> dict[str, list[float]]:
         )
         for station in (postgres, sqlite):
             station.push(TYPICAL, seconds)  # caches and statements are warm after it
+            load.analyze(station.url)
         for turn in range(times):
             print(f"turn {turn + 1} of {times}, {service.calm():.1f} cores busy with other things", flush=True)
             note("reading", floors.reading(1))
