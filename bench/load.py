@@ -78,8 +78,10 @@ def check_stored(database_url: str, acknowledged: list[str]) -> None:
 
 
 def analyze(database_url: str) -> None:
-    """What PostgreSQL does by itself a minute after the first receipts: until then it knows nothing of their number, and
-    looks up the receipt of a transfer by the wrong index, the longer the more receipts the EC has."""
+    """What PostgreSQL does by itself a minute after the first receipts.
+
+    Until then it knows nothing of their number, and looks up the receipt of a transfer by the wrong index.
+    """
     if database_url.startswith("postgresql"):
         with _connect(database_url).begin() as connection:
             connection.execute(text("ANALYZE"))
