@@ -12,8 +12,10 @@ from victims import workers
 DEADLOCK, SERIALIZATION = "40P01", "40001"
 
 
-@pytest.mark.parametrize("rounds", [pytest.param(1, id="1"), pytest.param(10, id="10", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("how", ["fast", "immediate", "kill"])
+SLOW_RESTARTS = [pytest.param(how, 10, id=f"{how}-10", marks=pytest.mark.slow) for how in ("fast", "immediate", "kill")]
+
+
+@pytest.mark.parametrize(("how", "rounds"), [pytest.param("kill", 1, id="kill-1"), *SLOW_RESTARTS])
 def test_restarted(on_postgres, how, rounds):
     """PostgreSQL shuts down fast, at once or by kill -9 of all its processes, and starts again."""
     rig, postgres = on_postgres, on_postgres.postgres
