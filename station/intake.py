@@ -120,7 +120,7 @@ class Intake:
         arrival = _Arrival(document.raw, document.charset, contract.identify(request), origin)
         try:
             receipt, flags = self._read(request)
-            recorded, stored_flags = self._commit(lambda connection: self._record(connection, arrival, receipt, flags))
+            recorded, stored_flags = self._stored(arrival, receipt, flags)
             if recorded is store.Recorded.CONFLICT:
                 raise ReceiptConflictError
         except RefusalError as refusal:
@@ -172,6 +172,26 @@ class Intake:
             raise UnknownStationError
         return {Flag.UNKNOWN_STATION}
 
+    def _stored(
+        self, arrival: _Arrival, receipt: Receipt, flags: frozenset[Flag]
+    ) -> tuple[store.Recorded, frozenset[Flag]]:
+        if arrival.origin.source is Source.PUSH:
+            recorded = self._persist(
+                lambda until: store.record_alone(
+                    self.engine,
+                    receipt,
+                    flags=flags,
+                    raw=arrival.raw,
+                    charset=arrival.charset,
+                    received_at=arrival.at,
+                    exchange=self._exchange(arrival, Result.STORED, receipt_id=receipt.receipt_id),
+                    until=until,
+                )
+            )
+            if recorded is not None:
+                return recorded, flags if recorded is store.Recorded.STORED else frozenset()
+        return self._commit(lambda connection: self._record(connection, arrival, receipt, flags))
+
     def _record(
         self, connection: store.Connection, arrival: _Arrival, receipt: Receipt, flags: frozenset[Flag]
     ) -> tuple[store.Recorded, frozenset[Flag]]:
@@ -194,22 +214,21 @@ class Intake:
         outcome = journal.FAILED if isinstance(refusal, UnexpectedError) else Result.REFUSED
         exchange = self._exchange(arrival, outcome, fault_code=refusal.fault_code, http_status=http_status)
 
-        def keep(connection: store.Connection) -> str:
-            return store.keep(
-                connection,
-                arrival.identifiers,
-                refusal,
-                raw=arrival.raw,
-                charset=arrival.charset,
-                source=origin.source,
-                peer=origin.peer,
-                request_id=origin.request_id,
-                received_at=arrival.at,
-                operator=origin.operator,
-                exchange=exchange,
-            )
-
-        refused_id = self._commit(keep)
+        refusing = store.Refusing(
+            arrival.identifiers,
+            refusal,
+            raw=arrival.raw,
+            charset=arrival.charset,
+            source=origin.source,
+            peer=origin.peer,
+            request_id=origin.request_id,
+            received_at=arrival.at,
+            operator=origin.operator,
+            exchange=exchange,
+        )
+        refused_id = self._persist(lambda until: store.keep_alone(self.engine, refusing, until=until))
+        if refused_id is None:
+            refused_id = self._commit(lambda connection: store.keep(connection, refusing))
         return Outcome(Result.REFUSED, arrival.identifiers, refusal=refusal, refused_id=refused_id)
 
     def _keep_unexpected(self, arrival: _Arrival, error: Exception) -> None:
@@ -245,17 +264,26 @@ class Intake:
         return True
 
     def _commit(self, work: Callable[[store.Connection], T]) -> T:
-        """Runs `work` in a transaction of its own, and again where and while the database says that this helps.
+        """Runs `work` in a transaction of its own."""
+
+        def attempt(until: float) -> T:
+            with store.transaction(self.engine, until=until) as connection:
+                return work(connection)
+
+        return self._persist(attempt)
+
+    def _persist(self, attempt: Callable[[float], T]) -> T:
+        """Calls `attempt`, a transaction that ends at the time it is given, and again where and while the database says
+        that this helps.
 
         The connection may be lost after the database committed and before it said so: the next try then finds the
-        first one's row, which is why `work` must be idempotent.
+        first one's row, which is why what it does must be idempotent.
         """
         begun = time.monotonic()
         pause = _FIRST_PAUSE_S
         while True:
             try:
-                with store.transaction(self.engine, until=begun + _WITHIN_S) as connection:
-                    return work(connection)
+                return attempt(begun + _WITHIN_S)
             except StoreError as error:
                 if not error.retry or time.monotonic() - begun > _RETRY_WITHIN_S:
                     raise

@@ -7,8 +7,9 @@ from decimal import Decimal
 import pytest
 from build import ABSENT, BROKER, EC, OTHER_EC, STATION, a_request, a_stamp_transfer, a_transfer, an_envelope
 from hypothesis import HealthCheck, given, settings
-from sqlalchemy import event, exc, select
+from sqlalchemy import exc, select
 from strategies import our_receipts, receipts, styles
+from trouble import LOST, broken, lost_at_commit
 
 from station import contract, store
 from station.config import Settings
@@ -211,22 +212,9 @@ def test_receipts_of_one_notice_at_once(engine, take):
 # --- when the database fails ------------------------------------------------------------------------------------------
 
 
-class Broken:
-    """Makes the statements that hold some words fail, a given number of times."""
-
-    def __init__(self, engine, words, error, times=1):
-        self.words, self.error, self.times = words, error, times
-        event.listen(engine, "before_cursor_execute", self)
-
-    def __call__(self, connection, cursor, statement, parameters, context, many):
-        if self.words in statement and self.times > 0:
-            self.times -= 1
-            raise self.error
-
-
-def test_atomic(engine, take):
+def test_atomic(engine, take, monkeypatch):
     """Where the transfers cannot be written the receipt is not there either, and nothing is answered."""
-    Broken(engine, "INSERT INTO transfer", exc.OperationalError("x", None, Exception("secret")))
+    broken(monkeypatch, engine, "INSERT INTO transfer", exc.OperationalError("x", None, Exception("secret")), times=1)
     raw = an_envelope(a_request())
     with pytest.raises(StoreError) as caught:
         take(raw)
@@ -235,40 +223,31 @@ def test_atomic(engine, take):
     assert take(raw).result is Result.STORED
 
 
-def test_lost_connection_is_tried_again(engine, take):
+def test_lost_connection_is_tried_again(engine, take, monkeypatch):
     """A connection that was lost is replaced once, within the request."""
-    lost = exc.DBAPIError("x", None, Exception("gone"), connection_invalidated=True)
-    Broken(engine, "INSERT INTO receipt", lost)
+    broken(monkeypatch, engine, "INSERT INTO receipt", LOST, times=1)
     assert take(an_envelope(a_request())).result is Result.STORED
 
 
-def test_connection_lost_at_commit(engine, take):
+def test_connection_lost_at_commit(engine, take, monkeypatch):
     """A commit that went through although the connection broke is found by the second try: one row, no error."""
-    times = []
-
-    def commit_and_break(connection):
-        if not times:
-            times.append(1)
-            connection.connection.dbapi_connection.commit()
-            raise exc.DBAPIError("COMMIT", None, Exception("gone"), connection_invalidated=True)
-
-    event.listen(engine, "commit", commit_and_break)
+    times = lost_at_commit(monkeypatch, engine)
     assert take(an_envelope(a_request())).result in (Result.STORED, Result.DUPLICATE)
     assert len(rows(engine, tables.receipt)) == 1
     assert times
 
 
-def test_refusal_that_cannot_be_kept(engine, take):
+def test_refusal_that_cannot_be_kept(engine, take, monkeypatch):
     """A refusal that cannot be kept is an error of the store, never a refusal."""
-    Broken(engine, "INSERT INTO refused", exc.OperationalError("x", None, Exception("disk full")))
+    broken(monkeypatch, engine, "INSERT INTO refused", exc.OperationalError("x", None, Exception("disk full")), times=1)
     with pytest.raises(StoreError):
         take(an_envelope(a_request(debtor=ABSENT)))
 
 
 @pytest.mark.parametrize("error", [exc.DataError("x", None, Exception("no")), RuntimeError("defect")])
-def test_defect_keeps_the_document(engine, take, error):
+def test_defect_keeps_the_document(engine, take, error, monkeypatch):
     """A document that hits a defect would hit it at every resend: it is kept, once, before the sender is told."""
-    Broken(engine, "INSERT INTO receipt", error, times=2)
+    broken(monkeypatch, engine, "INSERT INTO receipt", error, times=2)
     raw = an_envelope(a_request())
     for _ in range(2):
         with pytest.raises((StoreRejectedError, RuntimeError)):

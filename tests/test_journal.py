@@ -22,6 +22,7 @@ from gpd_simulator import GpdSimulator
 from process import STATION as COMMAND
 from process import environment
 from sqlalchemy import event, exc, select, text
+from trouble import broken, lost_at_commit
 
 from station import contract, journal, store
 from station.config import Settings
@@ -360,42 +361,24 @@ def test_no_row_without_its_refusal(engine, post, refusing):
     assert rows(engine) == []
 
 
-def test_defect(engine, post):
+def test_defect(engine, post, monkeypatch):
     """A defect of ours is answered with a 500, and the row says so."""
-
-    def break_(connection, cursor, statement, parameters, context, many):
-        if "INSERT INTO receipt " in statement:
-            raise RuntimeError("a defect")
-
-    event.listen(engine, "before_cursor_execute", break_)
+    broken(monkeypatch, engine, "INSERT INTO receipt ", RuntimeError("a defect"))
     assert post()(an_envelope(a_request()))[0] == 500
     assert [(row["outcome"], row["http_status"]) for row in rows(engine)] == [("failed", 500)]
 
 
-def test_outage(engine, take):
+def test_outage(engine, take, monkeypatch):
     """When the database is away there is no row, as there is nothing else."""
-
-    def away(connection, cursor, statement, parameters, context, many):
-        if "INSERT INTO receipt " in statement:
-            raise exc.OperationalError("x", None, Exception("away"))
-
-    event.listen(engine, "before_cursor_execute", away)
+    broken(monkeypatch, engine, "INSERT INTO receipt ", exc.OperationalError("x", None, Exception("away")))
     with pytest.raises(StoreError):
         take(an_envelope(a_request()))
     assert rows(engine) == rows(engine, tables.receipt) == rows(engine, tables.refused) == []
 
 
-def test_connection_lost_at_commit(engine, take):
+def test_connection_lost_at_commit(engine, take, monkeypatch):
     """A commit that went through although the connection broke leaves one row, not two."""
-    times = []
-
-    def commit_and_break(connection):
-        if not times:
-            times.append(1)
-            connection.connection.dbapi_connection.commit()
-            raise exc.DBAPIError("COMMIT", None, Exception("gone"), connection_invalidated=True)
-
-    event.listen(engine, "commit", commit_and_break)
+    times = lost_at_commit(monkeypatch, engine)
     take(an_envelope(a_request()))
     assert outcomes(engine) == ["stored"]
     assert times

@@ -25,15 +25,17 @@ from station.store.queries import (
     with_parts,
 )
 from station.store.rebuild import Change, changes, rebuild, replace_stored, stored_page, would_record
-from station.store.receipts import Recorded, record
+from station.store.receipts import Recorded, record, record_alone
 from station.store.refused import (
     RefusedFilter,
     RefusedPosition,
     RefusedState,
+    Refusing,
     discard,
     document_of,
     find_refused,
     keep,
+    keep_alone,
     list_refused,
     refused_ids,
     settle,
@@ -59,6 +61,7 @@ __all__ = [
     "RefusedFilter",
     "RefusedPosition",
     "RefusedState",
+    "Refusing",
     "be_patient",
     "changes",
     "check_schema",
@@ -73,6 +76,7 @@ __all__ = [
     "flags_of",
     "grants",
     "keep",
+    "keep_alone",
     "last_pushes",
     "list_exchanges",
     "list_receipts",
@@ -87,6 +91,7 @@ __all__ = [
     "purge_batch",
     "rebuild",
     "record",
+    "record_alone",
     "refused_ids",
     "replace_stored",
     "revisions",

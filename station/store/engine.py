@@ -5,7 +5,7 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -108,7 +108,7 @@ def _sqlite_begin(connection: Connection) -> None:
 
 def _leave_a_standby(context: Any) -> None:
     # What was the primary is a standby now, and takes connections as before: only a new connection finds the new one.
-    if getattr(context.original_exception, "sqlstate", None) == "25006":
+    if getattr(context.original_exception, "sqlstate", None) == postgres.READ_ONLY:
         context.is_disconnect = True
 
 
@@ -145,18 +145,63 @@ def transaction(engine: Engine, *, readonly: bool = False, until: float | None =
     failed at `until` (of `time.monotonic()`), whatever the server does or does not; without it, each statement must
     be answered in a time that ends after the server's own limit.
     """
+    with (
+        _reaching(engine) as reached,
+        _writing(engine, readonly, until),
+        _connected(engine, readonly, until) as connection,
+    ):
+        reached()
+        with connection.begin():
+            yield connection
+
+
+def run_alone(engine: Engine, statement: str, parameters: Mapping[str, Any], *, until: float | None) -> Any:
+    """Runs one statement that is a transaction of its own, on PostgreSQL, and returns its first row, or `None`.
+
+    One round trip where `transaction` needs three. The pool gives the connection, and SQLAlchemy does nothing more:
+    measured for a receipt, 230 us of our processor time instead of 430. `until` and errors as in `transaction`.
+    """
+    with _reaching(engine) as reached:
+        pooled = None
+        try:
+            with postgres.connecting(until):
+                pooled = engine.raw_connection()
+            reached()
+            return postgres.run_alone(pooled.dbapi_connection, statement, parameters, until)
+        except postgres.Error as error:
+            lost = False
+            if pooled is not None and postgres.is_lost(error, pooled.dbapi_connection):
+                lost = True  # and as SQLAlchemy has it: connections that are as old are not used again, either
+                engine.pool._invalidate(pooled, error)
+            raise exc.DBAPIError.instance(
+                None, None, error, postgres.Error, hide_parameters=True, connection_invalidated=lost,
+                dialect=engine.dialect,
+            ) from error  # fmt: skip
+        finally:
+            if pooled is not None:
+                pooled.close()
+
+
+@contextmanager
+def _reaching(engine: Engine) -> Iterator[Callable[[], None]]:
+    """Makes SQLAlchemy's errors ours and remembers whether the database is there. Yields what to call when it is.
+
+    Raises `StoreError` at once where it is away for long and somebody else is trying to reach it.
+    """
     reach = _reach.get(engine) or _reach.setdefault(engine, _Reach())
     trying = reach.outage
     if trying and not reach.trying.acquire(blocking=False):
         raise StoreError("the database cannot be reached", reason="outage")
+
+    def reached() -> None:
+        nonlocal trying
+        reach.away_since = None
+        if trying:
+            trying = False
+            reach.trying.release()
+
     try:
-        with _writing(engine, readonly, until), _connected(engine, readonly, until) as connection:
-            reach.away_since = None
-            if trying:
-                reach.trying.release()
-                trying = False
-            with connection.begin():
-                yield connection
+        yield reached
     except exc.SQLAlchemyError as error:
         mine = ours(error)
         if unreachable(error):

@@ -12,9 +12,21 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg
-from psycopg import OperationalError
+from psycopg import Error, OperationalError
 
-__all__ = ["CONNECT_TIMEOUT_S", "OperationalError", "connect", "connecting", "limit"]
+__all__ = [
+    "CONNECT_TIMEOUT_S",
+    "READ_ONLY",
+    "Error",
+    "OperationalError",
+    "connect",
+    "connecting",
+    "is_lost",
+    "limit",
+    "run_alone",
+]
+
+READ_ONLY = "25006"  # a standby's refusal to write
 
 CONNECT_TIMEOUT_S = 3  # for each host of the URL
 # For all of them together and for the names to be resolved, which nothing else limits.
@@ -53,6 +65,22 @@ def limit(connection: Any, until: float | None, *, silence: float | None = SILEN
     if isinstance(connection, _Connection):
         connection.until = until
         connection.silence = silence
+
+
+def run_alone(connection: Any, statement: str, parameters: Any, until: float | None) -> Any:
+    """Runs one statement outside of any transaction; its first row, or `None`. Raises the driver's error."""
+    limit(connection, until)
+    connection.autocommit = True
+    try:
+        return connection.execute(statement, parameters).fetchone()
+    finally:
+        if not connection.closed:
+            connection.autocommit = False
+
+
+def is_lost(error: Error, connection: Any) -> bool:
+    """Whether a connection is of no use any more after `error`."""
+    return bool(connection.closed) or error.sqlstate == READ_ONLY
 
 
 # Until when the transaction that connects in this thread may wait: SQLAlchemy's pool has no door for it.

@@ -17,7 +17,7 @@ from station.receipt import Flag, Identifiers, Receipt, Source
 from station.store import tables
 from station.store.queries import Position
 from station.store.receipts import Recorded, columns, next_ordinal, transfer_columns
-from station.store.refused import RefusedState, discard, keep
+from station.store.refused import RefusedState, Refusing, discard, keep
 
 # What tells of the arrival and not of the document.
 HISTORY_FLAGS = frozenset({Flag.SECOND_RECEIPT, Flag.UNKNOWN_STATION})
@@ -180,8 +180,7 @@ def replace_stored(
     identifiers = Identifiers(
         operation={1: "paSendRT", 2: "paSendRTV2"}[stored["version"]], **{name: stored[name][:64] for name in names}
     )
-    refused_id = keep(
-        connection,
+    refusing = Refusing(
         identifiers,
         ReceiptConflictError(),
         raw=stored["raw"],
@@ -192,6 +191,7 @@ def replace_stored(
         received_at=at,
         operator=operator,
     )
+    refused_id = keep(connection, refusing)
     discard(
         connection,
         stored["id_pa"],

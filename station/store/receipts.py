@@ -3,15 +3,17 @@
 from collections.abc import Callable
 from datetime import datetime
 from enum import StrEnum
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, select, update
+from sqlalchemy import Connection, Engine, Table, bindparam, func, select, update
 
 from station.errors import StoreError
 from station.journal import Exchange
 from station.receipt import Flag, Receipt, Source, Transfer
 from station.store import tables
-from station.store.whole import insert, insert_whole
+from station.store.engine import run_alone
+from station.store.whole import insert, insert_part, insert_whole, parameters, with_whole
 
 
 class Recorded(StrEnum):
@@ -39,16 +41,11 @@ def record(
     A receipt that is there already is counted as resent where it came by push, and the station it came by is kept.
     `exchange` makes the journal's row for a receipt that is stored; for another nothing is written.
     """
-    values = columns(receipt) | {"source": source.value, "received_at": received_at, "charset": charset, "raw": raw}
-    values["resends"] = 0
-    key: dict[str, Any] = {"id_pa": receipt.id_pa, "receipt_id": receipt.receipt_id}
-    transfers = [key | transfer_columns(position, one) for position, one in enumerate(receipt.transfers, start=1)]
-    journal = [exchange().columns()] if exchange else []
+    values, parts = _rows(receipt, raw=raw, charset=charset, source=source, received_at=received_at, exchange=exchange)
     ordinal = 0
     # Each turn ends the loop or has lost a race for one ordinal of the same notice; nobody races that often.
     for _ in range(20):
-        flagged = [key | {"received_at": received_at, "flag": flag.value} for flag in sorted(flags)]
-        parts = {tables.transfer: transfers, tables.receipt_flag: flagged, tables.journal: journal}
+        parts[tables.receipt_flag] = _flag_rows(receipt, flags, received_at)
         if insert_whole(connection, tables.receipt, values | {"notice_ordinal": ordinal}, parts):
             return Recorded.STORED, flags
         known = _again(connection, receipt, source, received_at)
@@ -57,6 +54,85 @@ def record(
         ordinal = next_ordinal(connection, receipt)
         flags = flags | {Flag.SECOND_RECEIPT}
     raise StoreError("too many receipts for one notice at once", reason="notice ordinal", retry=True)
+
+
+def record_alone(
+    engine: Engine,
+    receipt: Receipt,
+    *,
+    flags: frozenset[Flag],
+    raw: bytes,
+    charset: str | None,
+    received_at: datetime,
+    exchange: Callable[[], Exchange] | None = None,
+    until: float,
+) -> Recorded | None:
+    """What nearly every push needs of `record`, as one statement that is a transaction of its own; PostgreSQL only.
+
+    STORED with `flags`, or DUPLICATE, each with its row in the journal. `None`: neither, for all that the statement
+    could see, and nothing was written. It is for `record` to find out then. Raises `StoreError`.
+    """
+    if engine.dialect.name != "postgresql":
+        return None
+    values, parts = _rows(
+        receipt, raw=raw, charset=charset, source=Source.PUSH, received_at=received_at, exchange=exchange
+    )
+    parts[tables.receipt_flag] = _flag_rows(receipt, flags, received_at)
+    parts = {part: rows for part, rows in parts.items() if rows}
+    values["notice_ordinal"] = 0
+    statement = _alone(tuple(values), tuple(parts))
+    row = run_alone(engine, statement, parameters(tables.receipt, values, parts), until=until)
+    return None if row is None else Recorded(row[0])
+
+
+@cache
+def _alone(names: tuple[str, ...], parts: tuple[Table, ...]) -> str:
+    """The statement: the receipt is inserted with its parts, or counted as sent again, or neither."""
+    inserts = [
+        insert_part(part, wherever="became", outcome="became.outcome") if part is tables.journal else insert_part(part)
+        for part in parts
+    ]
+    return f"{with_whole(tables.receipt, names)}, {_SENT_AGAIN}, {', '.join(inserts)} SELECT outcome FROM became"  # noqa: S608
+
+
+# A statement sees the database as it was when it began: what another one commits meanwhile is neither inserted nor
+# counted here.
+_SENT_AGAIN = """
+again AS (
+    UPDATE receipt SET resends = resends + 1, last_resend_at = %(received_at)s
+    WHERE id_pa = %(id_pa)s AND receipt_id = %(receipt_id)s AND content_hash = %(content_hash)s
+    AND NOT EXISTS (SELECT 1 FROM whole)
+    RETURNING id_broker_pa, id_station, received_at
+),
+route AS (
+    INSERT INTO receipt_route (id_pa, receipt_id, id_broker_pa, id_station, first_at, received_at)
+    SELECT %(id_pa)s, %(receipt_id)s, %(id_broker_pa)s, %(id_station)s, %(received_at)s, received_at FROM again
+    WHERE (id_broker_pa, id_station) <> (%(id_broker_pa)s, %(id_station)s) ON CONFLICT DO NOTHING
+),
+became AS (SELECT 'stored' AS outcome FROM whole UNION ALL SELECT 'duplicate' FROM again)"""
+
+
+def _rows(
+    receipt: Receipt,
+    *,
+    raw: bytes,
+    charset: str | None,
+    source: Source,
+    received_at: datetime,
+    exchange: Callable[[], Exchange] | None,
+) -> tuple[dict[str, Any], dict[Table, list[dict[str, Any]]]]:
+    """The receipt's row but for its ordinal, and the rows that belong to it but for its flags."""
+    values = columns(receipt) | {
+        "source": source.value, "received_at": received_at, "charset": charset, "raw": raw, "resends": 0,
+    }  # fmt: skip
+    key = {"id_pa": receipt.id_pa, "receipt_id": receipt.receipt_id}
+    transfers = [key | transfer_columns(position, one) for position, one in enumerate(receipt.transfers, start=1)]
+    return values, {tables.transfer: transfers, tables.journal: [exchange().columns()] if exchange else []}
+
+
+def _flag_rows(receipt: Receipt, flags: frozenset[Flag], received_at: datetime) -> list[dict[str, Any]]:
+    row = {"id_pa": receipt.id_pa, "receipt_id": receipt.receipt_id, "received_at": received_at}
+    return [row | {"flag": flag.value} for flag in sorted(flags)]
 
 
 _RESENT = (

@@ -7,14 +7,14 @@ from enum import StrEnum
 from hashlib import sha256
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, literal, select, tuple_, update
+from sqlalchemy import Connection, Engine, Row, Table, func, literal, select, tuple_, update
 
 from station.errors import RefusalError, StoreError
 from station.journal import Exchange
 from station.receipt import Identifiers, Source
 from station.store import tables
 from station.store.journal import write_exchange
-from station.store.whole import insert_whole
+from station.store.whole import insert_whole, insert_whole_alone
 
 
 class RefusedState(StrEnum):
@@ -25,57 +25,95 @@ class RefusedState(StrEnum):
     DISCARDED = "discarded"  # an operator decided that it is none
 
 
-def keep(
-    connection: Connection,
-    identifiers: Identifiers,
-    refusal: RefusalError,
-    *,
-    raw: bytes,
-    charset: str | None,
-    source: Source,
-    peer: str | None,
-    request_id: str | None,
-    received_at: datetime,
-    operator: str | None = None,
-    exchange: Callable[[], Exchange] | None = None,
-) -> str:
+@dataclass(frozen=True, slots=True)
+class Refusing:
+    """A request that is being refused, and why. `exchange` makes the journal's row, which is written in any case."""
+
+    identifiers: Identifiers
+    refusal: RefusalError
+    raw: bytes
+    charset: str | None
+    source: Source
+    peer: str | None
+    request_id: str | None
+    received_at: datetime
+    operator: str | None = None
+    exchange: Callable[[], Exchange] | None = None
+
+    @property
+    def key(self) -> tuple[str, bytes]:
+        """The EC and the hash of the bytes: the same bytes refused again are the same refused request."""
+        return _key(self.identifiers, self.raw)
+
+    @property
+    def judged(self) -> dict[str, Any]:
+        """The columns that say why."""
+        return {"fault_code": self.refusal.fault_code, "reason": str(self.refusal)}
+
+    def event(self) -> dict[str, Any]:
+        """The refusal in the request's history."""
+        return self.judged | {
+            "at": self.received_at, "result": "refused", "source": self.source.value, "operator": self.operator,
+        }  # fmt: skip
+
+    def rows(self) -> tuple[dict[str, Any], dict[Table, list[dict[str, Any]]]]:
+        """The row of a request that was never refused before, and the rows that belong to it."""
+        id_pa, raw_hash = self.key
+        identifiers = self.identifiers
+        values = self.judged | {
+            "id_pa": id_pa,
+            "raw_hash": raw_hash,
+            "refused_id": _refused_id(raw_hash),
+            "operation": identifiers.operation,
+            "id_broker_pa": identifiers.id_broker_pa,
+            "id_station": identifiers.id_station,
+            "receipt_id": identifiers.receipt_id,
+            "notice_number": identifiers.notice_number,
+            "iuv": identifiers.iuv,
+            "source": self.source.value,
+            "peer": self.peer,
+            "request_id": self.request_id,
+            "state": RefusedState.OPEN.value,
+            "received_at": self.received_at,
+            "times": 1,
+            "last_at": self.received_at,
+            "charset": self.charset,
+            "raw": self.raw,
+        }
+        return values, {
+            tables.refused_history: [_of(id_pa, raw_hash, 1, self.event())],
+            tables.journal: [self.exchange().columns()] if self.exchange else [],
+        }
+
+
+def _refused_id(raw_hash: bytes) -> str:
+    return raw_hash.hex()[:16]
+
+
+def keep_alone(engine: Engine, refusing: Refusing, *, until: float) -> str | None:
+    """`keep` for what was never refused before, as one statement that is a transaction of its own; PostgreSQL only.
+
+    `None`: nothing was written, and it is for `keep`. Raises `StoreError`.
+    """
+    if engine.dialect.name != "postgresql":
+        return None
+    kept = insert_whole_alone(engine, tables.refused, *refusing.rows(), until=until)
+    return _refused_id(refusing.key[1]) if kept else None
+
+
+def keep(connection: Connection, refusing: Refusing) -> str:
     """Keeps a refused request with its exact bytes and returns its `refused_id`.
 
     The same bytes refused again are the same refused request, with the latest reason. It is counted where it was sent
-    again, and not where `operator` had it read again; its history tells the replays and whatever changed. It is open
-    again where somebody had discarded it, unless only the reconciliation came across it. `exchange` makes the journal's
-    row, which is written in any case.
+    again, and not where an operator had it read again; its history tells the replays and whatever changed. It is open
+    again where somebody had discarded it, unless only the reconciliation came across it.
     """
     table = tables.refused
-    id_pa, raw_hash = _key(identifiers, raw)
-    values = {
-        "id_pa": id_pa,
-        "raw_hash": raw_hash,
-        "refused_id": raw_hash.hex()[:16],
-        "operation": identifiers.operation,
-        "id_broker_pa": identifiers.id_broker_pa,
-        "id_station": identifiers.id_station,
-        "receipt_id": identifiers.receipt_id,
-        "notice_number": identifiers.notice_number,
-        "iuv": identifiers.iuv,
-        "source": source.value,
-        "peer": peer,
-        "request_id": request_id,
-        "state": RefusedState.OPEN.value,
-        "received_at": received_at,
-        "times": 1,
-        "last_at": received_at,
-        "charset": charset,
-        "raw": raw,
-    }
-    judged = {"fault_code": refusal.fault_code, "reason": str(refusal)}
-    event = judged | {"at": received_at, "result": "refused", "source": source, "operator": operator}
-    first = _of(id_pa, raw_hash, 1, event)
-    journal = [exchange().columns()] if exchange else []
+    id_pa, raw_hash = refusing.key
     # Turned away by a row that is gone when it is looked for: the retention deletes settled ones. Not twice in a row.
     for _ in range(3):
-        if insert_whole(connection, table, values | judged, {tables.refused_history: [first], tables.journal: journal}):
-            return raw_hash.hex()[:16]
+        if insert_whole(connection, table, *refusing.rows()):
+            return _refused_id(raw_hash)
         known = connection.execute(
             select(table.c.state, table.c.fault_code, table.c.reason).where(_is(id_pa, raw_hash)).with_for_update()
         ).one_or_none()
@@ -83,18 +121,19 @@ def keep(
             break
     else:
         raise StoreError("the refused request cannot be kept now", reason="row comes and goes", retry=True)
-    changes: dict[str, Any] = dict(judged)
+    judged, source = refusing.judged, refusing.source
+    changes = dict(judged)
     if source is not Source.REPLAY:
-        changes |= {"times": table.c.times + 1, "last_at": received_at}
+        changes |= {"times": table.c.times + 1, "last_at": refusing.received_at}
     reopened = known.state == RefusedState.DISCARDED and source is not Source.RECONCILE
     if reopened:
         changes |= {"state": RefusedState.OPEN, "settled_at": None}
     connection.execute(update(table).where(_is(id_pa, raw_hash)).values(changes))
     if source is Source.REPLAY or reopened or (known.fault_code, known.reason) != tuple(judged.values()):
-        _remember(connection, id_pa, raw_hash, event)
-    if exchange:
-        write_exchange(connection, exchange())
-    return raw_hash.hex()[:16]
+        _remember(connection, id_pa, raw_hash, refusing.event())
+    if refusing.exchange:
+        write_exchange(connection, refusing.exchange())
+    return _refused_id(raw_hash)
 
 
 def settle(

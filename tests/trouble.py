@@ -1,0 +1,64 @@
+"""Trouble with the database, made inside the station: statements that fail, and commits whose answer is lost.
+
+Statements go two ways: through SQLAlchemy, and on PostgreSQL alone (`store.engine.run_alone`). Trouble meets both.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, event, exc
+
+from station.store import postgres
+
+LOST = exc.DBAPIError("x", None, Exception("gone"), connection_invalidated=True)
+
+
+def before_statements(monkeypatch: pytest.MonkeyPatch, engine: Engine, call: Callable[[str], object]) -> None:
+    """Calls `call` with each statement before it is run; what it raises, the statement failed with."""
+    run = postgres.run_alone
+
+    def run_alone(connection: Any, statement: str, parameters: Any, until: float | None) -> Any:
+        call(statement)
+        return run(connection, statement, parameters, until)
+
+    monkeypatch.setattr(postgres, "run_alone", run_alone)
+    event.listen(engine, "before_cursor_execute", lambda _connection, _cursor, statement, *_: call(statement))
+
+
+def broken(
+    monkeypatch: pytest.MonkeyPatch, engine: Engine, words: str, error: Exception, times: float = float("inf")
+) -> None:
+    """Lets the statements that hold some words fail, a given number of times."""
+    left = [times]
+
+    def fail(statement: str) -> None:
+        if words in statement and left[0] > 0:
+            left[0] -= 1
+            raise error
+
+    before_statements(monkeypatch, engine, fail)
+
+
+def lost_at_commit(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> list[int]:
+    """Lets the first commit go through, and the connection break before it is answered. What is returned tells."""
+    times: list[int] = []
+    run = postgres.run_alone
+
+    def run_alone(connection: Any, statement: str, parameters: Any, until: float | None) -> Any:
+        row = run(connection, statement, parameters, until)
+        if not times:
+            times.append(1)
+            connection.close()
+            raise postgres.OperationalError("gone")
+        return row
+
+    def commit_and_break(connection: Any) -> None:
+        if not times:
+            times.append(1)
+            connection.connection.dbapi_connection.commit()
+            raise exc.DBAPIError("COMMIT", None, Exception("gone"), connection_invalidated=True)
+
+    monkeypatch.setattr(postgres, "run_alone", run_alone)
+    event.listen(engine, "commit", commit_and_break)
+    return times
