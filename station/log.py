@@ -4,9 +4,12 @@ No name, fiscal code of a person, e-mail, address or payload belongs in a log. O
 what looks like personal data all the same, in ours or a library's lines, is masked here.
 """
 
+import json
 import logging
 import re
 import sys
+import threading
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -27,13 +30,18 @@ _CODE = re.compile(
 _ADDRESS = re.compile(r"[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64})+|(?<=://)[^/\s@]{1,200}@")
 
 
+_SHORTEST_CODE = 15  # an IBAN's; neither has only digits
+
+
 def safe(text: str) -> str:
     """`text` masked, cut to a sane length, and without anything a terminal or a line-based reader would obey."""
     if len(text) > _MAX_LENGTH:
         text = text[:_MAX_LENGTH] + "..."
     if "@" in text:
         text = _ADDRESS.sub("***", text)
-    return printable(_CODE.sub("***", text))
+    if len(text) >= _SHORTEST_CODE and not text.isdecimal():
+        text = _CODE.sub("***", text)
+    return printable(text)
 
 
 def printable(text: str) -> str:
@@ -43,12 +51,15 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
+_FIRST = ("timestamp", "level", "event")  # what people read first
+
+
 def _mask(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    first = ("timestamp", "level", "event")  # what people read first
-    for name in (*first, *(name for name in list(event) if name not in first)):
-        value = event.pop(name, None)
-        event[name] = safe(value) if isinstance(value, str) and name not in ("timestamp", "exception") else value
-    return event
+    masked: EventDict = {name: event.pop(name) for name in _FIRST}
+    for name, value in event.items():
+        masked[name] = safe(value) if isinstance(value, str) and name != "exception" else value
+    masked["event"] = safe(str(masked["event"]))
+    return masked
 
 
 def _frames(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -78,27 +89,64 @@ def describe(error: BaseException) -> str:
     return " caused by ".join(parts)
 
 
+class _Lines:
+    """Where our own lines go. A line that cannot be written is lost, and whatever it is about goes on."""
+
+    def __init__(self) -> None:
+        self.level = logging.INFO
+        self.stream = sys.stderr
+        self._lock = threading.Lock()
+
+    def __call__(self, *_args: object) -> "_Lines":
+        return self
+
+    def write(self, line: str) -> None:
+        with suppress(OSError, ValueError), self._lock:
+            self.stream.write(f"{line}\n")
+            self.stream.flush()
+
+    debug = info = warning = error = critical = write
+
+
+_lines = _Lines()
+_LEVELS = {name.lower(): level for name, level in logging.getLevelNamesMapping().items()}
+
+
+def _by_level(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    if _LEVELS[method] < _lines.level:
+        raise structlog.DropEvent
+    return event
+
+
 _SHARED: list[Processor] = [
-    structlog.contextvars.merge_contextvars,
-    structlog.stdlib.add_log_level,
+    structlog.processors.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
     _frames,
     _mask,
 ]
+# Changed in place: loggers that were used before keep their list.
+_OURS: list[Processor] = []
+_as_json = json.JSONEncoder(ensure_ascii=False, default=repr).encode
 
 
 def configure(format_: str = "auto", level: str = "info") -> None:
-    """Sets up structlog and the standard library's logging, which libraries write to, on standard error."""
+    """Sets up structlog and the standard library's logging, which libraries write to, on standard error.
+
+    Our own lines do not go through the library's handlers, which would take two thirds of the time of a line.
+    """
     as_json = format_ == "json" or (format_ == "auto" and not sys.stderr.isatty())
     renderer: Processor = (
-        structlog.processors.JSONRenderer(ensure_ascii=False)
+        structlog.processors.JSONRenderer(serializer=lambda event, **_: _as_json(event))
         if as_json
         else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
+    _lines.level = _LEVELS[level.lower()]
+    _lines.stream = sys.stderr
+    _OURS[:] = [_by_level, *_SHARED, renderer]
     structlog.configure(
-        processors=[structlog.stdlib.filter_by_level, *_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
+        processors=_OURS,
+        logger_factory=_lines,
+        wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler()
@@ -119,7 +167,7 @@ def configure(format_: str = "auto", level: str = "info") -> None:
 
 def get(name: str = "station") -> Any:
     """A logger: `log.info("event_in_the_past", field=value)`."""
-    return structlog.stdlib.get_logger(name)
+    return structlog.get_logger(name)
 
 
 class GunicornLogger(GunicornBaseLogger):  # type: ignore[misc]  # gunicorn has no types

@@ -83,3 +83,26 @@ def test_database_password(lines):
     """A database URL in a line loses its password."""
     log.get().info("x", url="postgresql://station:hunter2@db/station")
     assert "hunter2" not in json.dumps(lines())
+
+
+def test_lines_that_cannot_be_written(lines, monkeypatch):
+    """A full disk under the log fails nobody."""
+
+    class Full(io.StringIO):
+        def write(self, _text):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys, "stderr", Full())
+    log.configure("json", "info")
+    log.get().info("receipt_stored")
+
+
+def test_level(lines, monkeypatch):
+    """What is below the level is not written, also by a logger that was used before."""
+    logger = log.get()
+    logger.info("first")
+    monkeypatch.setattr(sys, "stderr", log._lines.stream)
+    log.configure("json", "warning")
+    logger.info("second")
+    logger.warning("third")
+    assert [line["event"] for line in lines()] == ["first", "third"]
