@@ -14,9 +14,11 @@ import selectors
 import ssl
 import time
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any
 
 from gunicorn import sock as gunicorn_sock
 from gunicorn.http import RequestParser, errors, wsgi
@@ -67,6 +69,23 @@ _REFUSALS = (
 )
 
 
+class _Threads:
+    """So many threads, which do in turn what they are given. They end with the process."""
+
+    def __init__(self, count: int, name: str) -> None:
+        self._given: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
+        for number in range(count):
+            Thread(target=self._run, name=f"{name}-{number}", daemon=True).start()
+
+    def do(self, work: Callable[..., None], *arguments: Any) -> None:
+        self._given.put((work, *arguments))
+
+    def _run(self) -> None:
+        while True:
+            work, *arguments = self._given.get()
+            work(*arguments)
+
+
 class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
     """One process: a loop, `threads` threads for requests, and some for questions about health."""
 
@@ -76,9 +95,10 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         """Runs the worker until it is told to stop."""
         self._poller = selectors.DefaultSelector()
         self._connections: dict[Connection, None] = {}  # the oldest first
-        self._done: deque[Connection] = deque()
-        self._threads = ThreadPoolExecutor(self.cfg.threads, thread_name_prefix="request")
-        self._health_threads = ThreadPoolExecutor(_HEALTH_THREADS, thread_name_prefix="health")
+        self._answered: deque[Connection] = deque()  # what the threads are done with
+        self._done: deque[Connection] = deque()  # of these what is for the loop to go on with
+        self._threads = _Threads(self.cfg.threads, "request")
+        self._health_threads = _Threads(_HEALTH_THREADS, "health")
         self._pending = 0  # requests that are worked on or wait for a thread
         self._held = 0
         self._turned_away = 0
@@ -107,22 +127,28 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         for listener in self.sockets:
             listener.close()
         stop = time.monotonic() + self.cfg.graceful_timeout
-        for connection in self._connections:
-            if connection.state is State.REQUEST:
-                connection.deadline = min(connection.deadline, time.monotonic() + _STOP_LINGER_S)
+        linger = time.monotonic() + _STOP_LINGER_S
         while self._connections and time.monotonic() < stop:
+            for connection in self._connections:
+                if connection.state is State.REQUEST:
+                    connection.deadline = min(connection.deadline, linger)
             self._turn(0.1)
         for connection in list(self._connections):
             self._close(connection)
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        self._health_threads.shutdown(wait=False, cancel_futures=True)
 
     def _turn(self, timeout: float = 1.0) -> None:
         self.notify()
         wait = timeout
         if self._courteous_until is not None:
             wait = max(0.0, min(timeout, self._courteous_until - time.monotonic()))
-        for key, _ in self._poller.select(wait):
+        ready = self._poller.select(wait)
+        while self._answered:
+            connection = self._answered.popleft()
+            self._pending -= not connection.health
+            held = len(connection.incoming)
+            self._held += held - connection.held
+            connection.held = held
+        for key, _ in ready:
             if isinstance(key.data, Connection):
                 if not key.data.closed:
                     self._guarded(key.data)
@@ -132,7 +158,6 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
                 self._drain_pipe()
         while self._done:
             connection = self._done.popleft()
-            self._pending -= not connection.health
             connection.state = State.SENDING
             connection.deadline = time.monotonic() + self.settings.server.read_timeout
             self._guarded(connection)
@@ -311,7 +336,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         connection.last = piece.last
         self._pending += not connection.health
         threads = self._health_threads if connection.health else self._threads
-        threads.submit(self._serve, connection, piece, time.monotonic())
+        threads.do(self._serve, connection, piece, time.monotonic())
 
     def _take(self, connection: Connection) -> Piece | None:
         piece = connection.incoming.take()
@@ -371,9 +396,27 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             if not connection.out:
                 connection.out += _FAILED
         finally:
-            self._done.append(connection)
-            with suppress(BlockingIOError):  # the pipe is full of wake-ups
-                os.write(self.PIPE[1], b".")
+            self._answered.append(connection)
+            if not self._goes_on(connection):
+                self._done.append(connection)
+                with suppress(BlockingIOError):  # the pipe is full of wake-ups
+                    os.write(self.PIPE[1], b".")
+
+    def _goes_on(self, connection: Connection) -> bool:
+        """Whether a connection waits for its next request already, as nearly all do: nobody wakes the loop for it.
+
+        Until its state says so the loop leaves it alone; what arrives meanwhile the poller reports again.
+        """
+        if connection.out or connection.last or not self.alive or len(connection.incoming) or connection.has_more():
+            return False
+        connection.served += 1
+        connection.deadline = time.monotonic() + self.cfg.keepalive
+        try:
+            self._watch(connection, selectors.EVENT_READ)
+        except (OSError, ValueError, KeyError):  # the worker has ended, and closed it
+            return False
+        connection.state = State.REQUEST
+        return True
 
     def _answer(self, connection: Connection, piece: Piece, arrived: float) -> None:
         parser = RequestParser(self.cfg, _slices(piece.data), connection.peer)
