@@ -38,8 +38,8 @@ class Accepting:
     def __init__(self, settings: Any) -> None:
         self.settings = settings
 
-    def accept(self, _document: Any, request: Any, _origin: Any) -> Outcome:
-        return Outcome(Result.STORED, contract.identify(request))
+    def accept(self, _document: Any, _request: Any, _origin: Any, identifiers: Any) -> Outcome:
+        return Outcome(Result.STORED, identifiers)
 
 
 def environ(body: bytes) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def _stages(application: Any, count: int) -> dict[str, float]:
         raw = fresh()
         document = timed("parse", partial(contract.parse, raw, "utf-8"))
         request = contract.request_element(document.root)
-        timed("identifiers, twice", lambda request=request: (contract.identify(request), contract.identify(request)))
+        timed("identifiers", partial(contract.identify, request))
         receipt = timed("validate, read and hash", partial(contract.read, request))
         timed("record: SQLAlchemy, driver, BEGIN and COMMIT", partial(record, receipt, raw))
         timed("the same again (a resend)", partial(record, receipt, raw))

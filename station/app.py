@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import cache
 from hashlib import sha256
 from io import BytesIO
 from typing import Any, NamedTuple
@@ -143,7 +144,7 @@ class Station:
         """Raises `UntrustedError` unless the sender may send; notes who it is for the log and the journal."""
 
         def header(name: str) -> str:
-            return str(environ.get(f"HTTP_{name.upper().replace('-', '_')}", ""))
+            return str(environ.get(_variable(name), ""))
 
         get_certificate = getattr(connection, "getpeercert", None)  # a plain socket has none
         sender = trust.admit(
@@ -168,6 +169,12 @@ class Station:
         if query.startswith("xsd=") and query[4:] in _SCHEMAS:
             return _with_addresses(query[4:], base)
         return None
+
+
+@cache
+def _variable(header: str) -> str:
+    """The WSGI environment's name for a header."""
+    return f"HTTP_{header.upper().replace('-', '_')}"
 
 
 def _with_addresses(name: str, base: str) -> bytes:

@@ -13,6 +13,7 @@ import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -42,6 +43,7 @@ _SUBJECT_ALT_NAME = b"\x55\x1d\x11"
 _STRINGS = {0x0C: "utf-8", 0x13: "ascii", 0x14: "latin-1", 0x16: "ascii", 0x1E: "utf-16-be"}
 
 
+@lru_cache(maxsize=256)  # the same few certificates come with every request
 def identity(der: bytes) -> Identity:
     """The identity in a certificate. Raises `UntrustedError` where it cannot be read."""
     try:
@@ -155,7 +157,7 @@ HEADERS: dict[Form, tuple[str, ...]] = {
     "f5": ("x-ssl-client-cert", "x-ssl-client-verify"),
     "rfc9440": ("client-cert", "client-cert-chain"),
 }
-ALL_HEADERS = frozenset(name for names in HEADERS.values() for name in names) | {"x-arr-clientcert", "ssl-client-i-dn"}
+ALL_HEADERS = sorted({*(name for names in HEADERS.values() for name in names), "x-arr-clientcert", "ssl-client-i-dn"})
 _VERIFIED = ("SUCCESS", "0", "ok")  # nginx and Azure, HAProxy, F5
 
 Header: TypeAlias = Callable[[str], str]

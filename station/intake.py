@@ -110,14 +110,21 @@ class Intake:
     settings: Settings
     _allowance: journal.Allowance = field(default_factory=journal.Allowance)
 
-    def accept(self, document: contract.Document, request: contract.Element, origin: Origin) -> Outcome:
+    def accept(
+        self,
+        document: contract.Document,
+        request: contract.Element,
+        origin: Origin,
+        identifiers: Identifiers | None = None,
+    ) -> Outcome:
         """Takes in one receipt request: valid and ours, it is stored once; else it is kept as refused.
 
-        `request` is the request element inside `document`. When this returns, what it says is committed. Raises
+        `request` is the request element inside `document`, `identifiers` are what `contract.identify` says of it, where
+        somebody has asked already. When this returns, what it says is committed. Raises
         `StoreError` when nothing could be committed (the sender must send again), and whatever went wrong
         unexpectedly, after the document was kept as refused if that was possible.
         """
-        arrival = _Arrival(document.raw, document.charset, contract.identify(request), origin)
+        arrival = _Arrival(document.raw, document.charset, identifiers or contract.identify(request), origin)
         try:
             receipt, flags = self._read(request)
             recorded, stored_flags = self._stored(arrival, receipt, flags)

@@ -15,7 +15,7 @@ from station.contract import NS
 from station.errors import DocumentError, MalformedDocumentError, RefusalError, StoreError
 from station.intake import Intake, Origin, Outcome, Result
 from station.journal import DECLINED
-from station.receipt import Source
+from station.receipt import Identifiers, Source
 
 from spyne import Application, Fault, Service, const, rpc  # isort: skip
 from spyne.model import AnyXml  # isort: skip
@@ -112,13 +112,13 @@ def _answer(name: str, refusal: RefusalError, id_: str, description: str = "") -
     return answer
 
 
-def _receive(ctx: Any, request: contract.Element, answer: str) -> contract.Element | None:
+def _receive(ctx: Any, request: contract.Element, identifiers: Identifiers, answer: str) -> contract.Element | None:
     """Push: one receipt request through `accept`. What it says is committed before the answer leaves."""
     environ = ctx.transport.req_env
     notes = environ[NOTES]
     intake: Intake = ctx.app.config
     try:
-        outcome = intake.accept(ctx.in_document, request, _origin(environ))
+        outcome = intake.accept(ctx.in_document, request, _origin(environ), identifiers)
     except StoreError as error:
         notes.update(result="store_error", reason=error.reason)
         raise _server_fault(
@@ -152,13 +152,13 @@ def _note(notes: dict[str, Any], outcome: Outcome) -> None:
         notes.update(fault_code=outcome.refusal.fault_code, reason=str(outcome.refusal), refused_id=outcome.refused_id)
 
 
-def _decline(ctx: Any, request: contract.Element, answer: str) -> contract.Element:
+def _decline(ctx: Any, _request: contract.Element, identifiers: Identifiers, answer: str) -> contract.Element:
     """The other operations, for example from the back office's "verify URL": their own answer, outcome KO."""
     refusal = RefusalError()
     environ, intake = ctx.transport.req_env, ctx.app.config
     notes = environ[NOTES]
     notes.update(result="declined", fault_code=refusal.fault_code)
-    identifiers = replace(contract.identify(request), operation=notes["operation"])
+    identifiers = replace(identifiers, operation=notes["operation"])
     notes["journaled"] = intake.note(
         identifiers, _origin(environ), outcome=DECLINED, fault_code=refusal.fault_code, raw=ctx.in_document.raw
     )
@@ -166,7 +166,10 @@ def _decline(ctx: Any, request: contract.Element, answer: str) -> contract.Eleme
 
 
 def _operation(
-    name: str, request: str, answer: str, work: Callable[[Any, contract.Element, str], contract.Element | None]
+    name: str,
+    request: str,
+    answer: str,
+    work: Callable[[Any, contract.Element, Identifiers, str], contract.Element | None],
 ) -> Any:
     """One operation of the port type: bare elements in and out, their names as the WSDL has them."""
 
@@ -179,7 +182,7 @@ def _operation(
             receipt_id=identifiers.receipt_id,
             notice_number=identifiers.notice_number,
         )
-        return work(ctx, element, answer)
+        return work(ctx, element, identifiers, answer)
 
     operation.__name__ = name
     return rpc(

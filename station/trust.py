@@ -6,6 +6,7 @@ headers say about addresses and certificates is believed from the configured pro
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TypeAlias
 
@@ -40,7 +41,7 @@ def admit(trust: Trust, peer: str, header: Header, shown: bytes | None = None) -
     address = read_address(peer)
     by_proxy = "unix" in trust.proxies if address is None else _within(address, trust.proxies)
     if not by_proxy:
-        forged = next((name for name in sorted(certificate.ALL_HEADERS) if header(name)), None)
+        forged = next((name for name in certificate.ALL_HEADERS if header(name)), None)
         if forged is not None:
             raise UntrustedError(f"the header {forged} came from an address that is no configured proxy")
     origin = _forwarded_for(header("x-forwarded-for"), address, trust) if by_proxy else address
@@ -77,6 +78,7 @@ def _check_certificate(trust: Trust, identity: Identity | None) -> None:
     raise UntrustedError(f"the certificate {identity} is not in trust.certificates")
 
 
+@lru_cache(maxsize=4096)
 def read_address(text: str) -> Address | None:
     """An address as a socket gives it, `None` for a Unix socket's; IPv4 in IPv6 is IPv4."""
     if not text:
