@@ -271,13 +271,8 @@ class Intake:
         return True
 
     def _commit(self, work: Callable[[store.Connection], T]) -> T:
-        """Runs `work` in a transaction of its own."""
-
-        def attempt(until: float) -> T:
-            with store.transaction(self.engine, until=until) as connection:
-                return work(connection)
-
-        return self._persist(attempt)
+        """Does `work` in a transaction."""
+        return self._persist(lambda until: store.commit(self.engine, work, until=until))
 
     def _persist(self, attempt: Callable[[float], T]) -> T:
         """Calls `attempt`, a transaction that ends at the time it is given, and again where and while the database says

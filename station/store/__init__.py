@@ -42,6 +42,7 @@ from station.store.refused import (
 )
 from station.store.schema import check_schema, migrate, revisions
 from station.store.search import Plan, plan
+from station.store.turn import commit
 
 __all__ = [
     "EXPORTED",
@@ -66,6 +67,7 @@ __all__ = [
     "changes",
     "check_schema",
     "clock",
+    "commit",
     "connect",
     "count_older",
     "discard",

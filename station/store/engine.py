@@ -145,11 +145,14 @@ def transaction(engine: Engine, *, readonly: bool = False, until: float | None =
     failed at `until` (of `time.monotonic()`), whatever the server does or does not; without it, each statement must
     be answered in a time that ends after the server's own limit.
     """
-    with (
-        _reaching(engine) as reached,
-        _writing(engine, readonly, until),
-        _connected(engine, readonly, until) as connection,
-    ):
+    with writing(engine, readonly, until), begun(engine, readonly=readonly, until=until) as connection:
+        yield connection
+
+
+@contextmanager
+def begun(engine: Engine, *, readonly: bool = False, until: float | None = None) -> Iterator[Connection]:
+    """`transaction`, for whoever has this process's turn to write."""
+    with _reaching(engine) as reached, _connected(engine, readonly, until) as connection:
         reached()
         with connection.begin():
             yield connection
@@ -214,8 +217,8 @@ def _reaching(engine: Engine) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def _writing(engine: Engine, readonly: bool, until: float | None) -> Iterator[None]:
-    """This process's turn to write to SQLite."""
+def writing(engine: Engine, readonly: bool, until: float | None) -> Iterator[None]:
+    """This process's turn to write to SQLite. Raises `StoreError` where it does not come in time."""
     if engine.dialect.name != "sqlite" or readonly:
         yield
         return
