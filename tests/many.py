@@ -3,11 +3,11 @@
 The receipts arrive one a minute and are dealt out by fixed rules, so that a test can say how many of each there are.
 """
 
+import functools
 import hashlib
-import itertools
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -109,67 +109,80 @@ def routes(i: int) -> Iterator[dict[str, Any]]:
         }
 
 
-def rows(count: int) -> Iterator[tuple[str, Iterator[dict[str, Any]]]]:
-    """Each table's rows, parents first."""
-    keys = [key(i) for i in range(count)]
-    yield "receipt", (receipt(i) for i in range(count))
-    yield "transfer", (keys[i] | one for i in range(count) for one in transfers(i))
-    yield "receipt_flag", (keys[i] | one for i in range(count) for one in flags(i))
-    yield "receipt_route", (keys[i] | one for i in range(count) for one in routes(i))
+@functools.cache
+def receipts() -> list[dict[str, Any]]:
+    """All of them, with what filters ask for in other tables: `flags`, `stations` and `stamp`."""
+    found = []
+    for i in range(COUNT):
+        one = receipt(i)
+        one["flags"] = {row["flag"] for row in flags(i)}
+        one["stations"] = {one["id_station"], *(row["id_station"] for row in routes(i))}
+        one["stamp"] = any(row["digital_stamp"] for row in transfers(i))
+        found.append(one)
+    return found
 
 
-def fill(url: str, count: int = COUNT) -> None:
-    """Puts `count` receipts into a migrated, empty database, past the station's own code."""
+def rows() -> Iterator[tuple[str, list[str], Iterator[dict[str, Any]]]]:
+    """Each table, its columns and its rows, parents first."""
+    keys = [{"id_pa": one["id_pa"], "receipt_id": one["receipt_id"]} for one in receipts()]
+    yield "receipt", list(receipt(0)), iter(receipts())
+    for table, of_one in (("transfer", transfers), ("receipt_flag", flags), ("receipt_route", routes)):
+        yield table, [*keys[0], *next(of_one(0))], (keys[i] | row for i in range(COUNT) for row in of_one(i))
+
+
+def fill(url: str) -> None:
+    """Puts them into a migrated, empty database, past the station's own code.
+
+    To build each index at once is faster than to keep them all up to date.
+    """
     from station import store
 
     parsed = store.parse_url(url)
     if parsed.get_backend_name() == "sqlite":
-        _fill_sqlite(parsed.database or "", count)
+        _fill_sqlite(parsed.database or "")
     else:
-        _fill_postgres(parsed.set(drivername="postgresql").render_as_string(hide_password=False), count)
+        _fill_postgres(parsed.set(drivername="postgresql").render_as_string(hide_password=False))
 
 
-def _fill_sqlite(file: str, count: int) -> None:
-    def plain(value: Any) -> Any:
-        match value:
-            case datetime():
-                return f"{value:%Y-%m-%d %H:%M:%S.%f}"
-            case Decimal():
-                return int(value * 100)
-            case list():
-                return json.dumps(value)
-        return value
-
+def _fill_sqlite(file: str) -> None:
+    plain: dict[type, Callable[[Any], Any]] = {
+        datetime: lambda value: value.replace(tzinfo=None).isoformat(" ", "microseconds"),
+        Decimal: lambda value: int(value * 100),
+        list: json.dumps,
+    }
     connection = sqlite3.connect(file)
     connection.execute("PRAGMA synchronous=OFF")
     indexes = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql > ''").fetchall()
-    for name, _ in indexes:  # to build each at once is faster than to keep them all up to date
+    for name, _ in indexes:
         connection.execute(f"DROP INDEX {name}")
-    for table, all_rows in rows(count):
-        first = next(all_rows, None)
-        if first is None:
-            continue
-        names = list(first)
+    for table, names, all_rows in rows():
         insert = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
-        connection.execute(insert, [plain(first[name]) for name in names])
-        connection.executemany(insert, ([plain(row[name]) for name in names] for row in all_rows))
+        values = ([row[name] for name in names] for row in all_rows)
+        connection.executemany(
+            insert, ([plain[type(v)](v) if type(v) in plain else v for v in some] for some in values)
+        )
     for _, create in indexes:
         connection.execute(create)
     connection.commit()
     connection.close()
 
 
-def _fill_postgres(dsn: str, count: int) -> None:
+def _fill_postgres(dsn: str) -> None:
     import psycopg
     from psycopg.types.json import Json
 
     with psycopg.connect(dsn) as connection:
-        for table, all_rows in rows(count):
-            first = next(all_rows, None)
-            if first is None:
-                continue
-            names = list(first)
+        indexes = connection.execute(
+            "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' AND tablename = ANY(%s)"
+            " AND NOT EXISTS (SELECT FROM pg_constraint WHERE conname = indexname)",
+            [["receipt", "transfer", "receipt_flag", "receipt_route"]],
+        ).fetchall()
+        for name, _ in indexes:
+            connection.execute(f"DROP INDEX {name}")
+        for table, names, all_rows in rows():
             with connection.cursor().copy(f"COPY {table} ({', '.join(names)}) FROM STDIN") as copy:
-                for row in itertools.chain([first], all_rows):
-                    copy.write_row([Json(value) if isinstance(value, list) else value for value in row.values()])
-            connection.execute(f"ANALYZE {table}")
+                for row in all_rows:
+                    copy.write_row([Json(row[name]) if type(row[name]) is list else row[name] for name in names])
+        for _, create in indexes:
+            connection.execute(create)
+        connection.execute("ANALYZE")

@@ -1,19 +1,14 @@
-"""`station receipts export` and `stamps`: whole files in flat memory, in every format, that nothing can abuse."""
+"""`station receipts export` and `stamps`: whole files in every format, that nothing can abuse. (Many: test_many.)"""
 
 import base64
 import csv
 import hashlib
 import io
 import json
-import os
-import pty
-import signal
 import subprocess
-import time
-from datetime import timedelta
 from decimal import Decimal
 
-import many
+import forked
 import pytest
 from build import ABSENT, OTHER_EC, a_request, a_stamp_transfer, an_envelope
 from process import STATION, environment
@@ -26,22 +21,12 @@ from station.store import tables
 
 
 def run(url, *arguments, cwd, **env):
-    return subprocess.run(
-        [STATION, "receipts", *arguments], env=environment(url, **env), cwd=cwd, capture_output=True, timeout=120
-    )
-
-
-def peak(url, *arguments, cwd):
-    """Runs a command and returns the most memory it had, in MB."""
-    process = subprocess.Popen(
-        [STATION, "receipts", *arguments], env=environment(url), cwd=cwd, stderr=subprocess.PIPE, text=True
-    )
-    told = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    process.stderr.close()
-    assert process.returncode == 0, told
-    return usage.ru_maxrss / 1024
+    """One command as a process; where the environment must be there when Python starts, started as an operator does."""
+    if env:
+        return subprocess.run(
+            [STATION, "receipts", *arguments], env=environment(url, **env), cwd=cwd, capture_output=True, timeout=120
+        )
+    return forked.run(["receipts", *arguments], environment(url), cwd, text=False)
 
 
 @pytest.fixture
@@ -49,84 +34,6 @@ def door(database_url):
     engine = store.connect(database_url)
     yield Door(engine)
     engine.dispose()
-
-
-# --- many receipts ----------------------------------------------------------------------------------------------------
-
-
-def test_hundred_thousand(many_url, tmp_path):
-    """A hundred thousand receipts come out once each, oldest first, in the memory that ten thousand take."""
-    kind = "jsonl" if many_url.startswith("sqlite") else "csv"
-    tenth = (many.START + timedelta(minutes=10_000)).isoformat()
-    few = peak(many_url, "export", f"few.{kind}", "--received-to", tenth, cwd=tmp_path)
-    most = peak(many_url, "export", f"all.{kind}", cwd=tmp_path)
-    assert most < few + 30
-    for name, count in (("few", 10_000), ("all", many.COUNT)):
-        with (tmp_path / f"{name}.{kind}").open(newline="") as file:
-            lines = csv.DictReader(file) if kind == "csv" else map(json.loads, file)
-            assert [int(line["iuv"]) for line in lines] == list(range(count))
-
-
-def test_filtered(many_url, tmp_path):
-    """An export takes the filters of a list; each batch goes on where the last one ended, in order of payment too."""
-    day = ["--paid-from", "2025-07-03", "--paid-to", "2025-07-05", "--ec", many.OTHER_EC]
-    done = run(many_url, "export", "--format", "jsonl", "-", *day, cwd=tmp_path)
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    paid = [one["payment_date_time"] for one in found]
-    assert paid == sorted(paid)
-    expected = {
-        one["receipt_id"]
-        for one in map(many.receipt, range(12_000))
-        if one["id_pa"] == many.OTHER_EC
-        and "2025-07-02T22:00" <= one["payment_date_time"].isoformat() < "2025-07-05T22:00"
-    }
-    assert {one["receipt_id"] for one in found} == expected
-    assert len(found) == len(expected) > export.BATCH
-    assert f"{len(found)} receipts" in done.stderr.decode()
-
-
-def test_interrupted(many_url, tmp_path):
-    """An export that is stopped leaves no half file: what was there stays, and nothing else is left."""
-    target = tmp_path / "all.csv"
-    target.write_bytes(b"the last one")
-    process = subprocess.Popen(
-        [STATION, "receipts", "export", "--overwrite", target], env=environment(many_url), stderr=subprocess.PIPE
-    )
-    deadline = time.monotonic() + 60
-    while not any(file.stat().st_size for file in tmp_path.glob(".all.csv.*.part")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert target.read_bytes() == b"the last one"
-    assert list(tmp_path.iterdir()) == [target]
-
-
-def test_progress(many_url, tmp_path):
-    """On a terminal a bar shows how far it is; elsewhere there is none."""
-    ours, theirs = pty.openpty()
-    options = ["--received-to", "2025-07-02", "--overwrite", "some.csv"]
-    process = subprocess.Popen(
-        [STATION, "receipts", "export", *options], env=environment(many_url, TERM="xterm"), cwd=tmp_path, stderr=theirs
-    )
-    os.close(theirs)
-    shown = b""
-    while chunk := _read(ours):
-        shown += chunk
-    assert process.wait(60) == 0
-    assert b"100%" in shown
-    assert b"2,760 receipts" in shown
-    quiet = run(many_url, "export", *options, cwd=tmp_path)
-    assert quiet.stderr == b"2760 receipts written to some.csv\n"
-
-
-def _read(terminal):
-    try:
-        return os.read(terminal, 65536)
-    except OSError:  # Linux says so when the other side is closed
-        return b""
 
 
 # --- formats ----------------------------------------------------------------------------------------------------------

@@ -9,13 +9,11 @@ import subprocess
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from io import BytesIO
 from wsgiref.util import setup_testing_defaults
 
-import forked
 import pytest
 from build import ABSENT, BROKER, EC, OTHER_EC, STATION, a_request, a_subject, a_verify_request, an_envelope
 from gpd_simulator import GpdSimulator
@@ -46,25 +44,6 @@ def engine(database_url: str) -> Iterator[store.Engine]:
     engine = store.connect(database_url, pool_size=16)
     yield engine
     engine.dispose()
-
-
-@dataclass
-class Ran:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def run_station(database_url, tmp_path):
-    """Runs one command as a process, without the time for imports."""
-
-    def run(*arguments, **env):
-        process = forked.station(list(arguments), environment(database_url, **env), tmp_path)
-        out, err = process.communicate()
-        return Ran(process.returncode, out, err)
-
-    return run
 
 
 @pytest.fixture

@@ -1,11 +1,11 @@
 """`station check --production`: what is missing before going live."""
 
-import subprocess
 from datetime import UTC, datetime, timedelta
 
+import forked
 import pytest
 import trustme
-from process import STATION, environment
+from process import environment
 
 from station import config, production, store
 
@@ -150,10 +150,7 @@ def test_clock(settings, engine, monkeypatch):
 def test_command(tmp_path, sqlite_url, text, code):
     """The command tells what to do for each, and exits 1 where anything is missing."""
     (tmp_path / "station.toml").write_text(text)
-    ended = subprocess.run(
-        [STATION, "check", "--production"], cwd=tmp_path, env=environment(sqlite_url), capture_output=True, text=True,
-        timeout=60, check=False,
-    )  # fmt: skip
+    ended = forked.run(["check", "--production"], environment(sqlite_url), tmp_path)
     assert ended.returncode == code
     assert "LACKS  not_" in ended.stdout
     assert ("LACKS  no_mutual_tls" in ended.stdout) is (not text)
@@ -163,9 +160,7 @@ def test_command(tmp_path, sqlite_url, text, code):
 def test_command_ready(tmp_path, engine, database_url):
     """Where nothing is missing the command exits 0."""
     (tmp_path / "station.toml").write_text(READY)
-    ended = subprocess.run(
-        [STATION, "check", "--production"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
-        env=environment(database_url, STATION_SERVER_HEALTH_LISTEN="127.0.0.1:8081"),
-    )  # fmt: skip
+    env = environment(database_url, STATION_SERVER_HEALTH_LISTEN="127.0.0.1:8081")
+    ended = forked.run(["check", "--production"], env, tmp_path)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert ended.stdout.endswith("ok\n")

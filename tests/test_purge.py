@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
+import forked
 import pytest
 from build import a_request, a_transfer, an_envelope
 from process import STATION, environment
@@ -200,13 +201,13 @@ def test_two_at_once_beside_the_push(door):
     assert sum(row["resends"] for row in door.rows(tables.receipt)) == 20
 
 
-def test_killed(door, database_url, tmp_path):
+def test_killed(door, database_url, run_station, tmp_path):
     """Killed in the middle and run again, it has purged everything, and the database is whole."""
     for _ in range(60):
         door.take(an_envelope(a_request()))
     age(door, tables.receipt, received_at=OLD)
-    command = [STATION, "purge", "--personal-months", "24", "--batch", "1"]
-    process = subprocess.Popen(command, env=environment(database_url), cwd=tmp_path)
+    command = ["purge", "--personal-months", "24", "--batch", "1"]
+    process = subprocess.Popen([STATION, *command], env=environment(database_url), cwd=tmp_path)
     while not any(row["anonymised_at"] for row in door.rows(tables.receipt)):
         assert process.poll() is None
     process.send_signal(signal.SIGKILL)
@@ -216,7 +217,7 @@ def test_killed(door, database_url, tmp_path):
         (True, False),
         (False, True),
     }
-    subprocess.run(command, env=environment(database_url), cwd=tmp_path, check=True, capture_output=True)
+    assert run_station(*command).returncode == 0
     assert {row["debtor_name"] for row in door.rows(tables.receipt)} == {"***"}
     assert {row["remittance_information"] for row in door.rows(tables.transfer)} == {"***"}
 
@@ -247,9 +248,7 @@ def test_nothing_configured(sqlite_url, tmp_path):
     door = Door(store.connect(sqlite_url))
     door.take(an_envelope(a_request()))
     age(door, tables.receipt, received_at=OLD)
-    done = subprocess.run(
-        [STATION, "purge"], env=environment(sqlite_url), cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    done = forked.run(["purge"], environment(sqlite_url), tmp_path)
     assert (done.returncode, "raw_months" in done.stderr) == (2, True)
     assert door.rows(tables.receipt)[0]["raw"]
     door.engine.dispose()

@@ -1,12 +1,12 @@
 """`station refused`: what was refused is found, understood and decided about; personal data is masked."""
 
 import json
-import subprocess
 from datetime import UTC, datetime, timedelta
 
+import forked
 import pytest
 from build import EC, OTHER_EC, PAF_NS, a_bare_request, a_gpd_document, a_request, a_stamp_transfer, an_envelope
-from process import STATION, environment
+from process import environment
 from refusals import OURS, TOML, Door
 
 from station import contract, masking, store
@@ -107,11 +107,8 @@ def test_show_exact_bytes_and_json(door, run_station, tmp_path, database_url):
     """`--xml` gives the bytes as they came, `--json` one object with the masked document."""
     raw = an_envelope(a_request(), "utf-16")
     refused_id = door.refuse(raw)
-    done = subprocess.run(
-        [STATION, "refused", "show", refused_id, "--xml"],
-        env=environment(database_url), cwd=tmp_path, capture_output=True, check=True,
-    )  # fmt: skip
-    assert done.stdout == raw
+    done = forked.run(["refused", "show", refused_id, "--xml"], environment(database_url), tmp_path, text=False)
+    assert (done.returncode, done.stdout) == (0, raw)
     found = json.loads(run_station("refused", "show", refused_id, "--json").stdout)
     assert (found["refused_id"], found["fault_code"], found["today"]) == (
         refused_id, "PAA_ID_DOMINIO_ERRATO", "a replay would store it",
@@ -157,10 +154,7 @@ def test_discard_without_a_reason(reason, sqlite_url, tmp_path):
     """Without a reason nothing is discarded."""
     door = Door(store.connect(sqlite_url))
     refused_id = door.refuse(an_envelope(a_request()))
-    done = subprocess.run(
-        [STATION, "refused", "discard", refused_id, *reason],
-        env=environment(sqlite_url), cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = forked.run(["refused", "discard", refused_id, *reason], environment(sqlite_url), tmp_path)
     assert (done.returncode, "--reason" in done.stderr) == (2, True)
     assert door.refused(refused_id)["state"] == "open"
     door.engine.dispose()

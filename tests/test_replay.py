@@ -141,7 +141,7 @@ def test_beginning(door, run_station):
         assert store.refused_ids(connection, "", limit=20) == ids
 
 
-def test_killed_in_the_middle(database_url, door, tmp_path):
+def test_killed_in_the_middle(database_url, door, run_station, tmp_path):
     """A replay of many that is killed and run again has taken in each one exactly once."""
     requests = [a_request() for _ in range(150)]
     ids = [door.refuse(an_envelope(request)) for request in requests]
@@ -158,10 +158,9 @@ def test_killed_in_the_middle(database_url, door, tmp_path):
     process.wait(10)
     process.stdout.close()
     assert 20 <= len(door.rows(tables.receipt)) < 150
-    done = subprocess.run(
-        [STATION, "replay", "--refused"], env=environment(database_url), cwd=tmp_path, capture_output=True, check=True
-    )
-    assert b"refused 0, failed 0" in done.stdout
+    done = run_station("replay", "--refused")
+    assert done.returncode == 0, done.stderr
+    assert "refused 0, failed 0" in done.stdout
     assert sorted(row["receipt_id"] for row in door.rows(tables.receipt)) == sorted(
         request["receiptId"] for request in requests
     )
@@ -409,8 +408,8 @@ def test_files(door, run_station, tmp_path):
     (tmp_path / "gpd.xml").write_bytes(a_gpd_document(requests[3]))
     (tmp_path / "gpd1.xml").write_bytes(a_gpd_document(requests[4]))
     (tmp_path / "stdin").write_bytes(a_gpd_document(requests[2]))
-    with (tmp_path / "stdin").open("rb") as stdin:
-        done = run_station("replay", "--file", "in", "-", "gpd.xml", "gpd1.xml", "missing.xml", stdin=stdin)
+    files = ("in", "-", "gpd.xml", "gpd1.xml", "missing.xml")
+    done = run_station("replay", "--file", *files, stdin=tmp_path / "stdin")
     assert done.returncode == 1, done.stderr
     shown = [line.split("  ") for line in done.stdout.splitlines()]
     assert [(line[0].strip(), line[-5:][-1] if "failed" in line[0] else None) for line in shown[:-1]] == [

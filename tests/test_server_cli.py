@@ -1,13 +1,13 @@
 """`station serve`, `migrate` and `check`, as an operator runs them."""
 
 import signal
-import subprocess
 import time
 
+import forked
 import httpx
 import pytest
 from build import a_request, an_envelope
-from process import STATION, environment, free_port
+from process import environment, free_port
 
 REGISTRY = """
 [[broker]]
@@ -25,15 +25,7 @@ def station(tmp_path):
 
     def run(*arguments, config="", url=None, **env):
         (tmp_path / "station.toml").write_text(config)
-        return subprocess.run(
-            [STATION, *arguments],
-            cwd=tmp_path,
-            env=environment(url or f"sqlite:///{tmp_path / 'new.sqlite3'}", **env),
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return forked.run(arguments, environment(url or f"sqlite:///{tmp_path / 'new.sqlite3'}", **env), tmp_path)
 
     return run
 

@@ -2,14 +2,14 @@
 
 import json
 import re
-import subprocess
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 
+import forked
 import pytest
 from build import EC, OTHER_EC, a_request, an_envelope
-from process import STATION, environment
+from process import environment
 from refusals import Door
 from sqlalchemy import update
 
@@ -82,9 +82,7 @@ def some(door):
 
 def station(url, tmp_path, *arguments):
     (tmp_path / "station.toml").write_text(TOML)
-    return subprocess.run(
-        [STATION, "stats", *arguments], env=environment(url), cwd=tmp_path, capture_output=True, text=True, timeout=60
-    )
+    return forked.run(["stats", *arguments], environment(url), tmp_path)
 
 
 def counted(door, **over):
