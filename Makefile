@@ -17,7 +17,7 @@ run: $(VENV)/run ## set up and serve the station on SQLite at 127.0.0.1:8080
 	$(BIN)/station serve
 
 test: $(VENV)/dev ## set up and pass all tests, on SQLite and on a real PostgreSQL
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow"
 
 # SCENARIO chooses by name (pytest -k), SEED the payments, moments and victims; REPORT gets a line of figures for each.
 SCENARIO ?=

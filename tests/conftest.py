@@ -101,6 +101,8 @@ def run_station(database_url: str, tmp_path: Path) -> Callable[..., subprocess.C
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """Starts servers: `serve(database_url, config="...toml...", options=[...], **env)`."""
+    """Starts servers: `serve(database_url, config="...toml...", options=[...], **env)`, forked unless `fork=False`."""
     with ExitStack() as stack:
-        yield lambda database_url, **over: stack.enter_context(running_server(tmp_path, database_url, **over))
+        yield lambda database_url, **over: stack.enter_context(
+            running_server(tmp_path, database_url, **({"fork": True} | over))
+        )

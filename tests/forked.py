@@ -1,4 +1,4 @@
-"""The command as a process of its own that needs no time to import: forked from one that has imported everything.
+"""`station` as a process of its own that needs no time to import: forked from one that has imported everything.
 
 `python -X importtime` finds half a second of imports in each `station`; a suite that runs it hundreds of times would
 do little else. The fork server imports once and knows nothing of the tests.
@@ -6,6 +6,7 @@ do little else. The fork server imports once and knows nothing of the tests.
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,9 @@ _context.set_forkserver_preload(
     [
         *("station.cli.server", "station.cli.receipts", "station.cli.reconcile", "pytest"),
         *("station.cli.journal", "station.cli.purge", "station.cli.refused", "station.cli.replay", "station.cli.stats"),
+        # What a worker takes longest to import. Not station.app: prometheus_client wants to know from the environment,
+        # when it is imported, where the workers share their metrics.
+        *("station.soap", "station.server", "gunicorn.workers.base"),
         *("sqlalchemy.dialects.sqlite", "sqlalchemy.dialects.postgresql.psycopg", "psycopg"),
     ]
 )
@@ -31,8 +35,9 @@ def _become(arguments: list[str], env: dict[str, str], folder: str, out: str, er
     file = os.open(given, os.O_RDONLY)
     os.dup2(file, 0)
     os.close(file)
+    os.setsid()
     for path, number in ((out, 1), (err, 2)):
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, number)
         os.close(file)
     sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115
@@ -57,24 +62,37 @@ class Forked:
 
     @property
     def pid(self) -> int:
-        return self.process.pid
+        return int(self.process.pid)
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.returncode is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
 
     def wait(self, timeout: float) -> int:
         self.process.join(timeout)
-        if self.process.exitcode is None:
-            self.process.kill()
+        if self.returncode is None:
             raise subprocess.TimeoutExpired("station", timeout)
-        return self.process.exitcode
+        return self.returncode
 
     def communicate(self, timeout: float = 60) -> tuple[str, str]:
-        self.wait(timeout)
+        try:
+            self.wait(timeout)
+        finally:
+            if self.returncode is None:
+                self.process.kill()
         return self.out.read_text(), self.err.read_text()
 
 
 def station(arguments: list[str], env: dict[str, str], folder: Path) -> Forked:
     """Starts `station` with these arguments; its output lies in `folder`."""
-    number = len(list(folder.glob("station-*.out")))
-    return _start(arguments, env, folder, folder / f"station-{number}", Path(os.devnull))
+    output = folder / f"station-{len(list(folder.glob('station-*.out')))}"
+    return start(arguments, env, folder, output.with_suffix(".out"), output.with_suffix(".err"))
 
 
 def run(
@@ -82,15 +100,18 @@ def run(
 ) -> subprocess.CompletedProcess[Any]:
     """Runs `station` in `folder` to its end, as `subprocess.run` does: its output is kept elsewhere."""
     with TemporaryDirectory() as outputs:
-        process = _start(arguments, env, folder, Path(outputs) / "station", stdin or Path(os.devnull))
-        status = process.wait(120)
+        process = start(arguments, env, folder, Path(outputs, "out"), Path(outputs, "err"), stdin)
+        process.communicate(120)
         out, err = (file.read_text() if text else file.read_bytes() for file in (process.out, process.err))
-    return subprocess.CompletedProcess(arguments, status, out, err)
+    return subprocess.CompletedProcess(arguments, process.returncode or 0, out, err)
 
 
-def _start(arguments: Sequence[str], env: dict[str, str], folder: Path, output: Path, stdin: Path) -> Forked:
-    out, err = output.with_suffix(".out"), output.with_suffix(".err")
+def start(
+    arguments: Sequence[str], env: dict[str, str], folder: Path, out: Path, err: Path, stdin: Path | None = None
+) -> Forked:
+    """Starts `station` in a session of its own; its output is added to the files `out` and `err`."""
     out.touch()
-    process = _context.Process(target=_become, args=(list(arguments), env, str(folder), str(out), str(err), str(stdin)))
+    files = (str(out), str(err), str(stdin or os.devnull))
+    process = _context.Process(target=_become, args=(list(map(str, arguments)), env, str(folder), *files))
     process.start()
     return Forked(process, out, err)

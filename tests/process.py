@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import forked
 import pytest
 
+Process = subprocess.Popen[bytes] | forked.Forked
 STATION = Path(sys.executable).parent / "station"
 
 
@@ -39,9 +41,9 @@ class Server:
 
     url: str
     port: int
-    process: subprocess.Popen[bytes]
+    process: Process
     log_file: Path
-    _restart: Callable[[], subprocess.Popen[bytes]] = field(repr=False)
+    _restart: Callable[[], Process] = field(repr=False)
 
     @property
     def log(self) -> str:
@@ -63,21 +65,31 @@ class Server:
 
 @contextmanager
 def running_server(
-    folder: Path, database_url: str, *, config: str = "", options: tuple[str, ...] = (), **env: str
+    folder: Path,
+    database_url: str,
+    *,
+    config: str = "",
+    options: tuple[str, ...] = (),
+    fork: bool = False,
+    **env: str,
 ) -> Iterator[Server]:
-    """`station serve` as an operator would start it, its files in `folder`."""
+    """`station serve` as an operator would start it, its files in `folder`; with `fork`, see `forked`."""
     port = free_port()
     file = folder / f"station-{port}.toml"
     file.write_text(config)
     log_file = folder / f"station-{port}.log"
-    command = [STATION, "--config", file, "serve", "--bind", f"127.0.0.1:{port}", *options]
+    arguments = ["--config", str(file), "serve", "--bind", f"127.0.0.1:{port}", *options]
 
-    def launch() -> subprocess.Popen[bytes]:
-        with log_file.open("ab") as log:
-            process = subprocess.Popen(
-                command, env=environment(database_url, **env), cwd=folder, stderr=log, stdout=log,
-                start_new_session=True,
-            )  # fmt: skip
+    def launch() -> Process:
+        process: Process
+        environ = environment(database_url, **env)
+        if fork:
+            process = forked.start(arguments, environ, folder, log_file, log_file)
+        else:
+            with log_file.open("ab") as log:
+                process = subprocess.Popen(
+                    [STATION, *arguments], env=environ, cwd=folder, stderr=log, stdout=log, start_new_session=True
+                )
         _wait(port, process, log_file)
         return process
 
@@ -93,7 +105,7 @@ def running_server(
                 server.kill()
 
 
-def _wait(port: int, process: subprocess.Popen[bytes], log_file: Path) -> None:
+def _wait(port: int, process: Process, log_file: Path) -> None:
     """Until a worker answers: the master listens before any worker does."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:

@@ -105,7 +105,7 @@ def test_gunicorn_options(serve, sqlite_url):
 
 def test_signals(serve, sqlite_url):
     """SIGHUP starts new workers, SIGTERM ends the server cleanly."""
-    server = serve(sqlite_url)
+    server = serve(sqlite_url, fork=False)
     server.process.send_signal(signal.SIGHUP)
     raw = an_envelope(a_request())
     for _ in range(5):

@@ -115,7 +115,7 @@ def station(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         url = f"sqlite:///{folder / 'station.sqlite3'}"
     else:
         url = request.getfixturevalue("postgres_migrated")
-    with running_server(folder, url, config=REGISTRY) as server, httpx.Client(timeout=20) as client:
+    with running_server(folder, url, config=REGISTRY, fork=True) as server, httpx.Client(timeout=20) as client:
         yield Running(server, client, url)
 
 

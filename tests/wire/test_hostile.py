@@ -32,7 +32,7 @@ def attacked(tmp_path_factory, sqlite_migrated):
     folder = tmp_path_factory.mktemp("attacked")
     shutil.copy(sqlite_migrated, folder / "station.sqlite3")
     url = f"sqlite:///{folder / 'station.sqlite3'}"
-    with running_server(folder, url, config=SMALL, options=("--worker-connections", "200")) as server:
+    with running_server(folder, url, config=SMALL, options=("--worker-connections", "200"), fork=True) as server:
         server.database = folder / "station.sqlite3"
         yield server
 

@@ -86,6 +86,7 @@ def direct(tmp_path_factory, sqlite_migrated, certificates):
         folder,
         f"sqlite:///{folder / 'station.sqlite3'}",
         config=certificates.config,
+        fork=True,
         STATION_SERVER_HEALTH_LISTEN=health,
     ) as server:
         server.health = health
@@ -344,7 +345,7 @@ def proxied(request, tmp_path_factory, sqlite_migrated, certificates):
     folder = tmp_path_factory.mktemp(request.param)
     shutil.copy(sqlite_migrated, folder / "station.sqlite3")
     url = f"sqlite:///{folder / 'station.sqlite3'}"
-    with running_server(folder, url, config=proxied_config(request.param)) as server:
+    with running_server(folder, url, config=proxied_config(request.param), fork=True) as server:
         if request.param == "nginx" and shutil.which("nginx"):
             port, process = start_nginx(folder, certificates, server.port)
             server.proxy = port
