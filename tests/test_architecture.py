@@ -1,6 +1,7 @@
 """The house's rules that an import can break."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,7 @@ ORDER = [
 ]  # fmt: skip
 
 
+@cache
 def imports(module: str) -> set[str]:
     tree = ast.parse(MODULES[module].read_text())
     found = set()
