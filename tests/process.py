@@ -73,7 +73,10 @@ def running_server(
     fork: bool = False,
     **env: str,
 ) -> Iterator[Server]:
-    """`station serve` as an operator would start it, its files in `folder`; with `fork`, see `forked`."""
+    """`station serve` as an operator would start it, its files in `folder`.
+
+    `fork` spares it the time for imports (see `forked`): not for a test whose hooks change a module before it is used.
+    """
     port = free_port()
     file = folder / f"station-{port}.toml"
     file.write_text(config)

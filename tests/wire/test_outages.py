@@ -129,7 +129,7 @@ def test_sqlite_locked(sqlite_url, connect):
 def test_sqlite_full(sqlite_url, connect, tmp_path):
     """A disk that is full: 503 for receipts and for refusals; room again: OK."""
     (tmp_path / "full.py").write_text(FULL)
-    station = connect(sqlite_url, options=("--config", str(tmp_path / "full.py")))
+    station = connect(sqlite_url, options=("--config", str(tmp_path / "full.py")), fork=False)
     acknowledged = push_until_503(station, lambda: a_request())
     kept = push_until_503(station, lambda: a_request(debtor=ABSENT))
     (tmp_path / "space").touch()
@@ -162,7 +162,7 @@ def test_sqlite_gone(sqlite_url, connect):
 def test_killed_between_commit_and_answer(database_url, connect, tmp_path):
     """A worker killed after the commit and before the answer: the resend is OK and there is one row."""
     (tmp_path / "kill.py").write_text(KILL_BEFORE_ANSWER)
-    station = connect(database_url, options=("--config", str(tmp_path / "kill.py")))
+    station = connect(database_url, options=("--config", str(tmp_path / "kill.py")), fork=False)
     request = a_request()
     (tmp_path / "die").touch()
     with pytest.raises(httpx.TransportError):
