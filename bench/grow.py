@@ -35,8 +35,8 @@ WITH made AS (
 INSERT INTO receipt (id_pa, receipt_id, id_broker_pa, id_station, notice_number, fiscal_code, notice_ordinal, iuv,
   outcome, amount, fee, description, company_name, office_name, debtor_type, debtor_id, debtor_name, payer_type,
   payer_id, payer_name, id_psp, psp_fiscal_code, psp_company_name, id_channel, channel_description, payment_method,
-  payment_date_time, application_date, transfer_date, metadata, stand_in, version, source, received_at, resends,
-  content_hash, charset, raw)
+  payment_date_time, application_date, transfer_date, metadata, stand_in, digital_stamp, version, source, received_at,
+  resends, content_hash, charset, raw)
 SELECT id_pa, receipt_id, '{BROKER}',
   CASE WHEN a < 3 THEN '{BROKER}_02' ELSE '{STATION}' END, '3' || iuv,
   CASE WHEN b < 13 THEN '69999999999' ELSE id_pa END, 0, iuv, 'OK',
@@ -47,8 +47,9 @@ SELECT id_pa, receipt_id, '{BROKER}',
   CASE WHEN a %% 2 = 0 THEN 'Tizia Sempronia' END, 'ABI' || (10000 + least(b %% 64, d %% 64)), '99999999990',
   'Banca Immaginaria S.p.A.', '99999999990_01', 'app', 'creditCard', received_at - make_interval(secs => a * 60),
   (received_at - make_interval(secs => a * 60))::date, received_at::date + 1,
-  '[["TARI-TEFA-2", "TEFA"]]', b = 7 AND c < 128, 2, CASE WHEN b = 9 THEN 'reconcile' ELSE 'push' END, received_at, 0,
-  sha256(receipt_id::bytea), 'utf-8', convert_to(repeat('<documento/>', {RAW} / 12), 'UTF8')
+  '[["TARI-TEFA-2", "TEFA"]]', b = 7 AND c < 128,
+  c < 40 AND get_byte(sha256(receipt_id::bytea), 1) <= 2, 2, CASE WHEN b = 9 THEN 'reconcile' ELSE 'push' END,
+  received_at, 0, sha256(receipt_id::bytea), 'utf-8', convert_to(repeat('<documento/>', {RAW} / 12), 'UTF8')
 FROM dealt
 """
 _TRANSFERS = """

@@ -76,7 +76,7 @@ def plain(wanted: Filter) -> Iterator[Condition]:
         yield Condition(flags.flag == wanted.flag, in_order="received_at", table=tables.receipt_flag)
     if wanted.digital_stamp:
         # As the index has it, word by word: a condition with parameters would not be known for the same.
-        yield Condition(text("digital_stamp"), table=tables.transfer)  # type: ignore[arg-type]
+        yield Condition(text("receipt.digital_stamp"), in_order="received_at")  # type: ignore[arg-type]
     if wanted.amount_from is not None and wanted.amount_from == wanted.amount_to:
         yield Condition(receipt.amount == wanted.amount_from)
     else:

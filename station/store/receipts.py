@@ -237,6 +237,7 @@ def columns(receipt: Receipt) -> dict[str, Any]:
         "transfer_date": receipt.transfer_date,
         "metadata": receipt.metadata or None,
         "stand_in": receipt.stand_in,
+        "digital_stamp": any(transfer.digital_stamp for transfer in receipt.transfers),
         "version": receipt.version,
         "content_hash": receipt.content_hash,
     }

@@ -28,6 +28,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    false,
     text,
 )
 from sqlalchemy.types import TypeEngine
@@ -126,6 +127,7 @@ receipt = Table(
     Column("transfer_date", Date),
     Column("metadata", JSON(none_as_null=True)),  # [[key, value], ...]: keys may occur twice, their order counts
     Column("stand_in", Boolean),
+    Column("digital_stamp", Boolean, nullable=False, server_default=false()),  # one of its transfers is one
     Column("version", SmallInteger, nullable=False),
     Column("source", String(10), nullable=False),
     Column("received_at", UtcDateTime, nullable=False),
@@ -157,7 +159,8 @@ receipt = Table(
     # About 20 us each. Payments come nearly in order; equal amounts share an entry where the time is not in the index.
     Index("ix_receipt_payment_date_time", "payment_date_time"),
     Index("ix_receipt_amount", "amount"),
-    # Nothing to pay for what comes by push.
+    # Nothing to pay for most of what comes by push: few receipts have digital stamps.
+    Index("ix_receipt_digital_stamp", "received_at", sqlite_where=_IS_STAMP, postgresql_where=_IS_STAMP),
     Index("ix_receipt_source", "source", "received_at", sqlite_where=_NOT_PUSHED, postgresql_where=_NOT_PUSHED),
 )
 
@@ -178,8 +181,6 @@ transfer = Table(
     Column("metadata", JSON(none_as_null=True)),
     PrimaryKeyConstraint("id_pa", "receipt_id", "position"),
     ForeignKeyConstraint(["id_pa", "receipt_id"], ["receipt.id_pa", "receipt.receipt_id"], ondelete="CASCADE"),
-    # Few transfers are digital stamps, and only they are in it.
-    Index("ix_transfer_digital_stamp", "id_pa", "receipt_id", sqlite_where=_IS_STAMP, postgresql_where=_IS_STAMP),
 )
 
 receipt_flag = Table(
