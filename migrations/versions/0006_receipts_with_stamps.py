@@ -19,7 +19,8 @@ def upgrade() -> None:
         "UPDATE receipt SET digital_stamp = true WHERE EXISTS (SELECT 1 FROM transfer WHERE transfer.digital_stamp "
         "AND transfer.id_pa = receipt.id_pa AND transfer.receipt_id = receipt.receipt_id)"
     )
-    op.create_index("ix_receipt_digital_stamp", "receipt", ["received_at"], sqlite_where=WHERE, postgresql_where=WHERE)
+    place = ["received_at", "id_pa", "receipt_id"]
+    op.create_index("ix_receipt_digital_stamp", "receipt", place, sqlite_where=WHERE, postgresql_where=WHERE)
     op.drop_index("ix_transfer_digital_stamp", table_name="transfer")
 
 

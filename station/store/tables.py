@@ -160,7 +160,14 @@ receipt = Table(
     Index("ix_receipt_payment_date_time", "payment_date_time"),
     Index("ix_receipt_amount", "amount"),
     # Nothing to pay for most of what comes by push: few receipts have digital stamps.
-    Index("ix_receipt_digital_stamp", "received_at", sqlite_where=_IS_STAMP, postgresql_where=_IS_STAMP),
+    Index(
+        "ix_receipt_digital_stamp",
+        "received_at",
+        "id_pa",
+        "receipt_id",
+        sqlite_where=_IS_STAMP,
+        postgresql_where=_IS_STAMP,
+    ),
     Index("ix_receipt_source", "source", "received_at", sqlite_where=_NOT_PUSHED, postgresql_where=_NOT_PUSHED),
 )
 
