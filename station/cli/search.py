@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, TypeVar
@@ -117,4 +118,8 @@ def as_filter(wanted: dict[str, Any]) -> store.Filter:
 
 def local(moment: datetime | None) -> str:
     """A time as people in Italy read it."""
-    return f"{moment.astimezone(ROME):%Y-%m-%d %H:%M:%S}" if moment else ""
+    if moment is None:
+        return ""
+    with suppress(OverflowError):  # the last hours of the year 9999: in Italy it is a year that no datetime has
+        moment = moment.astimezone(ROME)
+    return f"{moment:%Y-%m-%d %H:%M:%S}"

@@ -73,7 +73,9 @@ def connect(url: str, *, pool_size: int = 8, prepare: bool = True) -> Engine:
                 "tcp_user_timeout": STATEMENT_TIMEOUT_MS,
                 "keepalives_idle": 30,
                 "options": f"-c lock_timeout={LOCK_TIMEOUT_MS} -c statement_timeout={STATEMENT_TIMEOUT_MS} "
-                f"-c idle_in_transaction_session_timeout={2 * STATEMENT_TIMEOUT_MS}",
+                f"-c idle_in_transaction_session_timeout={2 * STATEMENT_TIMEOUT_MS} "
+                # Times come in the session's zone, where the first and the last day that Python knows may be beyond.
+                "-c timezone=UTC",
             }
             | ({} if prepare else {"prepare_threshold": None}),
             **options,

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Connection, Integer, case, cast, func, literal_column, select
+from sqlalchemy import BigInteger, Connection, Integer, case, cast, func, literal_column, select
 
 from station.store import tables
 from station.store.conditions import distinct
@@ -76,10 +76,11 @@ def delays(connection: Connection, start: datetime, end: datetime, id_pa: str | 
         exact = func.extract("epoch", receipt.received_at - receipt.payment_date_time)
     else:
         exact = (func.julianday(receipt.received_at) - func.julianday(receipt.payment_date_time)) * 86400
-    seconds = cast(func.round(exact), Integer)
+    seconds = cast(func.round(exact), BigInteger)  # a payment may be dated two thousand years ago
     whole = (
         select(receipt.id_pa, receipt.source, seconds.label("seconds"))
-        .where(*_within(receipt, start, end, id_pa), receipt.payment_date_time.is_not(None))
+        # None without a payment time, and on SQLite for the last microseconds of the year 9999.
+        .where(*_within(receipt, start, end, id_pa), exact.is_not(None))
         .subquery()
     )
     delay = whole.c.seconds
