@@ -77,6 +77,8 @@ class _Gunicorn(WSGIApplication, _Application):  # type: ignore[misc]  # gunicor
         trust.check_binding(settings.trust, [host for host in _hosts(self.cfg.address, health) if host is not None])
         if self.cfg.proxy_protocol not in (False, "off"):
             raise ConfigError("--proxy-protocol is not served: what a proxy says comes in headers, see [trust]")
+        if self.cfg.header_map == "dangerous":
+            raise ConfigError("--header-map dangerous is not served: Client_Cert would stand for a proxy's Client-Cert")
         if self.cfg.is_ssl:
             tls.create_context(*_files(self.cfg))
         engine = store.connect(settings.database.url.get_secret_value())
@@ -144,6 +146,7 @@ def _defaults(settings: Settings) -> dict[str, Any]:
         "timeout": 60,
         "graceful_timeout": _GRACE_S,
         "limit_request_field_size": 32 * 1024,  # Envoy's header holds a certificate and its chain, escaped
+        "umask": 0o007,  # of a Unix socket: who can write to it is a believed proxy, where "unix" is one
         # What proxies say is read by `trust`; gunicorn believes nobody.
         "forwarded_allow_ips": "",
         "forwarder_headers": "",

@@ -208,6 +208,8 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             try:
                 health = is_health_door(self.settings, client.getsockname())
                 context = gunicorn_sock.ssl_context(self.cfg) if self.cfg.is_ssl and not health else None
+                # What a client calls its end of a Unix socket is its own choice, and no address.
+                peer = peer if isinstance(peer, tuple) else ""
                 connection = Connection(client, peer, Incoming(self.settings.server.max_body), context)
             except OSError:  # it is gone already
                 client.close()

@@ -9,7 +9,7 @@ import ssl
 import struct
 import subprocess
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, chdir
 
 import httpx
 import pytest
@@ -487,6 +487,42 @@ def test_proxy_protocol_is_refused(tmp_path, sqlite_url):
     """gunicorn's PROXY protocol would let a client choose its address: the station does not start with it."""
     ended = run(tmp_path, sqlite_url, "serve", "--bind", "127.0.0.1:0", "--proxy-protocol", "auto")
     assert (ended.returncode, "--proxy-protocol" in ended.stderr) == (2, True)
+
+
+def test_ambiguous_headers_are_refused(tmp_path, sqlite_url):
+    """gunicorn can be told to take Client_Cert for Client-Cert, and proxies pass it on: the station does not start."""
+    ended = run(tmp_path, sqlite_url, "serve", "--bind", "127.0.0.1:0", "--header-map", "dangerous")
+    assert (ended.returncode, "--header-map" in ended.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("worker", "names"),
+    [
+        ("station.worker.Worker", ("10.0.0.5", "127.0.0.1", "nothing", b"\x0010.0.0.5", b"\0\xff")),
+        ("gthread", ("10.0.0.5", "127.0.0.1", "nothing", b"\x0010.0.0.5")),
+    ],
+)
+def test_unix_socket(tmp_path, sqlite_url, serve, worker, names):
+    """A client's end of a Unix socket can be called like a proxy's address: it is no address, and no error of ours."""
+    config = """[trust]
+nodo = "production"
+proxies = ["10.0.0.5"]
+proxy_certificate = "rfc9440"
+"""
+    path = tmp_path / "station.sock"
+    options = ("--bind", f"unix:{path}", "--worker-class", worker)
+    server = serve(sqlite_url, config=config, options=options)
+    assert path.stat().st_mode & 0o007 == 0  # not everybody on this machine is the proxy
+    raw = an_envelope(a_request())
+    head = HEAD + b"Connection: close\r\nClient-Cert: :AAAA:\r\nContent-Length: %d\r\n\r\n" % len(raw)
+    for name in names:
+        with socket.socket(socket.AF_UNIX) as client, chdir(tmp_path):
+            client.bind(name)
+            client.connect(str(path))
+            client.sendall(head + raw)
+            assert statuses(read_all(client)) == [403], name
+    assert server.log.count("the header client-cert came from an address that is no configured proxy") == len(names)
+    assert "unexpected_error" not in server.log
 
 
 def test_tls_that_does_not_fit(tmp_path, sqlite_url):
