@@ -36,6 +36,9 @@ _log = log.get(__name__)
 # kept alive, and a worker that takes all of a burst works alone from then on, on one core.
 _COURTESY_S = 0.0003
 _MOST_COURTESY_S = 0.005
+# And no more than so much of each second: whoever opens connections without end would keep the others waiting for
+# seconds to be accepted.
+_COURTESY_A_SECOND_S = 0.2
 # Whether the process lives is not to wait for what a slow database says of itself.
 _HEALTH_THREADS = 3
 _FAREWELL_S = 2.0
@@ -104,6 +107,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         self._turned_away = 0
         self._checked = 0.0
         self._courteous_until: float | None = None  # while other workers may take what waits to be accepted
+        self._courtesy_left = _COURTESY_A_SECOND_S
         super().init_process()
 
     def load_wsgi(self) -> None:
@@ -168,6 +172,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             self._accept()
         if now - self._checked >= min(1.0, timeout):
             self._checked = now
+            self._courtesy_left = _COURTESY_A_SECOND_S
             self._expire(now)
 
     def _drain_pipe(self) -> None:
@@ -184,10 +189,11 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
                 self._poller.unregister(listener)
 
     def _somebody_knocks(self) -> None:
-        if not self._connections:
+        if not self._connections or self._courtesy_left <= 0:
             self._accept()
         elif self._courteous_until is None:
             wait = min(_MOST_COURTESY_S, len(self._connections) * _COURTESY_S)
+            self._courtesy_left -= wait
             self._courteous_until = time.monotonic() + wait
             self._listen(False)
 

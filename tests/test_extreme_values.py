@@ -47,7 +47,7 @@ def test_every_command_reads_them(stored, tmp_path, zone):
     if stored.startswith("postgresql"):
         with psycopg.connect(stored, autocommit=True) as owner:
             database = owner.info.dbname
-            owner.execute(f'ALTER DATABASE "{database}" SET timezone = \'{zone}\'')
+            owner.execute(f"ALTER DATABASE \"{database}\" SET timezone = '{zone}'")
     try:
         printed = {
             arguments: run(stored, tmp_path, *arguments)
