@@ -12,6 +12,9 @@ from station.errors import ConfigError
 
 _log = log.get(__name__)
 
+# OpenSSL remembers every session of TLS 1.2 for two hours, 11 KB for each and 20,480 of them, and Python cannot tell it
+# not to. So each context serves so many connections, and goes with the last of them.
+_CONNECTIONS_OF_A_CONTEXT = 500
 # TLS 1.2 stays on: pagoPA's forwarder speaks nothing newer. Of its ciphers those with forward secrecy and AEAD; those
 # of TLS 1.3 are all of that kind.
 _CIPHERS_1_2 = "ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -53,7 +56,7 @@ def _reason(error: Exception) -> str:
 
 
 class Renewing:
-    """A context that is made anew when one of its files was replaced.
+    """A context that is made anew when one of its files was replaced, and when it has served for long enough.
 
     Connections that stand keep theirs. Where the new files do not fit (a certificate was written and its key not yet),
     the context before stays in use and the files are tried again.
@@ -64,20 +67,22 @@ class Renewing:
         self._lock = threading.Lock()
         self._seen = self._state()
         self._context = create_context(*self._files)
+        self._served = 0
         self._complained: object = None
 
     @property
     def context(self) -> ssl.SSLContext:
         """The context for a new connection."""
         seen = self._state()
-        if seen == self._seen:
-            return self._context
         with self._lock:
-            if seen != self._seen:
+            self._served += 1
+            if seen != self._seen or self._served > _CONNECTIONS_OF_A_CONTEXT:
                 try:
                     self._context = create_context(*self._files)
+                    if seen != self._seen:
+                        _log.info("tls_certificates_renewed")
                     self._seen = seen
-                    _log.info("tls_certificates_renewed")
+                    self._served = 1
                 except ConfigError as error:
                     if self._complained != seen:
                         _log.error("tls_certificates_not_renewed", reason=str(error))

@@ -1,16 +1,22 @@
 """Who may send: certificates in every form, addresses, and what the configuration must say."""
 
 import base64
+import contextlib
+import ssl
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from urllib.parse import quote
 
 import pytest
 import trustme
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from station import certificate, config, trust
+from station import certificate, config, tls, trust
 from station.certificate import HEADERS, Identity
 from station.errors import ConfigError, UntrustedError
 
@@ -69,6 +75,46 @@ def test_same_as_another_reader(names, common_name):
     )
     der = base64.b64decode(b"".join(leaf.split(b"-----")[2].split()))
     assert certificate.identity(der).names == tuple(dict.fromkeys(name.lower() for name in wanted))
+
+
+def a_certificate(common_name, dns_name=None):
+    """The DER of a self-signed certificate with a name that no CA should sign."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder(
+        name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(1)
+    )
+    if dns_name:
+        builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(dns_name)]), critical=False)
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"common_name": f"{NODO}\0.evil.example"},
+        {"common_name": f"evil.example\0{NODO}"},
+        {"common_name": "evil", "dns_name": f"{NODO}\0.evil.example"},
+        {"common_name": f"{NODO}\n"},
+        {"common_name": f"{NODO}."},
+        {"common_name": f" {NODO}"},
+        {"common_name": f"{NODO}/CN=evil"},
+        {"common_name": f"evil,CN={NODO}"},
+        {"common_name": "*.platform.pagopa.it", "dns_name": "*.platform.pagopa.it"},
+        {"common_name": "*"},
+        {"common_name": "evil", "dns_name": f"sha256:{FINGERPRINT}"},
+        {"common_name": NODO.replace("a", "а")},  # Cyrillic
+        {"common_name": NODO.replace("f", "ｆ")},  # full width
+        {"common_name": NODO + "\u200b"},
+    ],
+    ids=lambda names: ascii(names),
+)
+def test_names_that_are_only_alike(names):
+    """A name with a NUL, in other letters, with a wildcard or like a fingerprint is nothing that is let in."""
+    policy = a_trust(nodo="both", certificates=[f"sha256:{FINGERPRINT}"])
+    with pytest.raises(UntrustedError, match="not in trust"):
+        admit(policy, "198.51.100.7", a_certificate(**names))
 
 
 @given(st.binary(max_size=300))
@@ -205,6 +251,38 @@ def test_patterns_do_not_go_back():
             headers = dict.fromkeys(HEADERS[form], value) | {"ssl-client-verify": "SUCCESS"}
             with pytest.raises(UntrustedError):
                 admit(policy, PROXY, **headers)
+
+
+# --- TLS --------------------------------------------------------------------------------------------------------------
+
+
+def shake_hands(server, client):
+    """A connection of TLS 1.2 in memory, ended as it should be."""
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = (client.wrap_bio(back, there, server_hostname=NODO), server.wrap_bio(there, back, server_side=True))
+    for step in ("do_handshake", "unwrap"):
+        for _ in range(5):
+            for end in ends:
+                with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLSyscallError):
+                    getattr(end, step)()
+    return ends[1]
+
+
+def test_sessions_are_forgotten(tmp_path, monkeypatch):
+    """OpenSSL keeps each session of TLS 1.2 in memory: only so many, whatever the number of connections."""
+    monkeypatch.setattr(tls, "_CONNECTIONS_OF_A_CONTEXT", 10)
+    LEAF.private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
+    AUTHORITY.cert_pem.write_to_path(tmp_path / "ca.pem")
+    client = ssl.create_default_context(cafile=tmp_path / "ca.pem")
+    client.maximum_version = ssl.TLSVersion.TLSv1_2
+    client.load_cert_chain(tmp_path / "server.pem")
+    renewing = tls.Renewing(tmp_path / "server.pem", None, tmp_path / "ca.pem")
+    kept = []
+    for _ in range(35):
+        context = renewing.context
+        assert shake_hands(context, client).getpeercert(True) == DER
+        kept.append(context.session_stats()["number"])
+    assert kept == [*range(1, 11)] * 3 + [*range(1, 6)]
 
 
 # --- who is let in ----------------------------------------------------------------------------------------------------
