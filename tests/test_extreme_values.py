@@ -17,6 +17,7 @@ EXTREMES = {
     "seconds without end": {"paymentDateTime": "2026-01-01T00:00:00." + "9" * 1000},
     "the greatest amounts": {"fee": "999999999.99", "primaryCiIncurredFee": "999999999.99"},
     "zeros without end": {"fee": "0" * 5000 + "1.00"},
+    "zeros before a small number": {"transfers.0.idTransfer": "+" + "0" * 5000 + "1"},
     "letters of four bytes": {"description": "\U0010ffff" * 140, "debtor__fullName": "\U00010348" * 70},
     "what only looks like NUL": {"description": "\\x00 \\u0000 &#x0;", "metadata": {"\\u0000": "\\ud800"}},
     "longest id that is kept": {"receiptId": "é" * 512},

@@ -84,6 +84,14 @@ ATTACKS = {
         .decode().replace('encoding="UTF-8"', 'encoding="UTF-16"').encode("utf-16"), {400}),
     "XXE in UTF-7": (
         b'<?xml version="1.0" encoding="UTF-7"?>+ADwAIQ-DOCTYPE a SYSTEM +ACI-{url}+ACIAPgA8-a/+AD4-', {400, 500}),
+    "XXE in UTF-32": (
+        with_dtd(b'<!DOCTYPE a [<!ENTITY x SYSTEM "file://{file}">]>', b"&x;")
+        .decode().replace('encoding="UTF-8"', 'encoding="UTF-32"').encode("utf-32"), {400}),
+    "XXE in EBCDIC": (
+        with_dtd(b'<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]>', b"&x;")
+        .decode().replace('encoding="UTF-8"', 'encoding="IBM037"').encode("cp037"), {400}),
+    "XXE in an encoding of escapes": (
+        b'<?xml version="1.0" encoding="JAVA"?>\\u003c!DOCTYPE a SYSTEM "{url}"><a/>', {400, 500}),
     "XInclude": (
         put(b'<xi:include xmlns:xi="http://www.w3.org/2001/XInclude" href="file://{file}" parse="text"/>'), {200}),
     "XOP include": (put(b'<xop:Include xmlns:xop="http://www.w3.org/2004/08/xop/include" href="{url}"/>'), {200}),
@@ -104,8 +112,8 @@ ATTACKS = {
     "80,000 attributes of a known element": (
         PLAIN.replace(b"<receipt>", b"<receipt " + b"".join(b"a%d='' " % n for n in range(80_000)) + b">"), {400}),
     "64 attributes on thousands of elements": (put(MANY_ATTRIBUTES * 1_500, b"</metadata>"), {400}),
-    "50,000 namespaces": (
-        put(b"<a " + b"".join(b"xmlns:n%d='u%d' " % (n, n) for n in range(40_000)) + b"/>"), {200, 400}),
+    "40,000 namespaces": (put(b"<a " + b"".join(b"xmlns:n%d='u%d' " % (n, n) for n in range(40_000)) + b"/>"), {400}),
+    "a namespace for each of 19,000 elements": (put(b"".join(b"<a xmlns='u%d'/>" % n for n in range(19_000))), {400}),
     "colliding names": (
         put(b"<a " + b"".join(b"n%d:a='' xmlns:n%d='u' " % (n, n) for n in range(3_000)) + b"/>"), {400}),
     "a name of 900,000 letters": (put(b"<" + b"a" * 900_000 + b"/>"), {400}),
@@ -113,6 +121,13 @@ ATTACKS = {
     "a text of a megabyte": (put(b"x" * 1_000_000, b"</description>"), {200}),
     "an amount of a million digits": (PLAIN.replace(b"<fee>", b"<fee>" + b"1" * 1_000_000), {200}),
     "a date of a million digits": (PLAIN.replace(b"<applicationDate>", b"<applicationDate>" + b"9" * 1_000_000), {200}),
+    "an amount of thousands of zeros": (re.sub(rb"<fee>.*?</fee>", b"<fee>" + b"0" * 900_000 + b"1.00</fee>", PLAIN),
+                                        {200}),
+    "a number of thousands of zeros": (PLAIN.replace(b"<idTransfer>", b"<idTransfer>" + b"0" * 400_000), {200}),
+    "a number beyond its type": (PLAIN.replace(b"<idTransfer>", b"<idTransfer>" + b"9" * 20), {200}),
+    "not a number": (re.sub(rb"<fee>.*?</fee>", b"<fee>NaN</fee>", PLAIN), {200}),
+    "infinite and negative": (re.sub(rb"<fee>.*?</fee>", b"<fee>-INF</fee>", PLAIN), {200}),
+    "a year before our era": (re.sub(rb"<applicationDate>.*?<", b"<applicationDate>-9999-01-01<", PLAIN), {200}),
     "100,000 transfers": (put(b"<transfer/>" * 15_000, b"</transferList>"), {200}),
     "150,000 comments": (put(b"<!---->" * 140_000), {400}),
     "200,000 instructions": (put(b"<?a?>" * 190_000), {400}),
@@ -130,6 +145,10 @@ ATTACKS = {
     "overlong UTF-8": (put(b"\xc0\xaf\xc0\xae", b"</description>"), {400}),
     "UTF-8 declared as UTF-16": (PLAIN.replace(b'encoding="UTF-8"', b'encoding="UTF-16"'), {200, 400}),
     "XML 1.1": (PLAIN.replace(b'version="1.0"', b'version="1.1"'), {200, 400}),
+    "lone surrogate in UTF-16": (
+        PLAIN.decode().replace('encoding="UTF-8"', 'encoding="UTF-16"').replace("<description>", "<description>\ud800")
+        .encode("utf-16", "surrogatepass"), {400}),
+    "noncharacter": (put("\uffff".encode(), b"</description>"), {400}),
     "declaration in the midst": (put(b'<?xml version="1.0"?>'), {400}),
     "binary XML": (b"\xe0\x00\x00\x01\x00" * 100, {400}),
     "JSON": (b'{"Envelope": {"Body": {}}}', {400}),
