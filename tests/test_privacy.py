@@ -8,6 +8,7 @@ import http.client
 import json
 import socket
 
+import click
 import forked
 import pytest
 from build import a_request, an_envelope
@@ -15,6 +16,7 @@ from gpd_simulator import GpdSimulator
 from process import environment, free_port
 
 from station import store
+from station.cli import cli
 from station.store import tables
 
 MARK = "zzmark"
@@ -68,12 +70,13 @@ def without_mark(text, where):
 class Station:
     def __init__(self, server, url, folder, health):
         self.server, self.url, self.folder, self.health = server, url, folder, health
+        self.ran = []
 
-    def post(self, body, path="/paForNode", **headers):
+    def post(self, body, path="/paForNode", method="POST", **headers):
         """Status and text of the answer, in which nothing may be found."""
         connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=20)
         names = {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.request("POST", path, body, {"Content-Type": "text/xml"} | names)
+        connection.request(method, path, body, {"Content-Type": "text/xml"} | names)
         answer = connection.getresponse()
         text = f"{answer.getheaders()}{answer.read().decode()}"
         connection.close()
@@ -92,6 +95,7 @@ class Station:
     def run(self, *arguments, config="", shows=False, codes=(0, 1)):
         """Runs a command; only with `shows` may it print personal data, and then not in its log."""
         (self.folder / "station.toml").write_text(config)
+        self.ran.append(arguments)
         command = ["--config", str(self.folder / "station.toml"), *arguments]
         process = forked.station(command, environment(self.url), self.folder)
         out, err = process.communicate(timeout=120)
@@ -161,9 +165,12 @@ def test_nowhere(station):
     station.raw(b"POST /paForNode HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + raw)
     station.raw(raw)
     station.raw(f"GET /{MARK} {MARK}\r\n{MARK}: {MARK}\r\n\r\n".encode())
-    for path in ("/metrics", "/ready"):
+    for method in ("GET", "PUT", "DELETE", "OPTIONS", "HEAD", "TRACE"):
+        for path in ("/paForNode", "/paForNode?wsdl", "/paForNode?xsd=paForNode.xsd", f"/paForNode?wsdl={MARK}"):
+            station.post(raw if method == "PUT" else None, path=path, method=method, X_Request_Id=f"{MARK} {MARK}")
+    for path in ("/metrics", "/ready", "/live", f"/{MARK}", f"/metrics?{MARK}"):
         connection = http.client.HTTPConnection("127.0.0.1", station.health, timeout=20)
-        connection.request("GET", path)
+        connection.request("GET", path, headers={MARK: MARK})
         without_mark(connection.getresponse().read().decode(), path)
         connection.close()
     station.search_database()
@@ -182,15 +189,25 @@ def commands(station, receipt_id):
         ("receipts", "list", "--flag", "unknown_elements"),
         ("refused", "list"),
         ("stats",),
+        ("stats", "--json"),
+        ("stats", "--html", str(station.folder / "stats.html")),
         ("journal", "list"),
+        ("journal", "list", "--json"),
+        ("journal", "export", "-"),
+        ("refused", "list", "--json"),
+        ("receipts", "stamps", str(station.folder / "stamps")),
+        ("grants", "station_app"),
         ("replay", "--refused", "--dry-run"),
         ("replay", "--refused"),
         ("replay", "--stored"),
         ("replay", "--file", str(station.folder / "again.xml"), str(station.folder / "other.xml")),
         ("replay", "--file", str(station.folder / "again.xml"), "--json"),
         ("purge", "--raw-months", "1", "--dry-run"),
+        ("purge", "--raw-months", "1", "--personal-months", "1", "--refused-months", "1", "--journal-months", "24"),
     ):
         station.run(*arguments)
+    for file in (station.folder / "stats.html", station.folder / "stamps" / "manifest.csv"):
+        without_mark(file.read_text(), file.name)
     # The broken value stands in a personal field here; in others, as an amount, it is shown to whoever mends it.
     personal = [one for one in kept if "/debtor/" in one["reason"] or "IBAN" in one["reason"]]
     assert len(personal) >= 3
@@ -200,6 +217,21 @@ def commands(station, receipt_id):
     # These are asked for what they show; their logs are not.
     for arguments in (("--xml",), (), ("--json",)):
         station.run("receipts", "show", receipt_id, *arguments, shows=True)
+    assert MARK in station.run("receipts", "export", "-", shows=True).lower()
+    missed = {one for one in leaves(cli) if not any(ran[: len(one)] == one for ran in station.ran)}
+    # The server is the one that all of this is sent to; the next test reconciles; the demo makes up its own receipts.
+    assert missed == {("serve",), ("reconcile",), ("demo",)}
+
+
+def leaves(group, path=()):
+    """The words of every command there is."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
+            yield from leaves(command, (*path, name))
+        else:
+            yield *path, name
 
 
 def test_reconcile(station, tmp_path):
