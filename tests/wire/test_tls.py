@@ -328,6 +328,43 @@ def start_nginx(folder, certificates, upstream):
     return port, process
 
 
+HAPROXY = """
+defaults
+  mode http
+  timeout connect 5s
+  timeout client 30s
+  timeout server 30s
+frontend public
+  bind 127.0.0.1:{port} ssl crt {folder}/server.pem ca-file {ca} verify required
+  http-request set-header X-SSL-Client-Cert %[ssl_c_der,base64]
+  http-request set-header X-SSL-Client-Verify %[ssl_c_verify]
+  http-request set-header X-Forwarded-For %[src]
+  default_backend station
+backend station
+  server one 127.0.0.1:{upstream}
+"""
+
+
+def start_haproxy(folder, certificates, upstream):
+    """HAProxy with the lines that the documentation shows."""
+    port = free_port()
+    (folder / "server.pem").write_bytes(certificates.certificate.read_bytes() + certificates.key.read_bytes())
+    text = HAPROXY.format(port=port, folder=folder, ca=certificates.whole_ca, upstream=upstream)
+    (folder / "haproxy.cfg").write_text(text)
+    documented = (Path(__file__).parent.parent.parent / "docs" / "security.md").read_text()
+    assert all(line.partition("set-header ")[2] in documented for line in text.splitlines() if "X-SSL" in line)
+    with (folder / "haproxy.log").open("wb") as log:
+        process = subprocess.Popen(["haproxy", "-db", "-f", folder / "haproxy.cfg"], stdout=log, stderr=log)
+
+    def ready():
+        assert process.poll() is None, (folder / "haproxy.log").read_text()
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    wait_for(ready, "HAProxy listens")
+    return port, process
+
+
 def start_small_proxy(form, certificates, upstream):
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=certificates.whole_ca)
     context.load_cert_chain(certificates.certificate, certificates.key)
@@ -335,8 +372,9 @@ def start_small_proxy(form, certificates, upstream):
     return small_proxy.SmallProxy(context, upstream, getattr(small_proxy, form))
 
 
-# A proxy of every form; nginx itself for its own where it is installed.
+# A proxy of every form; nginx and HAProxy themselves for their own where they are installed.
 PROXIES = ["nginx", "haproxy", "envoy", "rfc9440"]
+REAL = {"nginx": start_nginx, "haproxy": start_haproxy}
 
 
 @pytest.fixture(scope="module", params=PROXIES)
@@ -346,8 +384,8 @@ def proxied(request, tmp_path_factory, sqlite_migrated, certificates):
     shutil.copy(sqlite_migrated, folder / "station.sqlite3")
     url = f"sqlite:///{folder / 'station.sqlite3'}"
     with running_server(folder, url, config=proxied_config(request.param), fork=True) as server:
-        if request.param == "nginx" and shutil.which("nginx"):
-            port, process = start_nginx(folder, certificates, server.port)
+        if request.param in REAL and shutil.which(request.param):
+            port, process = REAL[request.param](folder, certificates, server.port)
             server.proxy = port
             yield server
             process.terminate()
@@ -388,6 +426,34 @@ def test_nobody_through_a_proxy(proxied, certificates):
         assert through(proxied, certificates.context(None)).status_code in (400, 403)
     except httpx.TransportError:
         return
+
+
+def test_headers_spelled_otherwise(proxied, certificates):
+    """A header with an underscore, which proxies let through as it is, does not stand for theirs, nor beside it."""
+    context = certificates.context(certificates.client("shop.example"))
+    genuine = ssl.PEM_cert_to_DER_cert(certificates.client().read_text().partition("-----END")[2].partition("\n")[2])
+    for form in PROXIES:
+        forged = [line.split(": ", 1) for line in getattr(small_proxy, form)(genuine)]
+        for spell in (lambda name: name.replace("-", "_"), lambda name: name.replace("-", "_", 1)):
+            answer = through(proxied, context, **{spell(name): value for name, value in forged})
+            assert answer.status_code in (400, 403)
+    wait_for(lambda: "the certificate shop.example is not in trust.certificates" in proxied.log, "it was told apart")
+
+
+@pytest.mark.parametrize("form", PROXIES)
+def test_header_twice(serve, sqlite_url, certificates, form):
+    """Where a proxy adds its header to a client's own instead of replacing it, the client's does not count."""
+    server = serve(sqlite_url, config=proxied_config(form))
+    genuine, other = (
+        ssl.PEM_cert_to_DER_cert(certificates.client(name).read_text().partition("-----END")[2].partition("\n")[2])
+        for name in (NODO, "shop.example")
+    )
+    lines = [*getattr(small_proxy, form)(genuine), *getattr(small_proxy, form)(other)]
+    raw = an_envelope(a_request())
+    head = ["POST /paForNode HTTP/1.1", "Host: a", "Content-Type: text/xml", "Connection: close", *lines]
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        connection.sendall("\r\n".join([*head, f"Content-Length: {len(raw)}", "", ""]).encode() + raw)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 403 ")
 
 
 def test_past_the_proxy(proxied, certificates):
