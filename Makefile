@@ -61,7 +61,7 @@ lock: $(VENV)/dev ## write the lock files after a change of the dependencies (UP
 	  --generate-hashes --no-annotate $$what || exit 1; done
 
 audit: $(VENV)/audit ## look for known vulnerabilities in everything that is locked
-	for lock in requirements.lock requirements-build.lock requirements-dev.lock; do \
+	for lock in requirements*.lock; do \
 	  echo "$$lock"; $(VENV)/audit/bin/pip-audit --strict --disable-pip --require-hashes --requirement $$lock || exit 1; done
 
 sbom: $(VENV)/audit ## write the software bill of materials (CycloneDX) to dist/sbom.json

@@ -81,7 +81,8 @@ def _networks(value: Any) -> Any:
 
 
 Key = Annotated[SecretStr, AfterValidator(_sendable)]
-Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s?#]+$")]
+# Nobody's name and password in it: these URLs are shown.
+Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s?#@]+$")]
 
 
 Network = IPv4Network | IPv6Network
@@ -124,9 +125,8 @@ class Server(Section):
     """The SOAP endpoint."""
 
     listen: str = Field("127.0.0.1:8080", description="Address and port to listen on, or unix:PATH.")
-    public_url: str | None = Field(
+    public_url: Url | None = Field(
         None,
-        pattern=r"^https?://[^\s?#]+$",
         description="The endpoint's URL as the Nodo calls it; stands in the WSDL. Without it the request's own.",
     )
     path: str = Field("/paForNode", pattern=r"^/[^\s?#]*$", description="The endpoint's path on this server.")

@@ -76,7 +76,9 @@ def check(context: Context, going_live: bool) -> None:
 
 
 def _configured(settings: config.Settings) -> list[str]:
-    url = store.parse_url(settings.database.url.get_secret_value()).render_as_string(hide_password=True)
+    parsed = store.parse_url(settings.database.url.get_secret_value())
+    parsed = parsed.update_query_dict({name: "masked" for name in parsed.query if "password" in name})
+    url = parsed.render_as_string(hide_password=True)
     lines = [f"database.url = {url}", f"database.pool_size = {settings.connections}"]
     for section in ("server", "tls", "trust", "rules", "log", "journal", "retention", "gpd"):
         lines += [f"{section}.{name} = {_shown(value)}" for name, value in getattr(settings, section)]
