@@ -86,7 +86,10 @@ class _Threads:
     def _run(self) -> None:
         while True:
             work, *arguments = self._given.get()
-            work(*arguments)
+            try:
+                work(*arguments)
+            except Exception as error:  # nobody starts another thread for one that has ended
+                _log.error("unexpected_error", exc_info=error)
 
 
 class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
