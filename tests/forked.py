@@ -80,12 +80,15 @@ class Forked:
             raise subprocess.TimeoutExpired("station", timeout)
         return self.returncode
 
-    def communicate(self, timeout: float = 60) -> tuple[str, str]:
+    def finish(self, timeout: float) -> None:
         try:
             self.wait(timeout)
         finally:
             if self.returncode is None:
                 self.process.kill()
+
+    def communicate(self, timeout: float = 60) -> tuple[str, str]:
+        self.finish(timeout)
         return self.out.read_text(), self.err.read_text()
 
 
@@ -101,7 +104,7 @@ def run(
     """Runs `station` in `folder` to its end, as `subprocess.run` does: its output is kept elsewhere."""
     with TemporaryDirectory() as outputs:
         process = start(arguments, env, folder, Path(outputs, "out"), Path(outputs, "err"), stdin)
-        process.communicate(120)
+        process.finish(120)
         out, err = (file.read_text() if text else file.read_bytes() for file in (process.out, process.err))
     return subprocess.CompletedProcess(arguments, process.returncode or 0, out, err)
 

@@ -55,6 +55,7 @@ def connect(url: str, *, pool_size: int = 8, prepare: bool = True) -> Engine:
         "pool_size": pool_size,
         "max_overflow": 0,
         "pool_timeout": POOL_TIMEOUT_S,
+        "pool_use_lifo": True,  # the connection used last has what the next one needs in its caches
         "hide_parameters": True,  # parameters hold citizens' data and would stand in every error message
     }
     if parsed.get_backend_name() == "sqlite":
