@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from queue import SimpleQueue
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any
 
 from gunicorn import sock as gunicorn_sock
@@ -103,6 +103,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         self._connections: dict[Connection, None] = {}  # the oldest first
         self._answered: deque[Connection] = deque()  # what the threads are done with
         self._done: deque[Connection] = deque()  # of these what is for the loop to go on with
+        self._handing_back = Lock()  # between the threads, which give connections back, and the loop
         self._threads = _Threads(self.cfg.threads, "request")
         self._health_threads = _Threads(_HEALTH_THREADS, "health")
         self._pending = 0  # requests that are worked on or wait for a thread
@@ -165,6 +166,8 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
                 self._drain_pipe()
         while self._done:
             connection = self._done.popleft()
+            if connection.closed:
+                continue
             connection.state = State.SENDING
             connection.deadline = time.monotonic() + self.settings.server.read_timeout
             self._guarded(connection)
@@ -297,6 +300,14 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             self._receive(connection)
         elif connection.state is State.FAREWELL:
             self._see_off(connection)
+        elif connection.state is State.ANSWER:
+            self._leave_alone(connection)
+
+    def _leave_alone(self, connection: Connection) -> None:
+        """Something came before the answer: it is looked at afterwards."""
+        with self._handing_back:
+            if connection.state is State.ANSWER:
+                self._watch(connection, 0)
 
     def _sent(self, connection: Connection) -> bool:
         """Whether the answer is out."""
@@ -339,7 +350,9 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             if piece is None and not connection.has_more():
                 self._watch(connection, selectors.EVENT_READ)
                 return
-        self._watch(connection, 0)
+        # Nearly always nothing comes before the answer, and then it is watched for the next request already.
+        if connection.watched != selectors.EVENT_READ:
+            self._watch(connection, 0)
         if not connection.health and self._pending >= self.cfg.threads + self.settings.server.max_waiting:
             self._say_last(connection, self._busy())
             return
@@ -414,19 +427,15 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
                     os.write(self.PIPE[1], b".")
 
     def _goes_on(self, connection: Connection) -> bool:
-        """Whether a connection waits for its next request already, as nearly all do: nobody wakes the loop for it.
-
-        Until its state says so the loop leaves it alone; what arrives meanwhile the poller reports again.
-        """
+        """Whether a connection waits for its next request already, as nearly all do: nobody wakes the loop for it."""
         if connection.out or connection.last or not self.alive or len(connection.incoming) or connection.has_more():
             return False
-        connection.served += 1
-        connection.deadline = time.monotonic() + self.cfg.keepalive
-        try:
-            self._watch(connection, selectors.EVENT_READ)
-        except (OSError, ValueError, KeyError):  # the worker has ended, and closed it
-            return False
-        connection.state = State.REQUEST
+        with self._handing_back:
+            if connection.watched != selectors.EVENT_READ:
+                return False
+            connection.served += 1
+            connection.deadline = time.monotonic() + self.cfg.keepalive
+            connection.state = State.REQUEST
         return True
 
     def _answer(self, connection: Connection, piece: Piece, arrived: float) -> None:
