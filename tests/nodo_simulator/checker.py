@@ -43,10 +43,17 @@ def rows(database_url: str, sql: str) -> list[dict[str, Any]]:
 
 
 def check(
-    ledger: Ledger, database_url: str, *, others: Iterable[tuple[str, str]] = (), open_ok: bool = False
+    ledger: Ledger,
+    database_url: str,
+    *,
+    others: Iterable[tuple[str, str]] = (),
+    open_ok: bool = False,
+    defects_ok: bool = False,
+    journal: bool = True,
 ) -> Report:
     """Compares. `others`: keys (`id_pa`, `receipt_id`) that came by another door; `open_ok`: the Nodo was stopped while
-    copies were on their way, which may then be stored or not."""
+    copies were on their way, which may then be stored or not; `defects_ok`: what should be stored may have been kept as
+    refused before; `journal`: whether all of the journal must be there."""
     report = Report()
     cents = 100 if database_url.startswith("sqlite") else 1  # SQLite's amounts are cents
     stored = defaultdict(list)
@@ -78,9 +85,11 @@ def check(
             report.wrong(f"{key} is stored and was never sent")
         elif key in copies:
             _content(report, key, found[0], transfers.get(key, []), copies[key], cents)
-    for key in transfers.keys() - stored.keys():
-        report.wrong(f"{key} has transfers and no receipt")
-    known = {copy.entry["sha"] for copy in ledger.copies.values()}
+    for part in ("transfer", "receipt_flag", "receipt_route"):
+        found_in_part = rows(database_url, f"SELECT DISTINCT id_pa, receipt_id FROM {part}")  # noqa: S608
+        for key in {(row["id_pa"], row["receipt_id"]) for row in found_in_part} - stored.keys():
+            report.wrong(f"{key} has rows in {part} and no receipt")
+    known = {copy.entry["sha"]: copy.entry["refuse"] for copy in ledger.copies.values()}
     for raw_hash, kept in refused.items():
         if any(not one["raw"] or sha256(one["raw"]).hexdigest() != raw_hash for one in kept):
             report.wrong(f"refused {raw_hash[:16]} is kept without its bytes")
@@ -89,8 +98,13 @@ def check(
             report.wrong(f"refused {raw_hash[:16]} is kept {len(kept)} times")
         if raw_hash not in known:
             report.wrong(f"refused {raw_hash[:16]} was never sent")
+        elif not known[raw_hash] and not defects_ok:
+            report.wrong(f"refused {raw_hash[:16]} is a receipt to be stored")
     _notices(report, database_url)
     _routes(report, database_url, stored, copies)
+    _history(report, database_url, refused)
+    if journal:
+        _journal(report, database_url, stored, refused)
     return report
 
 
@@ -153,3 +167,34 @@ def _routes(report: Report, database_url: str, stored: Any, copies: dict[tuple[s
         for copy in sent:
             if "OK" in copy.outcomes and key in stored and (key, copy.entry["id_station"]) not in known:
                 report.wrong(f"{key}: nothing tells that it came by {copy.entry['id_station']}")
+
+
+def _history(report: Report, database_url: str, refused: Any) -> None:
+    """What happened to a refused request is numbered, from its first refusal on."""
+    numbers = defaultdict(list)
+    for row in rows(database_url, "SELECT raw_hash, number FROM refused_history"):
+        numbers[bytes(row["raw_hash"]).hex()].append(row["number"])
+    for raw_hash in numbers.keys() | refused.keys():
+        found = sorted(numbers.get(raw_hash, []))
+        if raw_hash not in refused or not found or found != list(range(1, len(found) + 1)):
+            report.wrong(f"the history of refused {raw_hash[:16]} is numbered {found}")
+
+
+def _journal(report: Report, database_url: str, stored: Any, refused: Any) -> None:
+    """The journal has one row for each receipt that was stored, each resend and each refusal, and no other."""
+    told: dict[str, Counter[Any]] = defaultdict(Counter)
+    sql = "SELECT id_pa, receipt_id, outcome, source, document_hash FROM journal WHERE document_hash IS NOT NULL"
+    for row in rows(database_url, sql):
+        if row["outcome"] in ("refused", "failed") and row["source"] != "replay":  # an operator's are in the history
+            told["refused"][bytes(row["document_hash"]).hex()] += 1
+        elif row["outcome"] == "stored" or row["source"] == "push":
+            told[row["outcome"]][row["id_pa"], row["receipt_id"]] += 1
+    wanted = {
+        "stored": {key: len(found) for key, found in stored.items()},
+        "duplicate": {key: sum(row["resends"] for row in found) for key, found in stored.items()},
+        "refused": {raw_hash: sum(row["times"] for row in kept) for raw_hash, kept in refused.items()},
+    }
+    for outcome, numbers in wanted.items():
+        for key in numbers.keys() | told[outcome].keys():
+            if told[outcome][key] != numbers.get(key, 0):
+                report.wrong(f"{key} is {told[outcome][key]} times {outcome} in the journal, not {numbers.get(key, 0)}")

@@ -128,7 +128,7 @@ class Payments:
         return self._last
 
     def _invalid(self, chance: random.Random, copy: Request) -> Request:
-        """A copy that must be refused: broken, for an EC that is not ours, or other than what came before."""
+        """A copy that must be refused: broken, or for an EC that is not ours."""
         match chance.choice(("missing", "amount", "foreign")):
             case "missing":
                 return copy.but(receiptId=chance.randbytes(16).hex(), debtor=ABSENT)
