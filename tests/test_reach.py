@@ -227,3 +227,18 @@ def test_committed_between_two_looks(postgres_url):
 def push(intake, request):
     document = contract.parse(an_envelope(request), None)
     return intake.accept(document, contract.request_element(document.root), Origin(Source.PUSH)).result
+
+
+def test_sqlite_can_be_written_again(sqlite_url):
+    """Connections that were made while SQLite's file was read-only are not used again: they would be so for ever."""
+    engine = store.connect(sqlite_url)
+    with ExitStack() as stack:
+        for _ in range(2):
+            connection = stack.enter_context(store.transaction(engine, readonly=True))
+            connection.execute(text("PRAGMA query_only = ON"))
+    with pytest.raises(StoreError) as error, store.transaction(engine) as connection:
+        connection.execute(text("CREATE TABLE one (n)"))
+    assert (error.value.reason, error.value.retry) == ("OperationalError SQLITE_READONLY", False)
+    with store.transaction(engine) as connection:
+        connection.execute(text("CREATE TABLE one (n)"))
+    engine.dispose()

@@ -64,6 +64,7 @@ def connect(url: str, *, pool_size: int = 8, prepare: bool = True) -> Engine:
         )
         event.listen(engine, "connect", _sqlite_pragmas)
         event.listen(engine, "begin", _sqlite_begin)
+        event.listen(engine, "handle_error", _leave_a_read_only_file)
     else:
         engine = create_engine(
             parsed,
@@ -113,6 +114,14 @@ def _leave_a_standby(context: Any) -> None:
     # What was the primary is a standby now, and takes connections as before: only a new connection finds the new one.
     if getattr(context.original_exception, "sqlstate", None) == postgres.READ_ONLY:
         context.is_disconnect = True
+
+
+def _leave_a_read_only_file(context: Any) -> None:
+    # A connection that was made while the file could not be written never writes. Nor does a new one beside it, since
+    # those of a process share what they found: all must go.
+    if str(getattr(context.original_exception, "sqlite_errorname", "")).startswith("SQLITE_READONLY"):
+        context.is_disconnect = True
+        context.engine.dispose()
 
 
 # SQLite has one writer. Threads of this process queue here, in order, instead of polling the file's lock.
@@ -254,7 +263,7 @@ def allow_long(connection: Connection, statement_timeout: str = "0") -> None:
 
 def unreachable(error: exc.SQLAlchemyError) -> bool:
     """Whether no connection stands, or it was lost: the database is away, or its way is."""
-    if not isinstance(error, exc.DBAPIError):
+    if not isinstance(error, exc.DBAPIError) or isinstance(error.orig, sqlite3.Error):
         return False
     if error.connection_invalidated:
         return True
