@@ -7,51 +7,75 @@ figures of each scenario.
 import json
 import os
 import random
+import re
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 from nodo_simulator import Ledger, NodoSimulator, Report, check
 from nodo_simulator.payments import REGISTRY
-from process import Server, migrate, running_server
+from process import Server, free_port, migrate, running_server
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from postgres import Postgres, initialised
+from victims import workers
 
 SEED = int(os.environ.get("CHAOS_SEED", "1"))
 REPORT = os.environ.get("CHAOS_REPORT")
 
+# Far more than it should take, far less than somebody who helps: the times themselves are in the report.
+_RECOVERED_S = 30.0
+_HEALTHY_S = 20.0
+_HELD = re.compile(r"^station_(requests_pending|database_connections_in_use) (\S+)$", re.MULTILINE)
+
 
 @dataclass
 class Rig:
-    """One scenario's stage."""
+    """One scenario's stage. `what`: what its test says of itself."""
 
     name: str
+    what: str
     folder: Path
     url: str
     postgres: Postgres | None
     stack: ExitStack
+    seed: int = SEED
     chance: random.Random = field(default_factory=lambda: random.Random(SEED))
     config: str = REGISTRY
     troubles: list[float] = field(default_factory=list)  # when each of them was over
     begun: float = field(default_factory=time.monotonic)
+    servers: list[tuple[Server, int]] = field(default_factory=list)  # and the port of its health door
+
+    @property
+    def workers(self) -> int:
+        """Worker processes of a server: as many as it has by default on two cores."""
+        return 2 if self.postgres else 1
 
     def serve(self, url: str | None = None, **over: Any) -> Server:
         """A server with the simulator's registry."""
-        over.setdefault("config", self.config)
-        return self.stack.enter_context(running_server(self.folder, url or self.url, **over))
+        health = free_port()
+        over = {
+            "config": self.config,
+            "STATION_SERVER_HEALTH_LISTEN": f"127.0.0.1:{health}",
+            "STATION_SERVER_WORKERS": str(self.workers),
+        } | over
+        server: Server = self.stack.enter_context(running_server(self.folder, url or self.url, **over))
+        self.servers.append((server, health))
+        return server
 
     def nodo(self, *servers: Server | str, **settings: Any) -> NodoSimulator:
         """The Nodo's load, until `done`."""
         urls = [one if isinstance(one, str) else one.url for one in servers]
-        settings = {"seed": SEED, "rate": 20} | settings
+        settings = {"seed": self.seed, "rate": 20} | settings
         return self.stack.enter_context(NodoSimulator.start(self.folder, urls, **settings))
 
     @contextmanager
@@ -72,19 +96,39 @@ class Rig:
         `within`: the seconds in which everything that was answered must have been.
         """
         ledger = nodo.finish(timeout)
+        self.healthy()
         report = check(ledger, url or self.url, **how)
-        self.record(ledger, report)
+        recoveries = self.record(ledger, report)
         assert report.problems == []
         assert ledger.results().get("OK", 0) > 0
         assert "invalid" not in ledger.results()
         assert ledger.slowest_ms() < within * 1000
+        assert len(recoveries) == len(self.troubles)
+        assert max(recoveries, default=0.0) < _RECOVERED_S
+        if not how.get("defects_ok"):
+            assert not [server for server, _ in self.servers if "unexpected_error" in server.log]
         return ledger, report
 
-    def record(self, ledger: Ledger, report: Report, **more: Any) -> None:
+    def healthy(self) -> None:
+        """Every server that runs says so by itself: ready, all its workers there, no request and no connection held."""
+        for server, port in self.servers:
+            if server.process.poll() is None:
+                deadline = time.monotonic() + _HEALTHY_S
+                while trouble := _unhealthy(server, port, self.workers):
+                    assert time.monotonic() < deadline, trouble
+                    time.sleep(0.3)
+
+    def record(self, ledger: Ledger, report: Report, *, store_lost: bool = False, **more: Any) -> list[float]:
+        """Writes the figures down; `store_lost`: the database itself was lost, with what no copy of it had yet.
+
+        Returns the seconds from the end of each trouble to the next receipt taken in.
+        """
         recoveries = [one for one in map(ledger.first_outcome_after, self.troubles) if one is not None]
         figures = {
             "scenario": self.name,
-            "seed": SEED,
+            "what": self.what,
+            "seed": self.seed,
+            "store_lost": store_lost,
             "database": "postgresql" if self.postgres else "sqlite",
             "troubles": len(self.troubles),
             "copies": len(ledger.copies),
@@ -104,6 +148,26 @@ class Rig:
         if REPORT:
             with Path(REPORT).open("a") as file:
                 file.write(json.dumps(figures) + "\n")
+        return recoveries
+
+
+def _unhealthy(server: Server, port: int, wanted: int) -> str | None:
+    """What is wrong with a server after the load, as its health door tells it."""
+
+    def ask(path: str) -> str:
+        with urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:  # an answer 503 raises
+            return str(answer.read().decode())
+
+    try:
+        ask("/ready")
+        told = dict(_HELD.findall(ask("/metrics")))
+    except (OSError, HTTPException) as error:
+        return f"not ready: {error!r}"
+    if any(float(value) for value in told.values()) or len(told) != 2:
+        return f"still held: {told}"
+    if len(workers(server)) != wanted:
+        return f"{len(workers(server))} workers"
+    return None
 
 
 @pytest.hookimpl(wrapper=True)
@@ -129,11 +193,15 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+def _called(request: pytest.FixtureRequest) -> tuple[str, str]:
+    return request.node.name, request.node.function.__doc__
+
+
 @pytest.fixture
 def on_sqlite(sqlite_template: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Rig]:
     shutil.copy(sqlite_template, tmp_path / "station.sqlite3")
     with ExitStack() as stack:
-        yield Rig(request.node.name, tmp_path, f"sqlite:///{tmp_path / 'station.sqlite3'}", None, stack)
+        yield Rig(*_called(request), tmp_path, f"sqlite:///{tmp_path / 'station.sqlite3'}", None, stack)
 
 
 @pytest.fixture
@@ -154,7 +222,7 @@ def new_postgres(postgres_template: Path, tmp_path: Path) -> Iterator[Callable[.
 def on_postgres(new_postgres: Callable[..., Postgres], tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Rig]:
     postgres = new_postgres()
     with ExitStack() as stack:
-        yield Rig(request.node.name, tmp_path, postgres.url(), postgres, stack)
+        yield Rig(*_called(request), tmp_path, postgres.url(), postgres, stack)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

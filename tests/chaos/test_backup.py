@@ -17,7 +17,6 @@ from nodo_simulator.payments import EC, REGISTRY, Copy, Payments
 from postgres import BIN, DATABASE, Postgres, run, user
 from process import STATION, environment
 
-SEED = 7
 BACKUPS = ["sqlite_vacuum", "sqlite_backup", "pg_dump", "pg_basebackup"]
 
 
@@ -69,9 +68,9 @@ def command(rig, url, *arguments, config=REGISTRY):
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
 
 
-def the_copies(ledger):
+def the_copies(ledger, seed):
     """Every copy that was sent, made again from the seed."""
-    payments = Payments(SEED)
+    payments = Payments(seed)
     found: dict[str, Copy] = {}
     while len(found) < len(ledger.copies):
         found |= {copy.id: copy for copy in payments.next() if copy.id in ledger.copies}
@@ -97,7 +96,7 @@ def test_backup_and_restore(request, how, new_postgres, tmp_path):
     if user() is not None:
         tmp_path.chmod(0o777)
     server = rig.serve()
-    nodo = rig.nodo(server, seed=SEED, rate=40)
+    nodo = rig.nodo(server, rate=40)
     nodo.wait_for(200)
     answered = {copy.key for copy in nodo.ledger.copies.values() if "OK" in copy.outcomes}
     take(how, rig, tmp_path / "backup")
@@ -116,7 +115,7 @@ def test_backup_and_restore(request, how, new_postgres, tmp_path):
     again = rig.serve(url)
     assert again.process.poll() is None
 
-    copies = the_copies(ledger)
+    copies = the_copies(ledger, rig.seed)
     gpd_rows = {copy.request["creditorReferenceId"]: copy.request for copy in copies.values() if listed_by_gpd(copy)}
     scenario = {"settings": {"rate_calls": 0}, "receipts": [as_row(one) for one in gpd_rows.values()]}
     with GpdSimulator.start(rig.folder, scenario) as gpd:
@@ -142,7 +141,7 @@ def test_backup_and_restore(request, how, new_postgres, tmp_path):
     # What was refused after the backup is in no source: the Nodo takes a KO as final and sends it no more.
     assert [one for one in replayed.problems if one.endswith("is not stored")] == []
     rig.record(
-        read(nodo.file), replayed,
+        read(nodo.file), replayed, store_lost=True,
         lost_by_restore=lost.lost, lost_after_reconcile=reconciled.lost, lost_after_replay=replayed.lost,
     )  # fmt: skip
 
@@ -199,7 +198,7 @@ def test_base_backup_and_archived_log(on_postgres, new_postgres, tmp_path):
     answered = {copy.key for copy in before.copies.values() if "OK" in copy.outcomes}
     assert answered <= stored
     report = check(nodo.ledger, restored.url(), open_ok=True)
-    rig.record(nodo.ledger, report)
+    rig.record(nodo.ledger, report, store_lost=True)
     assert beyond_loss(report) == []
 
 

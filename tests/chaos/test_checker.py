@@ -70,12 +70,15 @@ DAMAGE = {
     "a history lost": ("the history of refused", "DELETE FROM refused_history"),
     "a history of nothing": ("the history of refused", "DELETE FROM refused"),
     "a stored receipt not in the journal": (
-        "is 0 times stored in the journal, not 1", "DELETE FROM journal WHERE receipt_id = :id AND outcome = 'stored'",
+        "is 0 times stored in the journal, not 1 to 1",
+        "DELETE FROM journal WHERE receipt_id = :id AND outcome = 'stored'",
     ),
     "in the journal and not stored": (
-        "is 1 times stored in the journal, not 0", "UPDATE journal SET receipt_id = 'x' WHERE receipt_id = :id",
+        "is 1 times stored in the journal, not 0 to 0", "UPDATE journal SET receipt_id = 'x' WHERE receipt_id = :id",
     ),
-    "a resend not in the journal": ("times duplicate in the journal", "DELETE FROM journal WHERE outcome = 'duplicate'"),
+    "a resend not in the journal": (
+        "times duplicate in the journal", "DELETE FROM journal WHERE outcome = 'duplicate'",
+    ),
     "a refusal not in the journal": ("times refused in the journal", "DELETE FROM journal WHERE outcome = 'refused'"),
 }  # fmt: skip
 
@@ -159,6 +162,7 @@ def test_given_up(tmp_path, sqlite_template):
 
 def test_same_seed_same_bytes():
     """A seed and a number make a payment, byte for byte."""
+
     def digests(seed):
         payments = Payments(seed)
         return [sha256(copy.raw).hexdigest() for _ in range(50) for copy in payments.next()]

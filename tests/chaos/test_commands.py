@@ -31,16 +31,30 @@ def start(rig, *arguments, config=REGISTRY):
         )  # fmt: skip
 
 
-def killed_until_done(rig, nodo, rounds, arguments, **how):
-    """Runs a command, kills it at random moments `rounds` times, then lets it end. Its last status."""
+def killed_until_done(rig, nodo, rounds, arguments, progress, **how):
+    """Runs a command, kills it `rounds` times, most of them when it has begun to take in, then lets it end.
+
+    `progress` counts what it has taken in. Returns its last status."""
+    begun = 0
     for _ in range(rounds):
+        before = progress()
         process = start(rig, *arguments, **how)
-        rig.pause(0.3, 2.5)
+        if rig.chance.random() < 0.2:
+            rig.pause(0.1, 1)
+        else:
+            while progress() == before and process.poll() is None:
+                time.sleep(0.02)
+            rig.pause(0, 0.3)
         with rig.trouble():
             process.kill()
-            process.wait()
+            begun += process.wait() == -signal.SIGKILL and progress() > before
         nodo.wait_for(3)
+    assert begun > 1  # in the midst of it
     return start(rig, *arguments, **how).wait(180)
+
+
+def counted(rig, source):
+    return lambda: rows(rig.url, f"SELECT count(*) AS n FROM receipt WHERE source = '{source}'")[0]["n"]
 
 
 @pytest.mark.slow
@@ -56,7 +70,7 @@ def test_reconcile_killed(rig):
         config = f'[gpd]\nurl = "{gpd.receipts_url}"\nkey = "receipts-key"\nrate = 1000\nretries = 1\n{REGISTRY}'
         nodo = rig.nodo(rig.serve())
         nodo.wait_for(10)
-        assert killed_until_done(rig, nodo, 8, ["reconcile"], config=config) == 0
+        assert killed_until_done(rig, nodo, 8, ["reconcile"], counted(rig, "reconcile"), config=config) == 0
         nodo.wait_for(10)
         fetched = {
             (org, make_receipt(org, n, **LAST_MONTH)["receipt_id"]) for org in (EC, OTHER_EC) for n in range(each)
@@ -77,9 +91,9 @@ def test_replay_killed(rig):
     for number, request in enumerate(requests):
         (folder / f"{number}.xml").write_bytes(a_bare_request(request))
     ours = f'{REGISTRY}\n[[ec]]\nid = "{FOREIGN_EC}"\n'
-    assert killed_until_done(rig, nodo, 5, ["replay", "--file", str(folder)]) == 0
+    assert killed_until_done(rig, nodo, 5, ["replay", "--file", str(folder)], counted(rig, "replay")) == 0
     refused = ["replay", "--refused", "--fault-code", "PAA_ID_DOMINIO_ERRATO"]
-    killed_until_done(rig, nodo, 5, refused, config=ours)
+    killed_until_done(rig, nodo, 5, refused, counted(rig, "replay"), config=ours)
     ledger = nodo.finish()
     assert start(rig, *refused, config=ours).wait(120) == 0
     states = {
@@ -95,25 +109,28 @@ def test_replay_killed(rig):
 
 @pytest.mark.slow
 def test_migration_under_load(rig):
-    """The schema goes back one version and forward again while receipts arrive: 503 where it does not fit, no more."""
+    """The schema goes back one or two versions and forward again while receipts arrive: 503 where it does not fit."""
     server = rig.serve()
     nodo = rig.nodo(server)
     for _ in range(3):
         nodo.wait_for(20)
         env = environment(rig.url)
         subprocess.run(
-            [sys.executable, "-m", "alembic", "downgrade", "-1"], cwd=ROOT, env=env, check=True, capture_output=True
-        )
+            [sys.executable, "-m", "alembic", "downgrade", f"-{rig.chance.choice((1, 2))}"], cwd=ROOT, env=env,
+            check=True, capture_output=True,
+        )  # fmt: skip
         rig.pause(0, 1)
         with rig.trouble():
             assert start(rig, "migrate").wait(60) == 0
     nodo.wait_for(20)
-    rig.done(nodo)
+    # On its way back the journal's table was dropped. What met a table that was not there may be kept as refused, and
+    # was answered 503.
+    rig.done(nodo, journal=False, defects_ok=True)
 
 
 @pytest.mark.slow
 def test_newer_schema_under_load(rig):
-    """Another server was updated and migrated: this one goes on, and so do workers that it starts now."""
+    """The schema is of a newer version: this one goes on, and so do workers that it starts now."""
     server = rig.serve()
     nodo = rig.nodo(server)
     nodo.wait_for(20)

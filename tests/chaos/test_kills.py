@@ -61,8 +61,24 @@ def test_all_killed(rig, rounds):
 
 
 @pytest.mark.slow
+def test_worker_hangs(rig):
+    """SIGSTOP of a worker that nobody wakes up: its requests time out and come again, the master replaces it."""
+    server = rig.serve()
+    nodo = rig.nodo(server, connections=40)
+    nodo.wait_for(20)
+    victim = rig.chance.choice(workers(server))
+    with rig.trouble():
+        kill(victim, signal.SIGSTOP)
+        victim.wait(90)
+    nodo.wait_for(20)
+    alive(server)
+    ledger, _ = rig.done(nodo)
+    assert ledger.results()["timeout"] > 0
+
+
+@pytest.mark.slow
 def test_stopped_and_started(rig):
-    """SIGTERM and start, ten times: what was being answered is answered, the rest finds nobody and comes again."""
+    """SIGTERM and start again: what was being answered is answered, the rest finds nobody and comes again."""
     server = rig.serve()
     nodo = rig.nodo(server)
     for _ in range(10):
@@ -79,7 +95,7 @@ def test_stopped_and_started(rig):
 
 @pytest.mark.parametrize("rounds", [pytest.param(1, id="1"), pytest.param(10, id="10", marks=pytest.mark.slow)])
 def test_reloaded(rig, rounds):
-    """SIGHUP: new workers take over, and no copy must be sent again for it."""
+    """The configuration is loaded anew (SIGHUP): new workers take over, and no copy must be sent again for it."""
     server = rig.serve()
     nodo = rig.nodo(server, leaving=0)
     for _ in range(rounds):

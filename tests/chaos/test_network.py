@@ -1,5 +1,7 @@
 """The way between the station and PostgreSQL is bad."""
 
+import shutil
+import subprocess
 import time
 from pathlib import Path
 
@@ -34,7 +36,7 @@ def test_connections_end(network, how, rounds):
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["swallow", "refuse"])
 def test_network_gone(network, how):
-    """Nothing comes through for a while: packets are swallowed, or connections refused."""
+    """The network to PostgreSQL is gone: packets are swallowed, or connections refused."""
     rig, proxy, url = network
     nodo = rig.nodo(rig.serve(url), connections=40)
     for _ in range(3):
@@ -53,8 +55,32 @@ def test_network_gone(network, how):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("share", [0.3, 1.0], ids=["30%", "all"])
+def test_packets_lost(on_postgres, share):
+    """The kernel loses some of the packets to PostgreSQL, or all for twelve seconds: nobody is told, nothing ends."""
+    rig, port = on_postgres, on_postgres.postgres.port
+    rule = f"INPUT -i lo -p tcp --dport {port} -m statistic --mode random --probability {share} -j DROP".split()
+    nodo = rig.nodo(rig.serve(), connections=40)
+    for _ in range(3):
+        nodo.wait_for(10)
+        rig.pause(0, 0.3)
+        if shutil.which("iptables") is None or subprocess.run(["iptables", "-A", *rule], check=False).returncode:
+            pytest.skip("only root loses packets, with iptables")
+        with rig.trouble():
+            try:
+                time.sleep(12)
+            finally:
+                subprocess.run(["iptables", "-D", *rule], check=True)
+    nodo.wait_for(20)
+    ledger, _ = rig.done(nodo)
+    if share == 1:
+        assert ledger.results()["http 503"] > 0
+    assert "timeout" not in ledger.results()
+
+
+@pytest.mark.slow
 def test_slow_network(network):
-    """Every packet takes 150 ms, then 1.5 s: at first it is only slow, then a transaction has an end and it is 503."""
+    """The network is slow: packets take 150 ms, then 1.5 s, where a transaction comes to its end and it is 503."""
     rig, proxy, url = network
     nodo = rig.nodo(rig.serve(url))
     nodo.wait_for(10)

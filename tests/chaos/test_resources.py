@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import subprocess
 import time
 from collections import Counter
@@ -18,9 +19,9 @@ HOOKS = Path(__file__).parent / "hooks.py"
 
 @pytest.mark.slow
 def test_memory_ends(rig):
-    """No process of the server gets more memory than it has: receipts are not refused for it, all comes in later."""
+    """The memory limit is reached: receipts are not refused for it, all comes in later."""
     server = rig.serve()
-    nodo = rig.nodo(server, odd=0.9)
+    nodo = rig.nodo(server, odd=0.9, rate=60, connections=40)
     for _ in range(6):
         nodo.wait_for(20)
         for worker in workers(server):
@@ -31,7 +32,8 @@ def test_memory_ends(rig):
             for worker in workers(server):
                 worker.rlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     nodo.wait_for(20)
-    rig.done(nodo)
+    rig.done(nodo, defects_ok=True)
+    assert "MemoryError" in server.log
 
 
 @pytest.mark.slow
@@ -63,29 +65,74 @@ def fill(folder, left):
         file.truncate(max(0, file.seek(0, os.SEEK_END) - left))
 
 
+@pytest.fixture
+def small(tmp_path):
+    """A file system of its own, of 150 MB."""
+    if os.geteuid() != 0:
+        pytest.skip("only root mounts a small file system")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=150m,mode=777", "none", folder], check=True)
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")
-def test_disk_full_under_postgresql(on_postgres, new_postgres, tmp_path):
+def test_disk_full_under_postgresql(on_postgres, new_postgres, small):
     """PostgreSQL's disk is full, its data or its log: 503 until there is room, then all is well without help."""
     rig = on_postgres
-    small = tmp_path / "small"
-    small.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=150m,mode=777", "none", small], check=True)
     reachable(small)
     postgres = new_postgres(small, max_wal_size="64MB")
-    try:
-        server = rig.serve(postgres.url())
-        nodo = rig.nodo(server)
-        for left in (0, 300_000):
-            nodo.wait_for(20)
-            fill(small, left)
-            time.sleep(6)
-            with rig.trouble():
-                (small / "filler").unlink()
-            if not postgres.running:  # a full disk for its log stops PostgreSQL; its supervisor starts it again
-                postgres.start()
+    nodo = rig.nodo(rig.serve(postgres.url()))
+    for left in (0, 300_000):
         nodo.wait_for(20)
-        rig.done(nodo, url=postgres.url())
-    finally:
-        postgres.remove()
-        subprocess.run(["umount", "-l", small], check=True)
+        fill(small, left)
+        time.sleep(6)
+        with rig.trouble():
+            (small / "filler").unlink()
+        if not postgres.running:  # a full disk for its log stops PostgreSQL; its supervisor starts it again
+            postgres.start()
+    nodo.wait_for(20)
+    ledger, _ = rig.done(nodo, url=postgres.url())
+    assert ledger.results()["http 503"] > 0
+    postgres.remove()
+
+
+@pytest.mark.slow
+def test_disk_read_only_under_postgresql(on_postgres):
+    """PostgreSQL's disk turns read-only, which stops it in the end: 503 until it can write and is started again."""
+    rig, postgres = on_postgres, on_postgres.postgres
+    nodo = rig.nodo(rig.serve())
+    for _ in range(3):
+        nodo.wait_for(10)
+        rig.pause(0, 0.5)
+        if subprocess.run(["chattr", "-R", "+i", postgres.data], check=False).returncode:
+            pytest.skip("only root makes files immutable, where the file system can")
+        try:
+            rig.pause(2, 6)
+        finally:
+            subprocess.run(["chattr", "-R", "-i", postgres.data], check=True)
+        with rig.trouble():
+            if not postgres.running:
+                postgres.start()
+    nodo.wait_for(20)
+    ledger, _ = rig.done(nodo)
+    assert ledger.results()["http 503"] > 0
+
+
+@pytest.mark.slow
+def test_disk_full_under_sqlite(on_sqlite, small):
+    """SQLite's disk is full, at whatever point of a transaction: 503 until there is room, then all is well."""
+    rig = on_sqlite
+    shutil.move(rig.url.removeprefix("sqlite:///"), small / "station.sqlite3")
+    url = f"sqlite:///{small / 'station.sqlite3'}"
+    nodo = rig.nodo(rig.serve(url))
+    for left in (0, 10_000, 50_000, 300_000):
+        nodo.wait_for(20)
+        fill(small, left)
+        time.sleep(3)
+        with rig.trouble():
+            (small / "filler").unlink()
+    nodo.wait_for(20)
+    ledger, _ = rig.done(nodo, url=url)
+    assert ledger.results()["http 503"] > 0

@@ -2,15 +2,17 @@
 
 import resource
 import sqlite3
+import subprocess
 import time
 
 import pytest
+from nodo_simulator import check
 from victims import workers
 
 
 @pytest.mark.parametrize("rounds", [pytest.param(1, id="1"), pytest.param(8, id="8", marks=pytest.mark.slow)])
 def test_locked(on_sqlite, rounds):
-    """Another process holds the lock, up to longer than a push may wait."""
+    """Another process locks SQLite: pushes wait, and are answered 503 where it takes too long."""
     rig = on_sqlite
     nodo = rig.nodo(rig.serve())
     for _ in range(rounds):
@@ -28,7 +30,7 @@ def test_locked(on_sqlite, rounds):
 
 @pytest.mark.slow
 def test_busy_writer(on_sqlite):
-    """Another process writes all the time, in transactions of half a second."""
+    """Another process writes to SQLite all the time: in transactions of half a second, pushes come in between."""
     rig = on_sqlite
     nodo = rig.nodo(rig.serve())
     nodo.wait_for(10)
@@ -49,7 +51,7 @@ def test_busy_writer(on_sqlite):
 
 @pytest.mark.parametrize("rounds", [pytest.param(1, id="1"), pytest.param(8, id="8", marks=pytest.mark.slow)])
 def test_full(on_sqlite, rounds):
-    """No file can grow, as on a full disk: 503 until there is room, and whatever was half written is gone."""
+    """No file of SQLite can grow: 503 until there is room, and whatever was half written is gone."""
     rig = on_sqlite
     server = rig.serve()
     nodo = rig.nodo(server)
@@ -68,8 +70,29 @@ def test_full(on_sqlite, rounds):
 
 
 @pytest.mark.slow
+def test_turned_read_only(on_sqlite):
+    """SQLite turns read-only, the files that are open too: 503, and OK when they can again."""
+    rig = on_sqlite
+    nodo = rig.nodo(rig.serve())
+    for _ in range(4):
+        nodo.wait_for(10)
+        rig.pause(0, 0.5)
+        files = sorted(rig.folder.glob("station.sqlite3*"))
+        if subprocess.run(["chattr", "+i", *files], check=False).returncode:
+            pytest.skip("only root makes files immutable, where the file system can")
+        with rig.trouble():
+            try:
+                rig.pause(1, 6)
+            finally:
+                subprocess.run(["chattr", "-i", *files], check=True)
+    nodo.wait_for(20)
+    ledger, _ = rig.done(nodo)
+    assert ledger.results()["http 503"] > 0
+
+
+@pytest.mark.slow
 def test_readonly(on_sqlite):
-    """A server that may not write answers 503; one that may takes it all."""
+    """SQLite is read-only for one of two servers: it answers 503, the other one takes it all."""
     rig = on_sqlite
     server = rig.serve(f"sqlite:///file:{rig.url.removeprefix('sqlite:///')}?mode=ro&uri=true")
     other = rig.serve()
@@ -78,11 +101,10 @@ def test_readonly(on_sqlite):
     with rig.trouble():
         server.stop()
     nodo.stop()
-    again = rig.nodo(other, name="again", seed=2)
+    again = rig.nodo(other, name="again", seed=rig.seed + 1)
     again.wait_for(30)
     again.finish()
-    from nodo_simulator import check
-
+    rig.healthy()
     ledger = nodo.ledger
     ledger.copies |= {f"again {name}": copy for name, copy in again.ledger.copies.items()}
     report = check(ledger, rig.url, open_ok=True)
@@ -93,7 +115,7 @@ def test_readonly(on_sqlite):
 
 @pytest.mark.slow
 def test_long_reader(on_sqlite):
-    """Somebody reads for a long time, so that the log of changes cannot be folded back: pushes do not mind."""
+    """Somebody reads SQLite for long: even where the log of changes cannot be folded back: pushes do not mind."""
     rig = on_sqlite
     nodo = rig.nodo(rig.serve())
     nodo.wait_for(10)
