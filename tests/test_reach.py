@@ -230,7 +230,7 @@ def push(intake, request):
 
 
 def test_sqlite_can_be_written_again(sqlite_url):
-    """Connections that were made while SQLite's file was read-only are not used again: they would be so for ever."""
+    """Connections that were made while SQLite's file was read-only are all closed: they would be so for ever."""
     engine = store.connect(sqlite_url)
     with ExitStack() as stack:
         for _ in range(2):
@@ -239,6 +239,7 @@ def test_sqlite_can_be_written_again(sqlite_url):
     with pytest.raises(StoreError) as error, store.transaction(engine) as connection:
         connection.execute(text("CREATE TABLE one (n)"))
     assert (error.value.reason, error.value.retry) == ("OperationalError SQLITE_READONLY", False)
+    assert [one.path for one in psutil.Process().open_files() if "station.sqlite3" in one.path] == []
     with store.transaction(engine) as connection:
         connection.execute(text("CREATE TABLE one (n)"))
     engine.dispose()

@@ -120,6 +120,8 @@ def _leave_a_read_only_file(context: Any) -> None:
     # A connection that was made while the file could not be written never writes. Nor does a new one beside it, since
     # those of a process share what they found: all must go.
     if str(getattr(context.original_exception, "sqlite_errorname", "")).startswith("SQLITE_READONLY"):
+        if context.execution_context is not None:
+            context.execution_context.cursor.close()  # a connection stays open as long as a statement of it
         context.is_disconnect = True
         context.engine.dispose()
 

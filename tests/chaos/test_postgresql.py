@@ -96,6 +96,7 @@ def test_out_of_connections(on_postgres):
     server = rig.serve()
     nodo = rig.nodo(server)
     nodo.wait_for(10)
+    server.process.send_signal(signal.SIGSTOP)
     for worker in workers(server):
         worker.kill()  # the new ones have no connection yet, and get none: what becomes free is taken before they start
     held, taken = [], time.monotonic()
@@ -105,6 +106,7 @@ def test_out_of_connections(on_postgres):
             taken = time.monotonic()
         except psycopg.OperationalError:
             time.sleep(0.01)
+    server.process.send_signal(signal.SIGCONT)
     time.sleep(8)
     with rig.trouble():
         for one in held:

@@ -25,12 +25,13 @@ def test_memory_ends(rig):
     for _ in range(6):
         nodo.wait_for(20)
         for worker in workers(server):
-            size = worker.memory_info().vms + rig.chance.choice((0, 64 * 1024, 1024 * 1024))
-            worker.rlimit(resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
+            # What it has written to, and not its addresses: threads have 64 MB of those each, to grow into.
+            size = worker.memory_info().data + rig.chance.choice((0, 64 * 1024, 1024 * 1024))
+            worker.rlimit(resource.RLIMIT_DATA, (size, resource.RLIM_INFINITY))
         rig.pause(1, 3)
         with rig.trouble():
             for worker in workers(server):
-                worker.rlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+                worker.rlimit(resource.RLIMIT_DATA, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     nodo.wait_for(20)
     rig.done(nodo, defects_ok=True)
     assert "MemoryError" in server.log
