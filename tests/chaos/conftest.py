@@ -54,6 +54,7 @@ class Rig:
     troubles: list[float] = field(default_factory=list)  # when each of them was over
     begun: float = field(default_factory=time.monotonic)
     servers: list[tuple[Server, int]] = field(default_factory=list)  # and the port of its health door
+    figures: dict[str, Any] = field(default_factory=dict)
 
     @property
     def workers(self) -> int:
@@ -124,10 +125,7 @@ class Rig:
         Returns the seconds from the end of each trouble to the next receipt taken in.
         """
         recoveries = [one for one in map(ledger.first_outcome_after, self.troubles) if one is not None]
-        figures = {
-            "scenario": self.name,
-            "what": self.what,
-            "seed": self.seed,
+        self.figures = {
             "store_lost": store_lost,
             "database": "postgresql" if self.postgres else "sqlite",
             "troubles": len(self.troubles),
@@ -144,11 +142,14 @@ class Rig:
             "seconds": round(time.monotonic() - self.begun, 1),
             **more,
         }
-        sys.stdout.write(json.dumps(figures) + "\n")
-        if REPORT:
-            with Path(REPORT).open("a") as file:
-                file.write(json.dumps(figures) + "\n")
         return recoveries
+
+    def report(self, *, passed: bool) -> None:
+        """Appends the figures to the file that CHAOS_REPORT names."""
+        if REPORT:
+            told = {"scenario": self.name, "what": self.what, "seed": self.seed, "passed": passed} | self.figures
+            with Path(REPORT).open("a") as file:
+                file.write(json.dumps(told) + "\n")
 
 
 def _unhealthy(server: Server, port: int, wanted: int) -> str | None:
@@ -170,11 +171,16 @@ def _unhealthy(server: Server, port: int, wanted: int) -> str | None:
     return None
 
 
+_PASSED = pytest.StashKey[bool]()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     """A scenario that failed shows the ends of the logs."""
     report = yield
     folder = getattr(item, "funcargs", {}).get("tmp_path")
+    if report.when == "call":
+        item.stash[_PASSED] = not report.failed
     if report.when == "call" and report.failed and folder is not None:
         for log in sorted(folder.glob("*.log")):
             report.sections.append((log.name, "\n".join(log.read_text(errors="replace").splitlines()[-20:])))
@@ -193,15 +199,21 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def _called(request: pytest.FixtureRequest) -> tuple[str, str]:
-    return request.node.name, request.node.function.__doc__
+@contextmanager
+def _stage(request: pytest.FixtureRequest, folder: Path, url: str, postgres: Postgres | None) -> Iterator[Rig]:
+    with ExitStack() as stack:
+        rig = Rig(request.node.name, request.node.function.__doc__, folder, url, postgres, stack)
+        yield rig
+    passed = request.node.stash.get(_PASSED, False)
+    if rig.figures or not passed:  # a scenario that was skipped has none
+        rig.report(passed=passed)
 
 
 @pytest.fixture
 def on_sqlite(sqlite_template: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Rig]:
     shutil.copy(sqlite_template, tmp_path / "station.sqlite3")
-    with ExitStack() as stack:
-        yield Rig(*_called(request), tmp_path, f"sqlite:///{tmp_path / 'station.sqlite3'}", None, stack)
+    with _stage(request, tmp_path, f"sqlite:///{tmp_path / 'station.sqlite3'}", None) as rig:
+        yield rig
 
 
 @pytest.fixture
@@ -221,8 +233,8 @@ def new_postgres(postgres_template: Path, tmp_path: Path) -> Iterator[Callable[.
 @pytest.fixture
 def on_postgres(new_postgres: Callable[..., Postgres], tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Rig]:
     postgres = new_postgres()
-    with ExitStack() as stack:
-        yield Rig(*_called(request), tmp_path, postgres.url(), postgres, stack)
+    with _stage(request, tmp_path, postgres.url(), postgres) as rig:
+        yield rig
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

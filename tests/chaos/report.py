@@ -1,6 +1,6 @@
 """Writes the figures of `make chaos` into docs/reliability.md: `python -m tests.chaos.report var/chaos.jsonl`.
 
-Of a scenario that was run several times with the same seed the last run counts: what failed and was mended.
+Of a scenario that was run several times with the same seed the last run counts. All must have passed.
 """
 
 import json
@@ -19,7 +19,10 @@ Run = dict[str, Any]
 def read(file: Path) -> list[Run]:
     """The last run of each scenario and seed."""
     runs = map(json.loads, file.read_text().splitlines())
-    return list({(run["scenario"], run["seed"]): run for run in runs}.values())
+    last = list({(run["scenario"], run["seed"]): run for run in runs}.values())
+    if failed := [f"{run['scenario']} with seed {run['seed']}" for run in last if not run["passed"]]:
+        raise SystemExit(f"failed: {', '.join(failed)}")
+    return last
 
 
 def kept(runs: list[Run]) -> str:

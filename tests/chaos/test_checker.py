@@ -67,6 +67,7 @@ DAMAGE = {
         "(SELECT document_hash FROM journal WHERE receipt_id = :id AND outcome = 'stored') "
         "WHERE rowid = (SELECT min(rowid) FROM refused)",
     ),
+    "refusals not counted": ("was answered more often than -1 resends", "UPDATE refused SET times = 0"),
     "a history lost": ("the history of refused", "DELETE FROM refused_history"),
     "a history of nothing": ("the history of refused", "DELETE FROM refused"),
     "a stored receipt not in the journal": (

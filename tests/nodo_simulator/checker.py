@@ -196,15 +196,20 @@ def _journal(report: Report, database_url: str, stored: Any, refused: Any, ledge
             told["refused"][bytes(row["document_hash"]).hex()] += 1
         elif row["outcome"] == "stored" or row["source"] == "push":
             told[row["outcome"]][row["id_pa"], row["receipt_id"]] += 1
+    times = {raw_hash: sum(row["times"] for row in kept) for raw_hash, kept in refused.items()}
     wanted: dict[str, dict[Any, tuple[int, int]]] = {
         "stored": {key: (len(found), len(found)) for key, found in stored.items()},
         "duplicate": {
             key: (answered["OK"][key] - (row["source"] == "push"), row["resends"]) for key, (row, *_) in stored.items()
         },
-        "refused": {one: (answered["KO"][one], sum(row["times"] for row in kept)) for one, kept in refused.items()},
+        "refused": {raw_hash: (answered["KO"][raw_hash], number) for raw_hash, number in times.items()},
     }
+    for raw_hash, number in times.items():
+        if number < answered["KO"][raw_hash]:
+            report.wrong(f"refused {raw_hash[:16]} was answered more often than {number - 1} resends")
     for outcome, numbers in wanted.items():
         for key in numbers.keys() | told[outcome].keys():
             least, most = numbers.get(key, (0, 0))
+            least = min(least, most)  # what was counted too seldom is told elsewhere
             if not least <= told[outcome][key] <= most:
                 report.wrong(f"{key} is {told[outcome][key]} times {outcome} in the journal, not {least} to {most}")
