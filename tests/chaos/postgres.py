@@ -156,12 +156,15 @@ class Postgres:
     def standby(self, **settings: object) -> "Postgres":
         """A streaming replica of this one, running."""
         data = self.data.parent / f"{self.data.name}-standby"
+        data.mkdir(mode=0o700)
+        if user() is not None:
+            shutil.chown(data, user())
         run("pg_basebackup", "-d", f"host=127.0.0.1 port={self.port} user=postgres application_name=standby",
             "-D", data, "-R", "-X", "stream", "-c", "fast")  # fmt: skip
         return Postgres(data, **settings).start()
 
     def promote(self) -> None:
-        run("pg_ctl", "-D", self.data, "-w", "promote")
+        self.execute("SELECT pg_promote()")
 
     def remove(self) -> None:
         if self.running:

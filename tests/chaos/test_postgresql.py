@@ -132,7 +132,8 @@ def test_failover(on_postgres, synchronous):
     rig.stack.callback(standby.remove)
     if synchronous:
         primary.execute("ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()")
-    url = f"postgresql://postgres@127.0.0.1:{primary.port},127.0.0.1:{standby.port}/station?target_session_attrs=read-write"
+    hosts = f"host=127.0.0.1:{primary.port}&host=127.0.0.1:{standby.port}"
+    url = f"postgresql://postgres@/station?{hosts}&target_session_attrs=read-write"
     nodo = rig.nodo(rig.serve(url))
     nodo.wait_for(100)
     primary.kill()
