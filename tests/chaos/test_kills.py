@@ -10,6 +10,10 @@ from victims import kill, workers
 ROUNDS = [pytest.param(2, id="2"), pytest.param(50, id="50", marks=pytest.mark.slow)]
 
 
+# A server that is down more than it is up: less is sent, and the 48 attempts are not over in a minute.
+DOWN = {"rate": 4, "pause": 5}
+
+
 def alive(server: Server, *more: Server) -> None:
     assert all(one.process.poll() is None for one in (server, *more))
 
@@ -33,9 +37,9 @@ def test_worker_killed(rig, rounds):
 def test_master_killed(rig, rounds):
     """SIGKILL of the master: its workers end by themselves and the one that is started again takes over."""
     server = rig.serve()
-    nodo = rig.nodo(server)
+    nodo = rig.nodo(server, **DOWN)
     for _ in range(rounds):
-        nodo.wait_for(5)
+        nodo.wait_for(20)
         rig.pause(0, 0.5)
         with rig.trouble():
             server.process.kill()
@@ -49,9 +53,9 @@ def test_master_killed(rig, rounds):
 def test_all_killed(rig, rounds):
     """SIGKILL of master and workers at once."""
     server = rig.serve()
-    nodo = rig.nodo(server)
+    nodo = rig.nodo(server, **DOWN)
     for _ in range(rounds):
-        nodo.wait_for(5)
+        nodo.wait_for(20)
         rig.pause(0, 0.5)
         with rig.trouble():
             server.kill()
