@@ -230,10 +230,21 @@ def test_lost_connection_is_tried_again(engine, take, monkeypatch):
 
 
 def test_connection_lost_at_commit(engine, take, monkeypatch):
-    """A commit that went through although the connection broke is found by the second try: one row, no error."""
+    """A commit that went through although the connection broke is found by the second try: one row, no error, and
+    nothing that would count as sent again."""
     times = lost_at_commit(monkeypatch, engine)
     assert take(an_envelope(a_request())).result in (Result.STORED, Result.DUPLICATE)
-    assert len(rows(engine, tables.receipt)) == 1
+    assert [(row["resends"], row["last_resend_at"]) for row in rows(engine, tables.receipt)] == [(0, None)]
+    assert times
+
+
+def test_connection_lost_at_commit_of_a_resend(engine, take, monkeypatch):
+    """Nor is a receipt that was sent again once counted twice."""
+    raw = an_envelope(a_request())
+    take(raw)
+    times = lost_at_commit(monkeypatch, engine)
+    assert take(raw).result is Result.DUPLICATE
+    assert [row["resends"] for row in rows(engine, tables.receipt)] == [1]
     assert times
 
 

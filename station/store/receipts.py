@@ -6,7 +6,7 @@ from enum import StrEnum
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, bindparam, func, select, update
+from sqlalchemy import Connection, Engine, Table, bindparam, case, func, or_, select, update
 
 from station.errors import StoreError
 from station.journal import Exchange
@@ -96,10 +96,12 @@ def _alone(names: tuple[str, ...], parts: tuple[Table, ...]) -> str:
 
 
 # A statement sees the database as it was when it began: what another one commits meanwhile is neither inserted nor
-# counted here.
+# counted here. What came at the same microsecond is the same arrival, in a try whose commit was in doubt.
 _SENT_AGAIN = """
 again AS (
-    UPDATE receipt SET resends = resends + 1, last_resend_at = %(received_at)s
+    UPDATE receipt SET
+    resends = CASE WHEN %(received_at)s IN (received_at, last_resend_at) THEN resends ELSE resends + 1 END,
+    last_resend_at = CASE WHEN %(received_at)s = received_at THEN last_resend_at ELSE %(received_at)s END
     WHERE id_pa = %(id_pa)s AND receipt_id = %(receipt_id)s AND content_hash = %(content_hash)s
     AND NOT EXISTS (SELECT 1 FROM whole)
     RETURNING id_broker_pa, id_station, received_at
@@ -135,6 +137,8 @@ def _flag_rows(receipt: Receipt, flags: frozenset[Flag], received_at: datetime) 
     return [row | {"flag": flag.value} for flag in sorted(flags)]
 
 
+_now = bindparam("now", type_=tables.UtcDateTime())
+_came, _came_again = tables.receipt.c.received_at, tables.receipt.c.last_resend_at
 _RESENT = (
     update(tables.receipt)
     .where(
@@ -142,7 +146,12 @@ _RESENT = (
         tables.receipt.c.receipt_id == bindparam("of_receipt"),
         tables.receipt.c.content_hash == bindparam("of_content"),
     )
-    .values(resends=tables.receipt.c.resends + 1, last_resend_at=bindparam("now"))
+    .values(
+        resends=case(
+            (or_(_came == _now, _came_again == _now), tables.receipt.c.resends), else_=tables.receipt.c.resends + 1
+        ),
+        last_resend_at=case((_came == _now, _came_again), else_=_now),
+    )
     .returning(tables.receipt.c.id_broker_pa, tables.receipt.c.id_station, tables.receipt.c.received_at)
 )
 
