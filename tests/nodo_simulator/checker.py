@@ -183,7 +183,7 @@ def _history(report: Report, database_url: str, refused: Any) -> None:
 def _journal(report: Report, database_url: str, stored: Any, refused: Any, ledger: Ledger) -> None:
     """The journal has one row for each receipt that was stored, each resend and each refusal, and no other.
 
-    Where a commit was in doubt and tried again, what it counted may be counted twice; it is in the journal once.
+    Where the commit of a refusal was in doubt and tried again, it may be counted twice; it is in the journal once.
     """
     answered: dict[str, Counter[Any]] = defaultdict(Counter)
     for copy in ledger.copies.values():
