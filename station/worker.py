@@ -24,7 +24,7 @@ from gunicorn import sock as gunicorn_sock
 from gunicorn.http import RequestParser, errors, wsgi
 from gunicorn.workers import base
 
-from station import log, soap
+from station import log, pace, soap
 from station.app import ARRIVED
 from station.connection import Connection, State
 from station.framing import DRAIN, Incoming, Piece
@@ -409,8 +409,11 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             if time.monotonic() - arrived > _MAX_WAIT_S and not connection.health:
                 connection.last = True
                 connection.out += self._busy()
-            else:
+            elif connection.health:
                 self._answer(connection, piece, arrived)
+            else:
+                with pace.computing():
+                    self._answer(connection, piece, arrived)
             connection.flush()
         except OSError:
             connection.last = True  # the loop will see what it is

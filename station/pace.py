@@ -1,0 +1,32 @@
+"""Threads compute one at a time, and wait for the database together.
+
+Python runs one thread at once anyway. But a thread that has something to compute and somebody to compete with loses its
+turn at every write to a socket or a log, and each change of threads costs time and warm caches: with eight threads at
+work a receipt took four tenths more of the processor than with one. So a thread that is given a request computes until
+it comes to the database, and only then does the next one begin.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_turn = threading.Lock()
+_own = threading.local()
+
+
+@contextmanager
+def computing() -> Iterator[None]:
+    """Waits for this thread's turn; it ends with the block, or before, where `waiting` is called inside."""
+    _turn.acquire()
+    _own.turn = True
+    try:
+        yield
+    finally:
+        waiting()
+
+
+def waiting() -> None:
+    """What this thread does from here on is mostly waiting: the next one may begin."""
+    if getattr(_own, "turn", False):
+        _own.turn = False
+        _turn.release()
