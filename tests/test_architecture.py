@@ -30,7 +30,8 @@ ONLY_USER = {
 
 # A module may import only what stands before it.
 ORDER = [
-    "station.errors", "station.folder", "station.pace", "station.spyne_import", "station.receipt", "station.config", "station.log",
+    "station.errors", "station.folder", "station.pace", "station.spyne_import", "station.receipt", "station.config",
+    "station.log",
     "station.certificate", "station.trust", "station.tls", "station.framing", "station.contract", "station.masking",
     "station.journal", "station.store", "station.patience", "station.export", "station.stamps", "station.statistics",
     "station.gpd", "station.intake", "station.soap", "station.reconcile", "station.replay", "station.purge",
