@@ -66,7 +66,7 @@ class Station:
         self.engine = engine
         self._soap = soap.create_soap_app(Intake(engine, settings))
         self.metrics = Metrics(settings, engine)
-        self._health = Health(engine, self.metrics)
+        self.health = Health(engine, self.metrics)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """One request. Whatever happens, an answer leaves that holds no stack trace, SQL or path."""
@@ -122,7 +122,7 @@ class Station:
             environ["REMOTE_ADDR"] = ""  # a client calls its end of a Unix socket what it likes: 10.0.0.5
         if is_health_door(self.settings, local):
             environ[soap.NOTES].update(result="health")
-            return _send(start, _Answer(*self._health.answer(environ.get("PATH_INFO", ""))))
+            return _send(start, _Answer(*self.health.answer(environ.get("PATH_INFO", ""))))
         self._admit(environ, connection)
         if environ.get("PATH_INFO", "").rstrip("/") != self.settings.server.path.rstrip("/"):
             raise _RejectedError("404 Not Found", "Nothing is here.")

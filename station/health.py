@@ -40,9 +40,13 @@ class Health:
         self._metrics = metrics
         self._asked = -_READY_FOR_S
         self._ready = Report("503 Service Unavailable", "not asked yet")
+        self.draining = False  # told to stop: what has begun is answered, and nothing new should be sent here
 
     def answer(self, path: str) -> Report:
-        """`/live`: the process serves. `/ready`: the database answers and its schema fits. `/metrics`: what it did."""
+        """`/live`: the process serves. `/ready`: it is not stopping, and the database answers with a schema that fits.
+
+        `/metrics`: what it did.
+        """
         match path:
             case "/live":
                 return Report("200 OK", "alive")
@@ -53,6 +57,8 @@ class Health:
         return Report("404 Not Found", "ask for /live, /ready or /metrics")
 
     def _readiness(self) -> Report:
+        if self.draining:
+            return Report("503 Service Unavailable", "stopping")
         if time.monotonic() - self._asked >= _READY_FOR_S:
             try:
                 store.check_schema(self._engine)

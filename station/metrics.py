@@ -21,7 +21,8 @@ from prometheus_client.registry import Collector
 
 from station import __version__, certificate, log, store
 from station.config import Settings
-from station.errors import StoreError
+from station.errors import RefusalError, StoreError
+from station.receipt import Flag
 
 _log = log.get(__name__)
 
@@ -74,6 +75,18 @@ class Metrics:
             "station_database_connections_max", "Database connections that the pools allow.",
             multiprocess_mode="livesum", registry=own,
         )  # fmt: skip
+        self._begin()
+
+    def _begin(self) -> None:
+        """Counters at 0: one that comes into being with its first events has no increase, and alarms nobody."""
+        for operation in _PUSHES:
+            self._seconds.labels(operation)
+        for fault_code in {kind.fault_code for kind in (RefusalError, *RefusalError.__subclasses__())}:
+            self._faults.labels(fault_code)
+        for flag in Flag:
+            self._flags.labels(flag)
+        for status in (200, 500, 503):
+            self._answers.labels(status)
 
     def answered(self, notes: Mapping[str, Any], status: int, seconds: float) -> None:
         """Counts one answer. `notes` are what its log line says. What cannot be counted is answered all the same."""

@@ -129,6 +129,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         while self.alive and self.ppid == os.getppid():
             self._turn()
         self.alive = False
+        self.wsgi.health.draining = True
         if self._courteous_until is None:
             self._listen(False)
         self._courteous_until = None

@@ -197,6 +197,18 @@ def test_database_away(settings):
     assert not [name for name in found if name.startswith("station_refused_open")]
 
 
+def test_counters_begin_at_zero(settings):
+    """What alerts and dashboards take the increase of is there before its first event; no EC is named for it."""
+    found = samples(metrics.Metrics(settings, store.connect("postgresql://station@127.0.0.1:9/station")).text())
+    for name in (
+        'station_http_answers_total{status="500"}', 'station_http_answers_total{status="503"}',
+        'station_faults_total{fault_code="PAA_SYSTEM_ERROR"}', 'station_faults_total{fault_code="PAA_RECEIPT_DUPLICATA"}',
+        'station_flags_total{flag="second_receipt"}', 'station_push_seconds_count{operation="paSendRTV2"}',
+        'station_push_seconds_bucket{le="10.0",operation="paSendRT"}',
+    ):  # fmt: skip
+        assert found[name] == 0
+
+
 def test_turned_away(settings):
     """Requests that were turned away count as answers 503."""
     told = metrics.Metrics(settings, store.connect("postgresql://station@127.0.0.1:9/station"))

@@ -593,6 +593,20 @@ def test_health_door(tmp_path, sqlite_url, serve):
     assert httpx.get(f"{base}/live").status_code == 200
 
 
+def test_readiness_while_stopping(sqlite_url, serve):
+    """A server that was told to stop says on a connection that stands that it is not ready any more."""
+    health = free_port()
+    server = serve(sqlite_url, STATION_SERVER_HEALTH_LISTEN=f"127.0.0.1:{health}")
+    with httpx.Client(base_url=f"http://127.0.0.1:{health}") as client:
+        assert client.get("/ready").status_code == 200
+        server.process.terminate()
+        deadline = time.monotonic() + 20
+        while (answer := client.get("/ready")).status_code == 200:
+            assert time.monotonic() < deadline
+        assert (answer.status_code, answer.text) == (503, "stopping\n")
+    assert server.process.wait(20) == 0
+
+
 def test_health_port_is_taken(tmp_path, sqlite_url, serve):
     """Where the health port is taken, the station starts without it, unless the configuration asks for that port."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
