@@ -7,10 +7,11 @@ LOCKED := $(INSTALL) --no-build-isolation --require-hashes
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos bench bench-growth bench-memory bench-reconcile lint format lock audit sbom fuzz docs release image-check clean
+.PHONY: help run test chaos bench bench-growth bench-memory bench-journal bench-reconcile lint format lock audit sbom fuzz \
+  deploy-check docs release image-check clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 run: $(VENV)/run ## set up and serve the station on SQLite at 127.0.0.1:8080
 	$(BIN)/station migrate
@@ -36,7 +37,6 @@ format: $(VENV)/dev ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Without UPGRADE=--upgrade, what is locked stays as it is and only what is new is resolved.
 bench: $(VENV)/dev ## measure rates and floors, and write them to docs/performance.md (8 minutes)
 	$(BIN)/python -m bench.measure
 
@@ -52,11 +52,13 @@ bench-journal: $(VENV)/dev ## what the event journal costs the push path, with a
 bench-reconcile: $(VENV)/dev ## time and memory of the reconciliation of 100,000 listed receipts
 	$(BIN)/python bench/reconcile.py
 
+# Without UPGRADE=--upgrade, what is locked stays as it is and only what is new is resolved.
 lock: $(VENV)/dev ## write the lock files after a change of the dependencies (UPGRADE=--upgrade takes newer versions)
 	$(INSTALL) uv
 	for what in "pyproject.toml -o requirements.lock" "--group build -o requirements-build.lock" \
 	  "pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock" \
-	  "--group audit -o requirements-audit.lock" "--group fuzz -o requirements-fuzz.lock"; do \
+	  "--group audit -o requirements-audit.lock" "--group deploy -o requirements-deploy.lock" \
+	  "--group fuzz -o requirements-fuzz.lock"; do \
 	  UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 \
 	  --generate-hashes --no-annotate $$what || exit 1; done
 
@@ -75,6 +77,14 @@ fuzz: $(VENV)/fuzz ## look for inputs that break the request path for FUZZ_SECON
 	$(BIN)/python tests/fuzz_requests.py .fuzz tests/fuzz_cases -artifact_prefix=.fuzz/finding- \
 	  -max_total_time=$(FUZZ_SECONDS) -max_len=65536 -timeout=10 -rss_limit_mb=1024
 
+deploy-check: $(VENV)/deploy ## lint the Dockerfile, check deploy/ against published schemas, the alerts by promtool if it is there
+	$(VENV)/deploy/bin/hadolint Dockerfile
+	$(VENV)/deploy/bin/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose/compose.yaml
+	$(VENV)/deploy/bin/kubernetes-validate --strict --quiet deploy/kubernetes/*.yaml
+	$(VENV)/deploy/bin/python deploy/grafana/check.py
+	if command -v promtool >/dev/null; then \
+	  promtool check rules deploy/prometheus/alerts.yml && promtool test rules deploy/prometheus/alerts_test.yml; fi
+
 docs: $(VENV)/dev ## write the generated pages and build the documentation in dist/docs; a broken link is an error
 	$(BIN)/python docs/site/reference.py
 	$(BIN)/python -m mkdocs build --strict --quiet -f docs/site/mkdocs.yml
@@ -82,7 +92,7 @@ docs: $(VENV)/dev ## write the generated pages and build the documentation in di
 release: $(VENV)/run ## build wheel and sdist in dist/, of the version in station/__init__.py
 	$(BIN)/python -m hatchling build -t sdist -t wheel -d dist
 
-image-check: ## build the image without Docker and start it (root, Debian's buildah and debootstrap; 5 minutes)
+image-check: ## build the image without Docker and start it (root, Debian's buildah and debootstrap; 5 to 10 minutes)
 	deploy/image/check.sh
 
 clean: ## remove the virtual environment and what tools left behind
@@ -107,10 +117,15 @@ $(VENV)/dev: requirements-dev.lock $(VENV)/run
 	$(LOCKED) -r requirements-dev.lock
 	@touch $@
 
-# Tools that only look at the lock files have an environment of their own.
+# Tools that only look at lock files, or at what stands in deploy/, have an environment of their own.
 $(VENV)/audit: requirements-audit.lock | $(VENV)/build
 	$(PYTHON) -m venv $@
 	$@/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements-audit.lock
+	@touch $@
+
+$(VENV)/deploy: requirements-deploy.lock | $(VENV)/build
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements-deploy.lock
 	@touch $@
 
 $(VENV)/fuzz: requirements-fuzz.lock $(VENV)/dev

@@ -202,7 +202,8 @@ def test_counters_begin_at_zero(settings):
     found = samples(metrics.Metrics(settings, store.connect("postgresql://station@127.0.0.1:9/station")).text())
     for name in (
         'station_http_answers_total{status="500"}', 'station_http_answers_total{status="503"}',
-        'station_faults_total{fault_code="PAA_SYSTEM_ERROR"}', 'station_faults_total{fault_code="PAA_RECEIPT_DUPLICATA"}',
+        'station_faults_total{fault_code="PAA_SYSTEM_ERROR"}',
+        'station_faults_total{fault_code="PAA_RECEIPT_DUPLICATA"}',
         'station_flags_total{flag="second_receipt"}', 'station_push_seconds_count{operation="paSendRTV2"}',
         'station_push_seconds_bucket{le="10.0",operation="paSendRT"}',
     ):  # fmt: skip

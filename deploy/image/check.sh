@@ -36,9 +36,14 @@ image=$(buildah "${store[@]}" from --pull=never localhost/station)
 mounted=$(buildah "${store[@]}" mount "$image")
 echo "base    $(du -sm --apparent-size "$work/base" | cut -f1) MiB"
 echo "station $(du -sm --apparent-size "$mounted/opt/station" | cut -f1) MiB on top of the base"
+# What a registry holds and a machine fetches: layers as they travel, this base among them, which is larger than python:slim.
+buildah "${store[@]}" push --quiet localhost/station "oci:$work/packed" >/dev/null
+packed=$(du -sm --apparent-size "$work/packed" | cut -f1)
+echo "packed  $packed MiB, with the base"
+[ "$packed" -lt 150 ] || { echo "the image is too large"; exit 1; }
 buildah "${store[@]}" inspect --type image --format '{{.Docker.Config.User}} {{.Docker.Config.Entrypoint}} {{.Docker.Config.Cmd}} {{.Docker.Config.Healthcheck}}{{println}}' localhost/station
-for unwanted in gcc cc ld; do
-  [ ! -e "$mounted/usr/bin/$unwanted" ] || { echo "a compiler is in the image: $unwanted"; exit 1; }
+for unwanted in usr/bin/gcc usr/bin/cc usr/bin/ld root/.cache build opt/station/bin/pip; do
+  [ ! -e "$mounted/$unwanted" ] || { echo "this does not belong in the image: $unwanted"; exit 1; }
 done
 
 echo "== run"
