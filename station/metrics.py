@@ -81,8 +81,9 @@ class Metrics:
         """Counters at 0: one that comes into being with its first events has no increase, and alarms nobody."""
         for operation in _PUSHES:
             self._seconds.labels(operation)
-        for fault_code in {kind.fault_code for kind in (RefusalError, *RefusalError.__subclasses__())}:
-            self._faults.labels(fault_code)
+        refusals: list[type[RefusalError]] = [RefusalError, *RefusalError.__subclasses__()]
+        for refusal in refusals:
+            self._faults.labels(refusal.fault_code)
         for flag in Flag:
             self._flags.labels(flag)
         for status in (200, 500, 503):
