@@ -14,7 +14,7 @@ import trustme
 from build import a_request, an_envelope
 from process import free_port
 
-from station import certificate, config, metrics, metrics_folder, store
+from station import certificate, config, log, metrics, metrics_folder, store
 
 EC, OTHER = "77777777777", "88888888888"
 REGISTRY = f"""
@@ -132,6 +132,7 @@ def test_folder(tmp_path, monkeypatch):
 
 def test_not_counted(settings, capsys, monkeypatch):
     """A count that cannot be written is told once and fails nobody."""
+    log.configure("json")
     told = metrics.Metrics(settings, store.connect("postgresql://station@127.0.0.1:9/station"))
 
     def full(*_):

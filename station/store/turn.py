@@ -38,6 +38,8 @@ def commit(engine: Engine, work: Callable[[Connection], T], *, until: float) -> 
         if waiting.leave(one):
             raise
         one.decided.wait()  # somebody has begun with it
+    finally:
+        waiting.leave(one)  # whatever happened, nobody is to begin with it now
     returned: T = one.result()
     return returned
 
