@@ -184,7 +184,7 @@ class Intake:
     ) -> tuple[store.Recorded, frozenset[Flag]]:
         if arrival.origin.source is Source.PUSH:
             recorded = self._persist(
-                lambda until: store.record_alone(
+                lambda until, in_doubt: store.record_alone(
                     self.engine,
                     receipt,
                     flags=flags,
@@ -192,15 +192,24 @@ class Intake:
                     charset=arrival.charset,
                     received_at=arrival.at,
                     exchange=self._exchange(arrival, Result.STORED, receipt_id=receipt.receipt_id),
+                    in_doubt=in_doubt,
                     until=until,
                 )
             )
             if recorded is not None:
                 return recorded, flags if recorded is store.Recorded.STORED else frozenset()
-        return self._commit(lambda connection: self._record(connection, arrival, receipt, flags))
+        return self._commit(
+            lambda connection, in_doubt: self._record(connection, arrival, receipt, flags, in_doubt=in_doubt)
+        )
 
     def _record(
-        self, connection: store.Connection, arrival: _Arrival, receipt: Receipt, flags: frozenset[Flag]
+        self,
+        connection: store.Connection,
+        arrival: _Arrival,
+        receipt: Receipt,
+        flags: frozenset[Flag],
+        *,
+        in_doubt: bool,
     ) -> tuple[store.Recorded, frozenset[Flag]]:
         recorded, flags = store.record(
             connection,
@@ -211,6 +220,7 @@ class Intake:
             source=arrival.origin.source,
             received_at=arrival.at,
             exchange=self._exchange(arrival, Result.STORED, receipt_id=receipt.receipt_id),
+            in_doubt=in_doubt,
         )
         if recorded is store.Recorded.DUPLICATE:  # a conflict is written down with its refusal
             self._journal(connection, arrival, Result.DUPLICATE, receipt_id=receipt.receipt_id)
@@ -233,9 +243,9 @@ class Intake:
             operator=origin.operator,
             exchange=exchange,
         )
-        refused_id = self._persist(lambda until: store.keep_alone(self.engine, refusing, until=until))
+        refused_id = self._persist(lambda until, _in_doubt: store.keep_alone(self.engine, refusing, until=until))
         if refused_id is None:
-            refused_id = self._commit(lambda connection: store.keep(connection, refusing))
+            refused_id = self._commit(lambda connection, _in_doubt: store.keep(connection, refusing))
         return Outcome(Result.REFUSED, arrival.identifiers, refusal=refusal, refused_id=refused_id)
 
     def _keep_unexpected(self, arrival: _Arrival, error: Exception) -> None:
@@ -270,25 +280,31 @@ class Intake:
             return False
         return True
 
-    def _commit(self, work: Callable[[store.Connection], T]) -> T:
+    def _commit(self, work: Callable[[store.Connection, bool], T]) -> T:
         """Does `work` in a transaction."""
-        return self._persist(lambda until: store.commit(self.engine, work, until=until))
+        return self._persist(
+            lambda until, in_doubt: store.commit(
+                self.engine, lambda connection: work(connection, in_doubt), until=until
+            )
+        )
 
-    def _persist(self, attempt: Callable[[float], T]) -> T:
+    def _persist(self, attempt: Callable[[float, bool], T]) -> T:
         """Calls `attempt`, a transaction that ends at the time it is given, and again where and while the database says
-        that this helps.
+        that this helps: then it is told that an earlier try is in doubt.
 
         The connection may be lost after the database committed and before it said so: the next try then finds the
         first one's row, which is why what it does must be idempotent.
         """
         begun = time.monotonic()
         pause = _FIRST_PAUSE_S
+        in_doubt = False
         while True:
             try:
-                return attempt(begun + _WITHIN_S)
+                return attempt(begun + _WITHIN_S, in_doubt)
             except StoreError as error:
                 if not error.retry or time.monotonic() - begun > _RETRY_WITHIN_S:
                     raise
                 _log.warning("transaction_retried", reason=error.reason)
+                in_doubt = True
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_S)

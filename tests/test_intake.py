@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from decimal import Decimal
 
 import pytest
@@ -12,6 +13,7 @@ from strategies import our_receipts, receipts, styles
 from trouble import LOST, broken, lost_at_commit
 
 from station import contract, store
+from station import intake as intake_module
 from station.config import Settings
 from station.errors import StoreError, StoreRejectedError
 from station.intake import Intake, Origin, Result
@@ -207,6 +209,24 @@ def test_receipts_of_one_notice_at_once(engine, take):
     assert {outcome.result for outcome in outcomes} == {Result.STORED}
     assert sum(Flag.SECOND_RECEIPT in outcome.flags for outcome in outcomes) == 7
     assert sorted(row["notice_ordinal"] for row in rows(engine, tables.receipt)) == list(range(8))
+
+
+def test_same_microsecond(engine, take, monkeypatch):
+    """Two copies that arrive in the same microsecond, as in two processes, are two: the second is a resend."""
+
+    class Stopped(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime(2026, 7, 1, 8, 20, 30, 123456, tz)
+
+    monkeypatch.setattr(intake_module, "datetime", Stopped)
+    request = a_request()
+    first, second = (take(an_envelope(request.but(idStation=one))) for one in (STATION, "15376371009_02"))
+    assert (first.result, second.result) == (Result.STORED, Result.DUPLICATE)
+    with store.transaction(engine, readonly=True) as connection:
+        found = store.find(connection, EC, request["receiptId"])
+    assert found["resends"] == 1
+    assert found["last_resend_at"] == found["received_at"]
 
 
 # --- when the database fails ------------------------------------------------------------------------------------------

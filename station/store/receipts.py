@@ -34,12 +34,14 @@ def record(
     source: Source,
     received_at: datetime,
     exchange: Callable[[], Exchange] | None = None,
+    in_doubt: bool = False,
 ) -> tuple[Recorded, frozenset[Flag]]:
     """Inserts first and lets the unique constraints judge. Returns what became of it and the flags it was stored with:
     `flags`, and one more where it is not the first receipt of its notice.
 
     A receipt that is there already is counted as resent where it came by push, and the station it came by is kept.
-    `exchange` makes the journal's row for a receipt that is stored; for another nothing is written.
+    `exchange` makes the journal's row for a receipt that is stored; for another nothing is written. `in_doubt`: an
+    earlier try of the same arrival may have been committed, which then counts as no resend.
     """
     values, parts = _rows(receipt, raw=raw, charset=charset, source=source, received_at=received_at, exchange=exchange)
     ordinal = 0
@@ -48,7 +50,7 @@ def record(
         parts[tables.receipt_flag] = _flag_rows(receipt, flags, received_at)
         if insert_whole(connection, tables.receipt, values | {"notice_ordinal": ordinal}, parts):
             return Recorded.STORED, flags
-        known = _again(connection, receipt, source, received_at)
+        known = _again(connection, receipt, source, received_at, in_doubt)
         if known is not None:
             return known, frozenset()
         ordinal = next_ordinal(connection, receipt)
@@ -65,6 +67,7 @@ def record_alone(
     charset: str | None,
     received_at: datetime,
     exchange: Callable[[], Exchange] | None = None,
+    in_doubt: bool = False,
     until: float,
 ) -> Recorded | None:
     """What nearly every push needs of `record`, as one statement that is a transaction of its own; PostgreSQL only.
@@ -81,7 +84,8 @@ def record_alone(
     parts = {part: rows for part, rows in parts.items() if rows}
     values["notice_ordinal"] = 0
     statement = _alone(tuple(values), tuple(parts))
-    row = run_alone(engine, statement, parameters(tables.receipt, values, parts), until=until)
+    given = parameters(tables.receipt, values, parts) | {"own": received_at if in_doubt else None}
+    row = run_alone(engine, statement, given, until=until)
     return None if row is None else Recorded(row[0])
 
 
@@ -96,12 +100,13 @@ def _alone(names: tuple[str, ...], parts: tuple[Table, ...]) -> str:
 
 
 # A statement sees the database as it was when it began: what another one commits meanwhile is neither inserted nor
-# counted here. What came at the same microsecond is the same arrival, in a try whose commit was in doubt.
+# counted here. `own` is when a try whose commit was in doubt arrived, and NULL in a first try: two copies may well
+# arrive in the same microsecond.
 _SENT_AGAIN = """
 again AS (
     UPDATE receipt SET
-    resends = CASE WHEN %(received_at)s IN (received_at, last_resend_at) THEN resends ELSE resends + 1 END,
-    last_resend_at = CASE WHEN %(received_at)s = received_at THEN last_resend_at ELSE %(received_at)s END
+    resends = CASE WHEN %(own)s IN (received_at, last_resend_at) THEN resends ELSE resends + 1 END,
+    last_resend_at = CASE WHEN %(own)s = received_at THEN last_resend_at ELSE %(received_at)s END
     WHERE id_pa = %(id_pa)s AND receipt_id = %(receipt_id)s AND content_hash = %(content_hash)s
     AND NOT EXISTS (SELECT 1 FROM whole)
     RETURNING id_broker_pa, id_station, received_at
@@ -137,7 +142,7 @@ def _flag_rows(receipt: Receipt, flags: frozenset[Flag], received_at: datetime) 
     return [row | {"flag": flag.value} for flag in sorted(flags)]
 
 
-_now = bindparam("now", type_=tables.UtcDateTime())
+_now, _own = (bindparam(name, type_=tables.UtcDateTime()) for name in ("now", "own"))
 _came, _came_again = tables.receipt.c.received_at, tables.receipt.c.last_resend_at
 _RESENT = (
     update(tables.receipt)
@@ -148,18 +153,18 @@ _RESENT = (
     )
     .values(
         resends=case(
-            (or_(_came == _now, _came_again == _now), tables.receipt.c.resends), else_=tables.receipt.c.resends + 1
+            (or_(_came == _own, _came_again == _own), tables.receipt.c.resends), else_=tables.receipt.c.resends + 1
         ),
-        last_resend_at=case((_came == _now, _came_again), else_=_now),
+        last_resend_at=case((_came == _own, _came_again), else_=_now),
     )
     .returning(tables.receipt.c.id_broker_pa, tables.receipt.c.id_station, tables.receipt.c.received_at)
 )
 
 
-def _again(connection: Connection, receipt: Receipt, source: Source, now: datetime) -> Recorded | None:
+def _again(connection: Connection, receipt: Receipt, source: Source, now: datetime, in_doubt: bool) -> Recorded | None:
     """What a receipt whose insert was turned away is to the one stored under its key; `None` where there is none."""
     pushed = source is Source.PUSH
-    if pushed and _count(connection, receipt, now):
+    if pushed and _count(connection, receipt, now, in_doubt):
         return Recorded.DUPLICATE
     content_hash = connection.execute(select(tables.receipt.c.content_hash).where(_is(receipt))).scalar_one_or_none()
     if content_hash is None:
@@ -167,14 +172,14 @@ def _again(connection: Connection, receipt: Receipt, source: Source, now: dateti
     if content_hash != receipt.content_hash:
         return Recorded.CONFLICT
     if pushed:  # turned away by another receipt of the notice, and committed since it was counted in vain
-        _count(connection, receipt, now)
+        _count(connection, receipt, now, in_doubt)
     return Recorded.DUPLICATE
 
 
-def _count(connection: Connection, receipt: Receipt, now: datetime) -> bool:
+def _count(connection: Connection, receipt: Receipt, now: datetime, in_doubt: bool) -> bool:
     """Counts the stored receipt of the same content as resent, keeps the station it came by. Whether there is one."""
     of = {"of_ec": receipt.id_pa, "of_receipt": receipt.receipt_id, "of_content": receipt.content_hash}
-    stored = connection.execute(_RESENT, of | {"now": now}).one_or_none()
+    stored = connection.execute(_RESENT, of | {"now": now, "own": now if in_doubt else None}).one_or_none()
     if stored is None:
         return False
     if (stored.id_broker_pa, stored.id_station) != (receipt.id_broker_pa, receipt.id_station):
