@@ -8,17 +8,15 @@ it comes to the database, and only then does the next one begin.
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-_turn = threading.Lock()
-_own = threading.local()
+_turn = threading.RLock()  # which knows whose it is, and needs no memory for that: there may be none
 
 
 @contextmanager
 def computing() -> Iterator[None]:
     """Waits for this thread's turn; it ends with the block, or before, where `waiting` is called inside."""
     _turn.acquire()
-    _own.turn = True
     try:
         yield
     finally:
@@ -27,6 +25,5 @@ def computing() -> Iterator[None]:
 
 def waiting() -> None:
     """What this thread does from here on is mostly waiting: the next one may begin."""
-    if getattr(_own, "turn", False):
-        _own.turn = False
+    with suppress(RuntimeError):  # it is not in its turn
         _turn.release()
