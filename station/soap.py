@@ -16,17 +16,13 @@ from station.errors import DocumentError, MalformedDocumentError, RefusalError, 
 from station.intake import Intake, Origin, Outcome, Result
 from station.journal import DECLINED
 from station.receipt import Identifiers, Source
+from station.transport import Transport
 
-from spyne import Application, Fault, Service, const, rpc  # isort: skip
+from spyne import Application, Fault, Service, rpc  # isort: skip
 from spyne.model import AnyXml  # isort: skip
 from spyne.protocol.soap import Soap11  # isort: skip
-from spyne.server.wsgi import WsgiApplication  # isort: skip
 
 _log = log.get(__name__)
-
-# After a request Spyne has Python look through its whole memory for garbage, once a second and in every thread at
-# once: a third of all time. Python collects on its own.
-const.MIN_GC_INTERVAL = float("inf")
 
 RETRY_AFTER_S = "60"
 NOT_OFFERED = "not offered by a broadcast station"
@@ -64,6 +60,11 @@ class _Protocol(Soap11):  # type: ignore[misc]  # Spyne has no types
         ctx.in_header_doc = None
         ctx.in_body_doc = request
         ctx.method_request_string = request.tag
+
+    def generate_method_contexts(self, ctx: Any) -> list[Any]:
+        """Each operation is one method's: Spyne copies the context for several."""
+        (ctx.descriptor,) = self.get_call_handles(ctx)
+        return [ctx]
 
     def from_element(self, ctx: Any, cls: type, element: contract.Element) -> contract.Element:
         """The request as it is: the published schema validates it, not Spyne."""
@@ -214,9 +215,7 @@ def create_soap_app(intake: Intake) -> Callable[..., Iterable[bytes]]:
     application = Application(
         [PaForNode], NS, name="paForNode", in_protocol=_Protocol(), out_protocol=_Protocol(), config=intake
     )
-    # Not the WsgiApplication itself, which first looks for requests for a WSDL of its own making.
-    handle: Callable[..., Iterable[bytes]] = WsgiApplication(application, max_content_length=2**62).handle_rpc
-    return handle
+    return Transport(application)
 
 
 def fault_document(text: str) -> bytes:
