@@ -18,7 +18,7 @@ ONLY_USER = {
     "alembic": ["station.store"],
     "httpx": ["station.gpd"],
     "spyne": ["station.soap"],
-    "six": ["station.spyne_import"],
+    "six": ["station.soap"],
     "gunicorn": ["station.server", "station.worker", "station.log"],
     "click": ["station.cli"],
     "rich": ["station.cli"],
@@ -30,7 +30,7 @@ ONLY_USER = {
 
 # A module may import only what stands before it.
 ORDER = [
-    "station.errors", "station.folder", "station.pace", "station.spyne_import", "station.receipt", "station.config",
+    "station.errors", "station.folder", "station.pace", "station.receipt", "station.config",
     "station.log",
     "station.certificate", "station.trust", "station.tls", "station.framing", "station.contract", "station.masking",
     "station.journal", "station.store", "station.patience", "station.export", "station.stamps", "station.statistics",

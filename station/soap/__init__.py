@@ -10,13 +10,14 @@ from typing import Any
 
 from lxml import etree
 
-from station import contract, log, spyne_import  # noqa: F401  (spyne_import must come before Spyne)
+from station import contract, log
 from station.contract import NS
 from station.errors import DocumentError, MalformedDocumentError, RefusalError, StoreError
 from station.intake import Intake, Origin, Outcome, Result
 from station.journal import DECLINED
 from station.receipt import Identifiers, Source
-from station.transport import Transport
+from station.soap import spyne_import  # noqa: F401  (before Spyne)
+from station.soap.transport import Transport
 
 from spyne import Application, Fault, Service, rpc  # isort: skip
 from spyne.model import AnyXml  # isort: skip

@@ -9,7 +9,7 @@ from email.message import Message
 from functools import lru_cache
 from typing import Any
 
-from station import spyne_import  # noqa: F401  (before Spyne)
+from station.soap import spyne_import  # noqa: F401  (before Spyne)
 
 from spyne import MethodContext, TransportContext  # isort: skip
 from spyne.server import ServerBase  # isort: skip
