@@ -14,11 +14,9 @@ import selectors
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from queue import SimpleQueue
-from threading import Lock, Thread
-from typing import Any
+from threading import Lock
 
 from gunicorn import sock as gunicorn_sock
 from gunicorn.http import RequestParser, errors, wsgi
@@ -29,6 +27,7 @@ from station.app import ARRIVED
 from station.connection import Connection, State
 from station.framing import DRAIN, Incoming, Piece
 from station.health import is_health_door
+from station.threads import PATIENCE_S, Threads
 
 _log = log.get(__name__)
 
@@ -39,6 +38,7 @@ _MOST_COURTESY_S = 0.005
 # And no more than so much of each second: whoever opens connections without end would keep the others waiting for
 # seconds to be accepted.
 _COURTESY_A_SECOND_S = 0.2
+_AT_ONCE = 2  # requests, while the database is quick
 # Whether the process lives is not to wait for what a slow database says of itself.
 _HEALTH_THREADS = 3
 _FAREWELL_S = 2.0
@@ -72,26 +72,6 @@ _REFUSALS = (
 )
 
 
-class _Threads:
-    """So many threads, which do in turn what they are given. They end with the process."""
-
-    def __init__(self, count: int, name: str) -> None:
-        self._given: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
-        for number in range(count):
-            Thread(target=self._run, name=f"{name}-{number}", daemon=True).start()
-
-    def do(self, work: Callable[..., None], *arguments: Any) -> None:
-        self._given.put((work, *arguments))
-
-    def _run(self) -> None:
-        while True:
-            work, *arguments = self._given.get()
-            try:
-                work(*arguments)
-            except Exception as error:  # nobody starts another thread for one that has ended
-                _log.error("unexpected_error", exc_info=error)
-
-
 class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
     """One process: a loop, `threads` threads for requests, and some for questions about health."""
 
@@ -104,8 +84,6 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         self._answered: deque[Connection] = deque()  # what the threads are done with
         self._done: deque[Connection] = deque()  # of these what is for the loop to go on with
         self._handing_back = Lock()  # between the threads, which give connections back, and the loop
-        self._threads = _Threads(self.cfg.threads, "request")
-        self._health_threads = _Threads(_HEALTH_THREADS, "health")
         self._pending = 0  # requests that are worked on or wait for a thread
         self._held = 0
         self._turned_away = 0
@@ -119,6 +97,10 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         super().load_wsgi()
         self.settings = self.wsgi.settings
         self._metrics = self.wsgi.metrics
+        # Those that wait for their turn to write to SQLite share a commit: the more, the better.
+        at_once = _AT_ONCE if self.wsgi.engine.dialect.name == "postgresql" else self.cfg.threads
+        self._threads = Threads(self.cfg.threads, "request", at_once=at_once)
+        self._health_threads = Threads(_HEALTH_THREADS, "health", at_once=_HEALTH_THREADS)
 
     def run(self) -> None:
         """The loop."""
@@ -150,6 +132,8 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         wait = timeout
         if self._courteous_until is not None:
             wait = max(0.0, min(timeout, self._courteous_until - time.monotonic()))
+        if self._threads.help(time.monotonic()):
+            wait = min(wait, PATIENCE_S)
         ready = self._poller.select(wait)
         while self._answered:
             connection = self._answered.popleft()

@@ -35,8 +35,8 @@ ORDER = [
     "station.certificate", "station.trust", "station.tls", "station.framing", "station.contract", "station.masking",
     "station.journal", "station.store", "station.patience", "station.export", "station.stamps", "station.statistics",
     "station.gpd", "station.intake", "station.soap", "station.reconcile", "station.replay", "station.purge",
-    "station.metrics", "station.health", "station.app", "station.wsgi", "station.connection", "station.worker",
-    "station.metrics_folder", "station.server", "station.production", "station.demo", "station.cli",
+    "station.metrics", "station.health", "station.app", "station.wsgi", "station.connection", "station.threads",
+    "station.worker", "station.metrics_folder", "station.server", "station.production", "station.demo", "station.cli",
 ]  # fmt: skip
 
 

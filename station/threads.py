@@ -1,0 +1,69 @@
+"""The threads that answer requests: few at a time, and more of them where those take long."""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any
+
+from station import log
+
+_log = log.get(__name__)
+
+# Who works for longer than this waits for something, most likely the database, and somebody else may begin.
+PATIENCE_S = 0.01
+
+
+class Threads:
+    """So many threads, which do in turn what they are given. They end with the process.
+
+    Only the first `at_once` take the next piece of work by themselves: two requests keep a processor busy, one in
+    Python and one in the database, and each further one in the database costs both of them warm caches (a third fewer
+    receipts with eight). The others are called by `help`, one for each that has begun and takes long.
+    """
+
+    def __init__(self, count: int, name: str, *, at_once: int) -> None:
+        self._given: SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]] = SimpleQueue()
+        self._calls: SimpleQueue[None] = SimpleQueue()
+        self._begun = [0.0] * count  # when each of them began, of `time.monotonic()`; 0: it does nothing
+        self._at_once = min(count, at_once)
+        for number in range(count):
+            target = self._first if number < self._at_once else self._further
+            Thread(target=target, args=(number,), name=f"{name}-{number}", daemon=True).start()
+
+    def do(self, work: Callable[..., None], *arguments: Any) -> None:
+        """Has `work` done, after all that was given before."""
+        self._given.put((work, arguments))
+
+    def help(self, now: float) -> bool:
+        """Calls a further thread where something waits and too few have begun lately. Whether something waits.
+
+        Whoever gave work calls this again within `PATIENCE_S` as long as something waits.
+        """
+        if self._given.empty():
+            return False
+        lately = sum(begun > now - PATIENCE_S for begun in self._begun)
+        if lately < self._at_once < len(self._begun) and self._calls.empty():
+            self._calls.put(None)
+        return True
+
+    def _first(self, number: int) -> None:
+        while True:
+            self._do(number, *self._given.get())
+
+    def _further(self, number: int) -> None:
+        while True:
+            self._calls.get()
+            with suppress(Empty):
+                self._do(number, *self._given.get_nowait())
+
+    def _do(self, number: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        self._begun[number] = time.monotonic()
+        try:
+            work(*arguments)
+        except Exception as error:  # nobody starts another thread for one that has ended
+            with suppress(Exception):
+                _log.error("unexpected_error", exc_info=error)
+        finally:
+            self._begun[number] = 0.0
