@@ -1,82 +1,123 @@
-"""What a request says, however it is written, and the hash of it that tells resends from conflicts."""
+"""What a receipt says, however it is written: its fields, and the canonical form that its hash is made of."""
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import date, datetime
 from decimal import Decimal
 from hashlib import sha256
-from typing import Any, TypeAlias
+from json.encoder import JSONEncoder, encode_basestring
+from typing import Any, NamedTuple, TypeAlias
 
 from station.contract.parsing import NS_XSI, Element
-from station.contract.values import BLANKS, integer, read_date_time
+from station.contract.values import BLANKS, integer, read_date, read_date_time
 
-# An element without prefixes and without blanks between elements: [tag, text] or [tag, [children]], and as a third
-# item the attributes, where there are any.
-Plain: TypeAlias = list[Any]
-
-
-def plain(element: Element) -> Plain:
-    """The element without prefixes, blanks between elements and hints to schemas: what it says, as nested lists."""
-    if len(element):
-        children = list(element)
-        content: Any = [plain(child) for child in children]
-        # Text beside elements occurs in unknown elements only, but there it is content.
-        for text in (element.text, *[child.tail for child in children]):
-            if text and not text.isspace():
-                content.append(["", text])
-    else:
-        content = element.text or ""
-    if element.keys():
-        attributes = element.items()
-        attributes = sorted((name, value) for name, value in attributes if not str(name).startswith(f"{{{NS_XSI}}}"))
-        if attributes:
-            return [element.tag, content, attributes]
-    return [element.tag, content]
+# The children of an element in their order: each its name, and its text, what its text means, or its own children.
+Fields: TypeAlias = list[tuple[str, Any]]
 
 
 # Values that can be written in several ways, and are when a document is read and written again on its way (the GPD API
-# serves such copies): each by the one way it is hashed in.
-_CANONICAL: dict[str, Callable[[str], str]] = {
-    "paymentAmount": lambda text: str(Decimal(text.strip(BLANKS))),
-    "fee": lambda text: str(Decimal(text.strip(BLANKS))),
-    "primaryCiIncurredFee": lambda text: str(Decimal(text.strip(BLANKS))),
-    "transferAmount": lambda text: str(Decimal(text.strip(BLANKS))),
-    "idTransfer": lambda text: str(integer(text)),
-    "standIn": lambda text: "true" if text.strip(BLANKS) in ("true", "1") else "false",
-    "paymentDateTime": lambda text: str(read_date_time(text.strip(BLANKS)) or text.strip(BLANKS)),
-    "applicationDate": lambda text: text.strip(BLANKS),
-    "transferDate": lambda text: text.strip(BLANKS),
-    "MBDAttachment": lambda text: "".join(text.split()),
+# serves such copies): for each the one way it is hashed in, and what it means.
+
+
+def _amount(text: str) -> tuple[str, Decimal]:
+    value = Decimal(text.strip(BLANKS))
+    return str(value), value
+
+
+def _integer(text: str) -> tuple[str, int]:
+    value = integer(text)
+    return str(value), value
+
+
+def _boolean(text: str) -> tuple[str, bool]:
+    value = text.strip(BLANKS) in ("true", "1")
+    return "true" if value else "false", value
+
+
+def _date_time(text: str) -> tuple[str, datetime | None]:
+    lexical = text.strip(BLANKS)
+    value = read_date_time(lexical)
+    return str(value or lexical), value
+
+
+def _date(text: str) -> tuple[str, date | None]:
+    lexical = text.strip(BLANKS)
+    return lexical, read_date(lexical)
+
+
+def _base64(text: str) -> tuple[str, str]:
+    value = "".join(text.split())
+    return value, value
+
+
+_VALUES: dict[str, Callable[[str], tuple[str, Any]]] = {
+    "paymentAmount": _amount,
+    "fee": _amount,
+    "primaryCiIncurredFee": _amount,
+    "transferAmount": _amount,
+    "idTransfer": _integer,
+    "standIn": _boolean,
+    "paymentDateTime": _date_time,
+    "applicationDate": _date,
+    "transferDate": _date,
+    "MBDAttachment": _base64,
 }
 
 
-def content_hash(request: Plain) -> bytes:
-    """SHA-256 of the canonical form of a valid request's `receipt` element.
+class _Place(NamedTuple):
+    """Which children of an element are values, and the places of those that have children. The rest is text."""
 
-    It is stored with every receipt and tells resends from conflicts: never change the form.
+    values: Mapping[str, Callable[[str], tuple[str, Any]]] = {}
+    places: Mapping[str, "_Place"] = {}
+
+
+_RECEIPT = _Place(_VALUES, {"transferList": _Place(places={"transfer": _Place(_VALUES)})})
+_ELSEWHERE = _Place()
+
+_quoted = encode_basestring
+_as_json = JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+def read_content(receipt: Element, *, unknown: bool) -> tuple[Fields, bytes]:
+    """The fields of a valid request's `receipt` element, and the SHA-256 of its canonical form. `unknown` tells whether
+    the request holds elements that the schema does not know.
+
+    The form is JSON: [name, text] or [name, [children]], and as a third item the attributes, where there are any. It
+    is without prefixes, blanks between elements and hints to schemas. The hash is stored with every receipt and tells
+    resends from conflicts: never change the form.
     """
-    receipt = _child(request, "receipt")
-    fields = [
-        [field[0], [[part[0], _canonical(part[1])] if part[0] == "transfer" else part for part in field[1]]]
-        if field[0] == "transferList"
-        else field
-        for field in _canonical(receipt[1])
-    ]
-    return sha256(_as_json([receipt[0], fields]).encode()).digest()
+    fields, form = _children(receipt, _RECEIPT, unknown=unknown)
+    return fields, sha256(f'["receipt",{form}]'.encode()).digest()
 
 
-_as_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+def _children(element: Element, place: _Place, *, unknown: bool) -> tuple[Fields, str]:
+    """What the children of an element say, and the canonical form of it."""
+    fields: Fields = []
+    forms: list[str] = []
+    values = place.values
+    for child in element:
+        name = child.tag
+        value: Any
+        attributes = _attributes(child) if unknown else ""
+        if len(child):
+            value, form = _children(child, place.places.get(name, _ELSEWHERE), unknown=unknown)
+        else:
+            value = text = child.text or ""
+            if name in values:
+                try:
+                    text, value = values[name](text)
+                    attributes = ""
+                except (ValueError, ArithmeticError):
+                    pass  # not the schema's element of that name, but an unknown one elsewhere: its text is text
+            form = _quoted(text)
+        fields.append((name, value))
+        forms.append(f"[{_quoted(name)},{form}{attributes}]")
+    if unknown:
+        # Attributes, and text beside elements, occur in unknown elements only, but there they are content.
+        texts = (element.text, *[child.tail for child in element])
+        forms += [f'["",{_quoted(text)}]' for text in texts if text and not text.isspace()]
+    return fields, f"[{','.join(forms)}]"
 
 
-def _child(element: Plain, name: str) -> Plain:
-    return next(child for child in element[1] if child[0] == name)
-
-
-def _canonical(fields: list[Plain]) -> list[Plain]:
-    return [_canonical_field(field) if field[0] in _CANONICAL else field for field in fields]
-
-
-def _canonical_field(field: Plain) -> Plain:
-    try:
-        return [field[0], _CANONICAL[field[0]](field[1])]
-    except (ValueError, ArithmeticError, AttributeError):
-        return field  # not the schema's element of that name, but an unknown one elsewhere: no value is known of it
+def _attributes(element: Element) -> str:
+    attributes = sorted(item for item in element.items() if not str(item[0]).startswith(f"{{{NS_XSI}}}"))
+    return f",{_as_json(attributes)}" if attributes else ""

@@ -1,6 +1,7 @@
 """Bytes -> hardened parse -> the request in the document, and who it is from. What is valid stands in `schema`."""
 
 import re
+import threading
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -29,7 +30,7 @@ class Document:
     root: Element
 
 
-def _parser(charset: str | None = None) -> etree.XMLParser:
+def _new_parser(charset: str | None) -> etree.XMLParser:
     """No DTD, no entities, no network, libxml2's own limits on depth and text.
 
     Comments and processing instructions are dropped by the parser, so that text on both sides of one is one text.
@@ -44,6 +45,17 @@ def _parser(charset: str | None = None) -> etree.XMLParser:
         remove_comments=True,
         remove_pis=True,
     )
+
+
+class _PerThread(threading.local):
+    """The parsers for what nearly every document is: lxml's keep the error log of their last use, and a lock."""
+
+    def __init__(self) -> None:
+        self.parsers = {charset: _new_parser(charset) for charset in (None, "utf-8", "UTF-8")}
+
+
+def _parser(charset: str | None) -> etree.XMLParser:
+    return _per_thread.parsers.get(charset) or _new_parser(charset)
 
 
 # A document type can only stand before the root element, behind comments and processing instructions. Atomic groups:
@@ -79,7 +91,7 @@ def parse(raw: bytes, charset: str | None = None) -> Document:
         except (etree.XMLSyntaxError, LookupError, ValueError):
             pass
     try:
-        return _checked(raw, None, etree.fromstring(raw, _parser()))
+        return _checked(raw, None, etree.fromstring(raw, _parser(None)))
     except (etree.XMLSyntaxError, ValueError) as error:
         raise MalformedDocumentError(f"not well-formed XML{_where(error)}") from None
 
@@ -104,7 +116,7 @@ def request_element(root: Element) -> Element:
     The GPD API's root is renamed to the published name, in the tree only. Raises `DocumentError`.
     """
     if root.tag == f"{{{NS_SOAP}}}Envelope":
-        bodies = root.findall(f"{{{NS_SOAP}}}Body")
+        bodies = list(root.iterchildren(f"{{{NS_SOAP}}}Body"))
         if len(bodies) != 1:
             raise DocumentError(f"the SOAP envelope holds {len(bodies)} Body elements instead of one")
         entries = list(bodies[0])
@@ -120,26 +132,36 @@ def request_element(root: Element) -> Element:
 
 def identify(request: Element) -> Identifiers:
     """Reads the identifiers of any request of the port type, valid or not."""
-
-    def text(parent: Element | None, name: str) -> str | None:
-        # By name and level by level: a path costs a search of its own, ten times as long.
-        found = None if parent is None else child(parent, name)
-        # More than the longest identifier is nobody's.
-        return found.text[:64] if found is not None and found.text else None
-
-    def child(parent: Element, name: str) -> Element | None:
-        return next(parent.iterchildren(name), None)
-
-    receipt = child(request, "receipt")
+    sent = _texts(request, "idPA", "idBrokerPA", "idStation")
+    receipt = _texts(
+        _child(request, "receipt"),
+        "receiptId", "noticeNumber", "creditorReferenceId", "idPSP", "idChannel", "paymentMethod",
+    )  # fmt: skip
+    notice_number = receipt.get("noticeNumber") or _texts(_child(request, "qrCode"), "noticeNumber").get("noticeNumber")
     return Identifiers(
         operation=RECEIPT_OPERATIONS.get(request.tag) or etree.QName(request).localname[:64],
-        id_pa=text(request, "idPA"),
-        id_broker_pa=text(request, "idBrokerPA"),
-        id_station=text(request, "idStation"),
-        receipt_id=text(receipt, "receiptId"),
-        notice_number=text(receipt, "noticeNumber") or text(child(request, "qrCode"), "noticeNumber"),
-        iuv=text(receipt, "creditorReferenceId"),
-        id_psp=text(receipt, "idPSP"),
-        id_channel=text(receipt, "idChannel"),
-        payment_method=text(receipt, "paymentMethod"),
+        id_pa=sent.get("idPA"),
+        id_broker_pa=sent.get("idBrokerPA"),
+        id_station=sent.get("idStation"),
+        receipt_id=receipt.get("receiptId"),
+        notice_number=notice_number,
+        iuv=receipt.get("creditorReferenceId"),
+        id_psp=receipt.get("idPSP"),
+        id_channel=receipt.get("idChannel"),
+        payment_method=receipt.get("paymentMethod"),
     )
+
+
+def _child(parent: Element, name: str) -> Element | None:
+    return next(parent.iterchildren(name), None)
+
+
+def _texts(parent: Element | None, *names: str) -> dict[str, str | None]:
+    """The texts of the first child of each name, cut: more than the longest identifier is nobody's."""
+    if parent is None:
+        return {}
+    # Backwards, so that the first of a name is the last to be kept.
+    return {child.tag: (child.text or "")[:64] or None for child in parent.iterchildren(*names, reversed=True)}
+
+
+_per_thread = _PerThread()

@@ -2,6 +2,7 @@
 
 import re
 import threading
+from copy import deepcopy
 from functools import cache
 from typing import Any
 
@@ -26,15 +27,16 @@ def _schema_tree() -> etree._ElementTree:
     return etree.parse(folder("wsdl") / "paForNode.xsd", etree.XMLParser(no_network=True))
 
 
-def validate(request: Element, *, refuse_unknown: bool) -> bool:
-    """Whether the request is valid but for unknown elements. Raises `InvalidReceiptError` where it is not valid."""
+def known_part(request: Element, *, refuse_unknown: bool) -> Element:
+    """The request, or a copy without its unknown elements where there are some. Raises `InvalidReceiptError`."""
     schema = _per_thread.schema
     if schema.validate(request):
-        return False
-    unknown = not refuse_unknown and _strip_unknown(request, _known_elements()[request.tag])
-    trimmed = _trim_dates(request)
-    if (unknown or trimmed) and schema.validate(request):
-        return unknown
+        return request
+    known = deepcopy(request)
+    unknown = not refuse_unknown and _strip_unknown(known, _known_elements()[request.tag])
+    trimmed = _trim_dates(known)
+    if (unknown or trimmed) and schema.validate(known):
+        return known if unknown else request
     log: Any = schema.error_log
     raise InvalidReceiptError(_path(log[0], request), log[0].line or None, _rule(log[0]))
 

@@ -31,7 +31,9 @@ def read_date_time(lexical: str) -> datetime | None:
         moment = datetime.fromisoformat(lexical)
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=_ROME)
-        return (moment + timedelta(days=midnight_after)).astimezone(UTC)
+        if midnight_after:
+            moment += timedelta(days=1)
+        return moment.astimezone(UTC)
     except (ValueError, OverflowError):
         return None
 
