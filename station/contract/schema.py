@@ -17,7 +17,7 @@ XS = "{http://www.w3.org/2001/XMLSchema}"
 
 
 class _PerThread(threading.local):
-    """lxml's schema keeps the error log of their last use: one of each for every thread."""
+    """lxml's schema keeps the error log of its last use: one for every thread."""
 
     def __init__(self) -> None:
         self.schema = etree.XMLSchema(_schema_tree())
