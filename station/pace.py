@@ -8,7 +8,10 @@ it comes to the database, and only then does the next one begin.
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+
+# It is for speed only: who has the turn for longer than this does not keep the others waiting.
+_PATIENCE_S = 1.0
 
 _turn = threading.RLock()  # which knows whose it is, and needs no memory for that: there may be none
 
@@ -16,7 +19,7 @@ _turn = threading.RLock()  # which knows whose it is, and needs no memory for th
 @contextmanager
 def computing() -> Iterator[None]:
     """Waits for this thread's turn; it ends with the block, or before, where `waiting` is called inside."""
-    _turn.acquire()
+    _turn.acquire(timeout=_PATIENCE_S)
     try:
         yield
     finally:
@@ -25,5 +28,7 @@ def computing() -> Iterator[None]:
 
 def waiting() -> None:
     """What this thread does from here on is mostly waiting: the next one may begin."""
-    with suppress(RuntimeError):  # it is not in its turn
+    try:  # noqa: SIM105  (`suppress` needs memory)
         _turn.release()
+    except RuntimeError:  # it is not in its turn
+        pass

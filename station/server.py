@@ -29,6 +29,17 @@ _GRACE_S = 30
 class _Arbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
     """Reloads (SIGHUP) only what can be loaded: a worker that cannot start would end the whole server."""
 
+    def spawn_worker(self) -> int:
+        """Starts a worker. In the worker itself it never returns, whatever goes wrong."""
+        try:
+            pid: int = super().spawn_worker()
+            return pid
+        except Exception:
+            # Where there is no memory to log why it ends, a worker would go on as a master, and end the other workers.
+            if os.getpid() != self.pid:
+                os._exit(1)
+            raise
+
     def reload(self) -> None:
         """Starts new workers with the configuration as it is now, and lets the old ones finish."""
         try:

@@ -1,5 +1,6 @@
 """The threads that answer requests: few at a time, and more of them where those take long."""
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,7 +17,8 @@ PATIENCE_S = 0.01
 
 
 class Threads:
-    """So many threads, which do in turn what they are given. They end with the process.
+    """So many threads, which do in turn what they are given. They end with the process, and it with any of them: work
+    raises nothing.
 
     Only the first `at_once` take the next piece of work by themselves: two requests keep a processor busy, one in
     Python and one in the database, and each further one in the database costs both of them warm caches (a third fewer
@@ -29,8 +31,8 @@ class Threads:
         self._begun = [0.0] * count  # when each of them began, of `time.monotonic()`; 0: it does nothing
         self._at_once = min(count, at_once)
         for number in range(count):
-            target = self._first if number < self._at_once else self._further
-            Thread(target=target, args=(number,), name=f"{name}-{number}", daemon=True).start()
+            work = self._first if number < self._at_once else self._further
+            Thread(target=self._run, args=(work, number), name=f"{name}-{number}", daemon=True).start()
 
     def do(self, work: Callable[..., None], *arguments: Any) -> None:
         """Has `work` done, after all that was given before."""
@@ -48,6 +50,16 @@ class Threads:
             self._calls.put(None)
         return True
 
+    def _run(self, work: Callable[[int], None], number: int) -> None:
+        try:
+            work(number)
+        except BaseException as error:
+            # The thread is lost and with it what it was to give back, most likely for want of memory. Another process
+            # is ready in a second, and what is not answered is sent again.
+            with suppress(Exception):
+                _log.error("thread_lost", exc_info=error)
+            os._exit(1)
+
     def _first(self, number: int) -> None:
         while True:
             self._do(number, *self._given.get())
@@ -60,10 +72,5 @@ class Threads:
 
     def _do(self, number: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
         self._begun[number] = time.monotonic()
-        try:
-            work(*arguments)
-        except Exception as error:  # nobody starts another thread for one that has ended
-            with suppress(Exception):
-                _log.error("unexpected_error", exc_info=error)
-        finally:
-            self._begun[number] = 0.0
+        work(*arguments)
+        self._begun[number] = 0.0

@@ -405,7 +405,8 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         except OSError:
             connection.last = True  # the loop will see what it is
         except Exception as error:
-            _log.error("unexpected_error", exc_info=error)
+            with suppress(MemoryError):
+                _log.error("unexpected_error", exc_info=error)
             connection.last = True
             if not connection.out:
                 connection.out += _FAILED

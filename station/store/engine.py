@@ -1,5 +1,6 @@
 """The engine, transactions, and SQLAlchemy's errors made ours. The same promises on PostgreSQL and SQLite."""
 
+import gc
 import os
 import sqlite3
 import threading
@@ -137,6 +138,7 @@ class _Reach:
     def __init__(self) -> None:
         self.away_since: float | None = None
         self.trying = threading.Lock()
+        self.memory_ended = False  # in the middle of something
 
     @property
     def outage(self) -> bool:
@@ -208,6 +210,11 @@ def _reaching(engine: Engine) -> Iterator[Callable[[], None]]:
     """
     pace.waiting()
     reach = _reach.get(engine) or _reach.setdefault(engine, _Reach())
+    if reach.memory_ended:
+        # Connections that could not be given back are in nobody's hands, and a transaction on one keeps SQLite locked.
+        gc.collect()
+        engine.dispose()
+        reach.memory_ended = False
     trying = reach.outage
     if trying and not reach.trying.acquire(blocking=False):
         raise StoreError("the database cannot be reached", reason="outage")
@@ -227,6 +234,9 @@ def _reaching(engine: Engine) -> Iterator[Callable[[], None]]:
             reach.lost()
             mine.retry = not reach.outage
         raise mine from error
+    except MemoryError:
+        reach.memory_ended = True
+        raise
     finally:
         if trying:
             reach.trying.release()
