@@ -34,11 +34,14 @@ class _Arbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
         try:
             pid: int = super().spawn_worker()
             return pid
-        except Exception:
-            # Where there is no memory to log why it ends, a worker would go on as a master, and end the other workers.
-            if os.getpid() != self.pid:
-                os._exit(1)
-            raise
+        except BaseException as error:
+            if os.getpid() == self.pid:
+                raise
+            if isinstance(error, SystemExit) and not isinstance(error.__context__, MemoryError):
+                raise
+            # Where there is no memory to log why it ends, a worker would go on as a master, and end the other workers;
+            # and one that has none to start with would end the server. Instead the next one is started.
+            os._exit(1)
 
     def reload(self) -> None:
         """Starts new workers with the configuration as it is now, and lets the old ones finish."""

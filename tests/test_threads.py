@@ -71,19 +71,3 @@ def test_all_at_once(work):
     threads = Threads(4, "test", at_once=9)
     give(threads, work, 4)
     assert all(work.has_begun() for _ in range(4))
-
-
-def test_whatever_work_raises_its_thread_goes_on(monkeypatch, work):
-    lines = []
-
-    class Log:
-        def error(self, event, **_fields):
-            lines.append(event)
-            raise MemoryError
-
-    monkeypatch.setattr("station.threads._log", Log())
-    threads = Threads(1, "test", at_once=1)
-    threads.do(lambda: 1 / 0)
-    give(threads, work, 1)
-    assert work.has_begun()
-    assert lines == ["unexpected_error"]

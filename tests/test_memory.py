@@ -1,0 +1,109 @@
+"""Memory that ends in the middle of something: nothing stays held, and what cannot be mended ends its process."""
+
+import subprocess
+import sys
+import threading
+
+import pytest
+from sqlalchemy import Connection, text
+
+from station import pace, store
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the driver's, of the dropped one
+def test_a_connection_that_could_not_be_given_back(database_url, monkeypatch):
+    """It is dropped at the next use: else the pool has one less for ever, and SQLite may stay locked by it."""
+    engine = store.connect(database_url, pool_size=1)
+
+    def no_memory(_connection):
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Connection, "close", no_memory)
+        with pytest.raises(MemoryError), store.transaction(engine) as connection:
+            connection.execute(text("SELECT 1"))
+        assert engine.pool.checkedout() == 1
+    del connection
+    with store.transaction(engine) as again:
+        again.execute(text("DELETE FROM receipt"))
+    assert engine.pool.checkedout() == 0
+    engine.dispose()
+
+
+def test_a_turn_that_is_never_given_back(monkeypatch):
+    """It keeps nobody waiting for long."""
+    monkeypatch.setattr(pace, "_PATIENCE_S", 0.05)
+    holds, go, passed = threading.Event(), threading.Event(), threading.Event()
+
+    def hold():
+        with pace.computing():
+            holds.set()
+            go.wait(10)
+
+    def compute():
+        with pace.computing():
+            passed.set()
+
+    threads = [threading.Thread(target=work, daemon=True) for work in (hold, compute)]
+    threads[0].start()
+    assert holds.wait(10)
+    threads[1].start()
+    assert passed.wait(10)
+    go.set()
+    for thread in threads:
+        thread.join(10)
+    assert not pace._turn._is_owned()
+
+
+def exit_code(script):
+    """How a process ends that runs `script`."""
+    return subprocess.run([sys.executable, "-c", script], timeout=60, check=False, capture_output=True).returncode
+
+
+def test_a_lost_thread_ends_its_process():
+    script = """
+import time
+from station.threads import Threads
+
+def work():
+    raise MemoryError
+
+Threads(2, "test", at_once=1).do(work)
+time.sleep(30)
+"""
+    assert exit_code(script) == 1
+
+
+@pytest.mark.parametrize(
+    ("ends", "code"), [("raise MemoryError", 1), ("fail_to_start(MemoryError)", 1), ("fail_to_start(ValueError)", 3)]
+)
+def test_a_worker_without_memory_is_replaced(ends, code):
+    """gunicorn logs why a worker ends. Where there was no memory for that, the error came out in the master's loop, in
+    which the worker ended its siblings; and where a worker has none to start with, the master ended the server."""
+    script = f"""
+import os, sys
+from gunicorn.arbiter import Arbiter
+from station.server import _Arbiter
+
+def fail_to_start(error):
+    try:
+        raise error
+    except Exception:
+        sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+def spawn_worker(arbiter):
+    pid = os.fork()
+    if pid:
+        return pid
+    {ends}
+
+Arbiter.spawn_worker = spawn_worker
+arbiter = _Arbiter.__new__(_Arbiter)
+arbiter.pid = os.getpid()
+try:
+    pid = arbiter.spawn_worker()
+except MemoryError:
+    os._exit(99)
+os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+    assert exit_code(script) == code
