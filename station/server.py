@@ -7,6 +7,7 @@ import os
 import socket
 import ssl
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from station.metrics_folder import metrics_folder
 _log = log.get(__name__)
 
 _GRACE_S = 30
+_START_AGAIN_S = 1.0
 
 
 class _Arbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
@@ -31,16 +33,20 @@ class _Arbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
 
     def spawn_worker(self) -> int:
         """Starts a worker. In the worker itself it never returns, whatever goes wrong."""
+        first = self.worker_age < self.num_workers
         try:
             pid: int = super().spawn_worker()
             return pid
         except BaseException as error:
             if os.getpid() == self.pid:
                 raise
-            if isinstance(error, SystemExit) and not isinstance(error.__context__, MemoryError):
-                raise
-            # Where there is no memory to log why it ends, a worker would go on as a master, and end the other workers;
-            # and one that has none to start with would end the server. Instead the next one is started.
+            if isinstance(error, SystemExit):
+                if first or error.code not in (self.WORKER_BOOT_ERROR, self.APP_LOAD_ERROR):
+                    raise
+                # gunicorn would end the server. But others have started: what is missing now, memory above all, comes
+                # back, and then the next one starts.
+                time.sleep(_START_AGAIN_S)
+            # Without memory to log why it ends, a worker would go on as a master, and end the other workers.
             os._exit(1)
 
     def reload(self) -> None:

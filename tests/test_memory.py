@@ -75,21 +75,19 @@ time.sleep(30)
 
 
 @pytest.mark.parametrize(
-    ("ends", "code"), [("raise MemoryError", 1), ("fail_to_start(MemoryError)", 1), ("fail_to_start(ValueError)", 3)]
+    ("age", "ends", "code"),
+    [(0, "raise MemoryError", 1), (0, "fail_to_start()", 3), (2, "fail_to_start()", 1), (2, "sys.exit(0)", 0)],
 )
-def test_a_worker_without_memory_is_replaced(ends, code):
+def test_a_worker_that_ends_is_replaced(age, ends, code):
     """gunicorn logs why a worker ends. Where there was no memory for that, the error came out in the master's loop, in
-    which the worker ended its siblings; and where a worker has none to start with, the master ended the server."""
+    which the worker ended its siblings. And one that could not start ended the server, long after others had."""
     script = f"""
 import os, sys
 from gunicorn.arbiter import Arbiter
 from station.server import _Arbiter
 
-def fail_to_start(error):
-    try:
-        raise error
-    except Exception:
-        sys.exit(Arbiter.WORKER_BOOT_ERROR)
+def fail_to_start():
+    sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
 def spawn_worker(arbiter):
     pid = os.fork()
@@ -99,7 +97,7 @@ def spawn_worker(arbiter):
 
 Arbiter.spawn_worker = spawn_worker
 arbiter = _Arbiter.__new__(_Arbiter)
-arbiter.pid = os.getpid()
+arbiter.pid, arbiter.worker_age, arbiter._num_workers = os.getpid(), {age}, 2
 try:
     pid = arbiter.spawn_worker()
 except MemoryError:
