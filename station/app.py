@@ -4,8 +4,8 @@ Which requests reach Spyne at all is decided here: path, method, media type, siz
 """
 
 import re
+import secrets
 import time
-import uuid
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import lru_cache, partial
@@ -200,7 +200,7 @@ def _own_url(environ: Environ, path: str) -> str:
 
 def _request_id(environ: Environ) -> str:
     given = environ.get("HTTP_X_REQUEST_ID", "")
-    return given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
+    return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
 
 
 def _read_body(environ: Environ, limit: int) -> bytes:
