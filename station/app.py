@@ -4,11 +4,11 @@ Which requests reach Spyne at all is decided here: path, method, media type, siz
 """
 
 import re
+import secrets
 import time
-import uuid
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from functools import cache
+from functools import lru_cache, partial
 from hashlib import sha256
 from io import BytesIO
 from typing import Any, NamedTuple
@@ -64,6 +64,9 @@ class Station:
     def __init__(self, settings: config.Settings, engine: store.Engine) -> None:
         self.settings = settings
         self.engine = engine
+        # The same few senders come with every request. Nothing here grows old: a certificate's validity is for TLS or
+        # the proxy, at each handshake. Whom we refuse is not remembered, and these are at most 64 heads of 64 KiB.
+        self._sender = lru_cache(maxsize=64)(partial(_sender, settings.trust))
         self._soap = soap.create_soap_app(Intake(engine, settings))
         self.metrics = Metrics(settings, engine)
         self.health = Health(engine, self.metrics)
@@ -145,15 +148,10 @@ class Station:
 
     def _admit(self, environ: Environ, connection: Any) -> None:
         """Raises `UntrustedError` unless the sender may send; notes who it is for the log and the journal."""
-
-        def header(name: str) -> str:
-            return str(environ.get(_variable(name), ""))
-
         get_certificate = getattr(connection, "getpeercert", None)  # a plain socket has none
-        sender = trust.admit(
-            self.settings.trust,
+        sender = self._sender(
             environ.get("REMOTE_ADDR", ""),
-            header,
+            tuple(map(environ.get, _VARIABLES)),
             get_certificate(True) if get_certificate else None,
         )
         environ[soap.PEER] = sender.address
@@ -174,10 +172,13 @@ class Station:
         return None
 
 
-@cache
-def _variable(header: str) -> str:
-    """The WSGI environment's name for a header."""
-    return f"HTTP_{header.upper().replace('-', '_')}"
+_VARIABLES = tuple(f"HTTP_{header.upper().replace('-', '_')}" for header in trust.HEADERS)
+
+
+def _sender(policy: config.Trust, peer: str, values: tuple[str | None, ...], shown: bytes | None) -> trust.Sender:
+    """`trust.admit`, asked by everything that the decision depends on. `values` are those of `trust.HEADERS`."""
+    given = dict(zip(trust.HEADERS, values, strict=True))
+    return trust.admit(policy, peer, lambda header: given[header] or "", shown)
 
 
 def _with_addresses(name: str, base: str) -> bytes:
@@ -199,7 +200,7 @@ def _own_url(environ: Environ, path: str) -> str:
 
 def _request_id(environ: Environ) -> str:
     given = environ.get("HTTP_X_REQUEST_ID", "")
-    return given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
+    return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
 
 
 def _read_body(environ: Environ, limit: int) -> bytes:

@@ -9,11 +9,10 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 from station import log
 from station.receipt import Identifiers, Source
@@ -86,11 +85,11 @@ def _subject(text: str | None) -> str | None:
 # --- one exchange -----------------------------------------------------------------------------------------------------
 
 
+_MILLISECOND = timedelta(milliseconds=1)
 _LONGEST_MS = 2**31 - 1  # what the column holds
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
+class Exchange(NamedTuple):  # made in a quarter of the time of a frozen dataclass, for each push
     """One row of the journal: an inbound call with its answer, a fetch of the reconciliation, a replay.
 
     `at` is when it began, `duration_ms` how long it took until this row was written, `size` and `document_hash`
@@ -122,10 +121,10 @@ class Exchange:
 
     def columns(self) -> dict[str, Any]:
         """The row's values by column."""
-        return {name: getattr(self, name) for name in COLUMNS}
+        return self._asdict()
 
 
-COLUMNS = tuple(field.name for field in fields(Exchange))
+COLUMNS = Exchange._fields
 
 
 def new_event_id() -> int:
@@ -169,7 +168,7 @@ def exchange(
         fault_code=fault_code,
         http_status=http_status,
         # The clock may be set while a request is worked on: what it took is then wrong, and no reason to fail.
-        duration_ms=min(max(0, (datetime.now(UTC) - at) // timedelta(milliseconds=1)), _LONGEST_MS),
+        duration_ms=min(max(0, (datetime.now(UTC) - at) // _MILLISECOND), _LONGEST_MS),
         size=len(raw),
         document_hash=sha256(raw).digest() if raw else None,
         request_id=_code(request_id, 128),

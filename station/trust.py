@@ -18,6 +18,8 @@ from station.errors import ConfigError, UntrustedError
 Address: TypeAlias = IPv4Address | IPv6Address
 Header: TypeAlias = Callable[[str], str]
 
+HEADERS = (*certificate.ALL_HEADERS, "x-forwarded-for")  # all that `admit` may ask for
+
 
 @dataclass(frozen=True, slots=True)
 class Sender:

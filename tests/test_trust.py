@@ -3,8 +3,10 @@
 import base64
 import contextlib
 import ssl
+import warnings
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from types import SimpleNamespace
 from urllib.parse import quote
 
 import pytest
@@ -16,9 +18,14 @@ from cryptography.x509.oid import NameOID
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from station import certificate, config, tls, trust
+from station import certificate, config, store, tls, trust
 from station.certificate import HEADERS, Identity
 from station.errors import ConfigError, UntrustedError
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # Spyne imports what is deprecated
+    from station import soap
+    from station.app import Station
 
 NODO = "forwarder.platform.pagopa.it"
 UAT = "forwarder.uat.platform.pagopa.it"
@@ -409,6 +416,48 @@ def test_nothing_configured():
         with pytest.raises(UntrustedError):
             admit(a_trust(), peer)
     assert admit(a_trust(anyone_may_send=True), "10.0.0.1").address == "10.0.0.1"
+
+
+REQUESTS = [
+    (peer, headers, shown)
+    for peer in ("", "127.0.0.1", PROXY, "198.51.100.7")
+    for headers in (
+        {}, {"x-forwarded-for": "6.6.6.6"}, FORMS["nginx, subject"][1],
+        FORMS["nginx, subject"][1] | {"x-forwarded-for": "6.6.6.6"},
+        FORMS["nginx, subject"][1] | {"ssl-client-verify": "FAILED"}, {"x-arr-clientcert": "x"},
+    )
+    for shown in (None, DER, a_certificate("evil.example"))
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("over", [{}, {"addresses": ["6.6.6.6"]}])
+def test_nobody_is_taken_for_another(over):
+    """Whoever was let in before, and however often, each request is judged as if it were the first."""
+    policy = a_trust(nodo="production", proxies=[PROXY, "unix"], proxy_certificate="nginx", **over)
+    engine = store.connect("postgresql://station@127.0.0.1:9/station")
+    station = Station(config.Settings(trust=policy), engine)
+
+    def asked(peer, headers, shown):
+        environ = {"REMOTE_ADDR": peer, soap.NOTES: {}}
+        environ |= {f"HTTP_{name.upper().replace('-', '_')}": value for name, value in headers.items()}
+        station._admit(environ, SimpleNamespace(getpeercert=lambda _binary: shown))
+        return environ[soap.PEER], environ[soap.PEER_SUBJECT]
+
+    def alone(peer, headers, shown):
+        sender = trust.admit(policy, peer, lambda name: headers.get(name, ""), shown)
+        return sender.address, sender.subject
+
+    def outcome(decide, request):
+        try:
+            return decide(*request)
+        except UntrustedError as error:
+            return str(error)
+
+    wanted = [outcome(alone, request) for request in REQUESTS]
+    assert len({type(one) for one in wanted}) == 2  # some are let in, some are not
+    for _ in range(2):
+        assert [outcome(asked, request) for request in REQUESTS] == wanted
+    assert station._sender.cache_info().hits
 
 
 @pytest.mark.parametrize("host", ["", "0.0.0.0", "10.0.0.1", "::", "station.example", "127.0.0.1.example"])
