@@ -76,6 +76,7 @@ class Sender:
                 self._ledger.write("copy", **copy.entry)
                 self._open += 1
                 heapq.heappush(self._due, _Due(time.monotonic(), next(self._numbers), copy))
+            await asyncio.sleep(0)  # on a busy machine it may be behind for ever, and what is made is to be sent
             # Beyond this the connections cannot follow: more payments would only wait.
             while self._making and (
                 time.monotonic() < begun + number / settings.rate or len(self._due) > 100 * settings.connections
