@@ -21,8 +21,8 @@ class Threads:
     raises nothing.
 
     Only the first `at_once` take the next piece of work by themselves: two requests keep a processor busy, one in
-    Python and one in the database, and each further one in the database costs both of them warm caches (a third fewer
-    receipts with eight). The others are called by `help`, one for each that has begun and takes long.
+    Python and one in the database, and more of them would only wait for each other. The others are called by `help`,
+    one for each that has begun and takes long.
     """
 
     def __init__(self, count: int, name: str, *, at_once: int) -> None:

@@ -1,9 +1,12 @@
-"""Trouble with the database, made inside the station: statements that fail, and commits whose answer is lost.
+"""Trouble made inside the station: statements that fail, commits whose answer is lost, and memory that ends.
 
 Statements go two ways: through SQLAlchemy, and on PostgreSQL alone (`store.engine.run_alone`). Trouble meets both.
 """
 
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,3 +65,11 @@ def lost_at_commit(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> list[int]
     monkeypatch.setattr(postgres, "run_alone", run_alone)
     event.listen(engine, "commit", commit_and_break)
     return times
+
+
+def memory_ends(database_url: str, step: int) -> int:
+    """Runs `memory_ends.py` in a process of its own. How many pushes failed; raises where one left something behind."""
+    command = [sys.executable, str(Path(__file__).with_name("memory_ends.py")), database_url, str(step)]
+    done = subprocess.run(command, timeout=900, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return int(done.stdout)

@@ -1,7 +1,6 @@
 """Bytes -> hardened parse -> the request in the document, and who it is from. What is valid stands in `schema`."""
 
 import re
-import threading
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -30,10 +29,12 @@ class Document:
     root: Element
 
 
-def _new_parser(charset: str | None) -> etree.XMLParser:
+def _parser(charset: str | None) -> etree.XMLParser:
     """No DTD, no entities, no network, libxml2's own limits on depth and text.
 
-    Comments and processing instructions are dropped by the parser, so that text on both sides of one is one text.
+    One for each document, and so each path: lxml's parsers and compiled paths have a lock, and where memory ends
+    between its taking and giving back, whoever used the same one again would wait for ever. Comments and processing
+    instructions are dropped by the parser, so that text on both sides of one is one text.
     """
     return etree.XMLParser(
         encoding=charset,
@@ -47,24 +48,13 @@ def _new_parser(charset: str | None) -> etree.XMLParser:
     )
 
 
-class _PerThread(threading.local):
-    """The parsers for what nearly every document is: lxml's keep the error log of their last use, and a lock."""
-
-    def __init__(self) -> None:
-        self.parsers = {charset: _new_parser(charset) for charset in (None, "utf-8", "UTF-8")}
-
-
-def _parser(charset: str | None) -> etree.XMLParser:
-    return _per_thread.parsers.get(charset) or _new_parser(charset)
-
-
 # A document type can only stand before the root element, behind comments and processing instructions. Atomic groups:
 # no input makes this pattern go back.
 _DOCTYPE = re.compile(rb"(?>\s++|(?><\?.*?\?>)|(?><!--.*?-->))*+<!DOCTYPE", re.DOTALL)
 _BOMS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 # The largest request has some 1,000 elements, and attributes on the envelope only. libxml2 validates attributes in time
 # that grows with their square: 80,000 of them on one element, 1 MiB of body, took 92 s.
-_TOO_MUCH = etree.XPath("count(//*) > 20000 or count(//@*) > 1000")
+_TOO_MUCH = "count(//*) > 20000 or count(//@*) > 1000"
 # The same before a tree is built, which takes thirty times the memory of such a document.
 _MAX_TAGS = 50_000
 # One for each of the largest request's elements, twice. To validate takes elements times namespaces: 0.4 s with 20,000.
@@ -100,7 +90,7 @@ def _checked(raw: bytes, charset: str | None, root: Element) -> Document:
     # The quick look above sees the first 4 KiB only; this one sees every document type.
     if root.getroottree().docinfo.internalDTD is not None:
         raise MalformedDocumentError("a document type declaration (DTD) is not accepted")
-    if _TOO_MUCH(root):
+    if root.xpath(_TOO_MUCH):
         raise MalformedDocumentError("more than 20000 elements or 1000 attributes")
     return Document(raw, charset, root)
 
@@ -162,6 +152,3 @@ def _texts(parent: Element | None, *names: str) -> dict[str, str | None]:
         return {}
     # Backwards, so that the first of a name is the last to be kept.
     return {child.tag: (child.text or "")[:64] or None for child in parent.iterchildren(*names, reversed=True)}
-
-
-_per_thread = _PerThread()

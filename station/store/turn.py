@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Engine
 
 from station.errors import StoreError
-from station.store.engine import LOCK_TIMEOUT_MS, begun, transaction, writing
+from station.store.engine import begun, transaction, writing
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ def commit(engine: Engine, work: Callable[[Connection], T], *, until: float) -> 
         if waiting.leave(one):
             raise
         # Somebody has begun with it, and it ends with them: but for want of memory nobody may say so.
-        one.decided.wait(LOCK_TIMEOUT_MS / 1000)
+        one.decided.wait(max(0.0, until - time.monotonic()))
     finally:
         waiting.leave(one)  # whatever happened, nobody is to begin with it now
     returned: T = one.result()

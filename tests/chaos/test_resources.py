@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import trouble
 from nodo_simulator.checker import rows
 from postgres import reachable
 from victims import workers
@@ -35,6 +36,12 @@ def test_memory_ends(rig):
     nodo.wait_for(20)
     ledger, _ = rig.done(nodo, defects_ok=True)
     assert "MemoryError" in server.log or ledger.results().keys() - {"OK", "KO", "left"}  # there was trouble indeed
+
+
+@pytest.mark.slow
+def test_memory_ends_anywhere(sqlite_url):
+    """Each allocation of a push fails in one of its own: nothing stays held, nothing hangs, the next one is stored."""
+    assert trouble.memory_ends(sqlite_url, step=1) > 1000
 
 
 @pytest.mark.slow

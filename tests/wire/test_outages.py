@@ -2,6 +2,7 @@
 
 import sqlite3
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -99,6 +100,26 @@ def test_locked_table(own_postgres, connect):
         assert is_fault_server(station.push(raw))
         assert time.monotonic() - begun < 15
     assert station.push(raw).outcome == "OK"
+
+
+def test_a_slow_database_is_asked_by_all_threads(own_postgres, connect):
+    """Two requests at a time are enough for a quick one. Where they wait, the others do not wait for them."""
+    station = connect(own_postgres.get_uri(), options=("--workers", "1", "--threads", "5"))
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'station' AND wait_event_type = 'Lock'"
+    with (
+        psycopg.connect(own_postgres.get_uri()) as holding,
+        psycopg.connect(own_postgres.get_uri(), autocommit=True) as looking,
+        ThreadPoolExecutor(5) as pool,
+    ):
+        holding.execute("LOCK TABLE receipt IN ACCESS EXCLUSIVE MODE")
+        pushes = [pool.submit(station.push, an_envelope(a_request())) for _ in range(5)]
+        seen, end = 0, time.monotonic() + 2.5  # less than the station waits for a lock
+        while seen < 5 and time.monotonic() < end:
+            (seen,) = looking.execute(waiting).fetchone()
+            time.sleep(0.02)
+        holding.rollback()
+        assert [push.result().outcome for push in pushes] == ["OK"] * 5
+    assert seen == 5
 
 
 def test_missing_table(own_postgres, connect):

@@ -1,0 +1,62 @@
+"""Pushes in which one allocation fails, each time another one: what does a push leave behind that failed there?
+
+`python tests/memory_ends.py URL STEP`: every STEP-th allocation of a push fails in a push of its own, on SQLite. After
+each nothing may be held, and the next push must be stored. CPython's own hook lets allocations fail.
+"""
+
+import gc
+import os
+import sys
+from io import BytesIO
+from wsgiref.util import setup_testing_defaults
+
+from build import a_request, an_envelope
+
+from station import config, pace
+from station.app import Station, create_app
+from station.store import engine
+
+# A push makes some 2,500 allocations that can fail.
+LAST = 3_000
+
+
+def push(application: Station, fails: int = 0) -> str:
+    """The status of the answer to a new receipt, "none" where there is none. `fails`: the allocation that fails."""
+    import _testcapi  # not every Python has it
+
+    raw = an_envelope(a_request())
+    environ = {"PATH_INFO": "/paForNode", "REQUEST_METHOD": "POST", "CONTENT_TYPE": "text/xml; charset=utf-8"}
+    environ |= {"CONTENT_LENGTH": str(len(raw)), "wsgi.input": BytesIO(raw), "REMOTE_ADDR": "127.0.0.1"}
+    setup_testing_defaults(environ)
+    statuses = ["none"]
+    try:
+        with pace.computing():
+            if fails:
+                _testcapi.set_nomemory(fails, fails + 1)
+            list(application(environ, lambda status, _headers, *_: statuses.append(status)))
+    except MemoryError:
+        return "none"
+    finally:
+        _testcapi.remove_mem_hooks()
+    return statuses[-1][:3]
+
+
+def main() -> None:
+    os.environ["STATION_DATABASE_URL"], step = sys.argv[1], int(sys.argv[2])
+    application = create_app(config.load())
+    for _ in range(20):
+        assert push(application) == "200"
+    gc.collect()
+    gc.disable()  # what only the collector frees may be held for long
+    failed = 0
+    for number in range(1, LAST, step):
+        failed += push(application, fails=number) != "200"
+        held = (application.engine.pool.checkedout(), engine._sqlite_writer.locked(), pace._turn._is_owned())
+        next_one = push(application)
+        if held != (0, False, False) or next_one != "200":
+            raise SystemExit(f"allocation {number}: held {held}, next answer {next_one}")
+    sys.stdout.write(f"{failed}\n")
+
+
+if __name__ == "__main__":
+    main()
