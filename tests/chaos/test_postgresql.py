@@ -71,16 +71,28 @@ def test_frozen(on_postgres, seconds):
 
 @pytest.mark.slow
 def test_one_backend_frozen(on_postgres):
-    """Some of PostgreSQL's processes hang, and never answer: their connections are given up, the others work on."""
+    """Some of PostgreSQL's processes hang, and never answer: their connections are given up, the others work on.
+
+    They hang between two statements. Within one they may hold what the whole server needs (a lock on a page, or on the
+    WAL), and then all of it hangs, which is another scenario.
+    """
     rig, postgres = on_postgres, on_postgres.postgres
     nodo = rig.nodo(rig.serve())
     for _ in range(5):
         nodo.wait_for(20)
         found = postgres.execute("SELECT pid FROM pg_stat_activity WHERE application_name = 'station'")
         victims = [one for one in postgres.processes() if one.pid in {pid for (pid,) in found}]
+        hang = 0
         with rig.trouble():
-            for one in rig.chance.sample(victims, min(3, len(victims))):
+            for one in rig.chance.sample(victims, len(victims)):
                 one.suspend()
+                if "".join(one.cmdline()).rstrip().endswith(" idle"):
+                    hang += 1
+                else:
+                    one.resume()
+                if hang == 3:
+                    break
+        assert hang
     time.sleep(10)
     for one in postgres.processes():
         one.resume()
