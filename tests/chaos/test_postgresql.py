@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 
+import psutil
 import psycopg
 import pytest
 from nodo_simulator import check
@@ -86,7 +87,7 @@ def test_one_backend_frozen(on_postgres):
         with rig.trouble():
             for one in rig.chance.sample(victims, len(victims)):
                 one.suspend()
-                if "".join(one.cmdline()).rstrip().endswith(" idle"):
+                if _is_idle(one):
                     hang += 1
                 else:
                     one.resume()
@@ -99,6 +100,42 @@ def test_one_backend_frozen(on_postgres):
     nodo.wait_for(20)
     ledger, _ = rig.done(nodo)
     assert "timeout" not in ledger.results()
+
+
+@pytest.mark.slow
+def test_frozen_in_a_statement(on_postgres):
+    """One of PostgreSQL's processes hangs in the midst of a statement: what it holds may keep all others waiting."""
+    rig, postgres = on_postgres, on_postgres.postgres
+    nodo = rig.nodo(rig.serve())
+    for seconds in (3, 8, 20):
+        nodo.wait_for(20)
+        victim = _in_a_statement(rig, postgres)
+        with rig.trouble():
+            time.sleep(seconds)
+            victim.resume()
+    nodo.wait_for(20)
+    ledger, _ = rig.done(nodo)
+    assert "timeout" not in ledger.results()
+
+
+def _in_a_statement(rig, postgres):
+    """A process that was stopped in the midst of a statement."""
+    found = postgres.execute("SELECT pid FROM pg_stat_activity WHERE application_name = 'station'")
+    processes = [psutil.Process(pid) for (pid,) in found]
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        one = rig.chance.choice(processes)
+        one.suspend()
+        if not _is_idle(one):
+            return one
+        one.resume()
+        time.sleep(0.001)
+    raise TimeoutError("no process was ever in a statement")
+
+
+def _is_idle(process):
+    """Whether a process of PostgreSQL waits for its client: it says so in its title."""
+    return "".join(process.cmdline()).rstrip().endswith(" idle")
 
 
 @pytest.mark.slow
