@@ -13,7 +13,7 @@ from station.journal import Exchange
 from station.receipt import Flag, Receipt, Source, Transfer
 from station.store import tables
 from station.store.engine import run_alone
-from station.store.whole import insert, insert_part, insert_whole, parameters, with_whole
+from station.store.whole import Shape, insert, insert_part, insert_whole, parameters, shape, with_whole
 
 
 class Recorded(StrEnum):
@@ -81,21 +81,18 @@ def record_alone(
         receipt, raw=raw, charset=charset, source=Source.PUSH, received_at=received_at, exchange=exchange
     )
     parts[tables.receipt_flag] = _flag_rows(receipt, flags, received_at)
-    parts = {part: rows for part, rows in parts.items() if rows}
     values["notice_ordinal"] = 0
-    statement = _alone(tuple(values), tuple(parts))
+    statement = _alone(tuple(values), shape(parts))
     given = parameters(tables.receipt, values, parts) | {"own": received_at if in_doubt else None}
-    row = run_alone(engine, statement, given, until=until)
-    return None if row is None else Recorded(row[0])
+    outcome = run_alone(engine, statement, given, until=until)
+    return None if outcome is None else Recorded(outcome)
 
 
 @cache
-def _alone(names: tuple[str, ...], parts: tuple[Table, ...]) -> str:
+def _alone(names: tuple[str, ...], parts: Shape) -> str:
     """The statement: the receipt is inserted with its parts, or counted as sent again, or neither."""
-    inserts = [
-        insert_part(part, wherever="became", outcome="became.outcome") if part is tables.journal else insert_part(part)
-        for part in parts
-    ]
+    of_either = {"wherever": "became", "outcome": "became.outcome"}
+    inserts = [insert_part(part, one, **(of_either if part is tables.journal else {})) for part, one in parts]
     return f"{with_whole(tables.receipt, names)}, {_SENT_AGAIN}, {', '.join(inserts)} SELECT outcome FROM became"  # noqa: S608
 
 
