@@ -27,7 +27,7 @@ from station.app import ARRIVED
 from station.connection import Connection, State
 from station.framing import DRAIN, Incoming, Piece
 from station.health import is_health_door
-from station.threads import PATIENCE_S, Threads
+from station.threads import Threads
 
 _log = log.get(__name__)
 
@@ -38,7 +38,6 @@ _MOST_COURTESY_S = 0.005
 # And no more than so much of each second: whoever opens connections without end would keep the others waiting for
 # seconds to be accepted.
 _COURTESY_A_SECOND_S = 0.2
-_AT_ONCE = 2  # requests, while the database is quick
 # Whether the process lives is not to wait for what a slow database says of itself.
 _HEALTH_THREADS = 3
 _FAREWELL_S = 2.0
@@ -99,10 +98,8 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         super().load_wsgi()
         self.settings = self.wsgi.settings
         self._metrics = self.wsgi.metrics
-        # Those that wait for their turn to write to SQLite share a commit: the more, the better.
-        at_once = _AT_ONCE if self.wsgi.engine.dialect.name == "postgresql" else self.cfg.threads
-        self._threads = Threads(self.cfg.threads, "request", at_once=at_once)
-        self._health_threads = Threads(_HEALTH_THREADS, "health", at_once=_HEALTH_THREADS)
+        self._threads = Threads(self.cfg.threads, "request")
+        self._health_threads = Threads(_HEALTH_THREADS, "health")
 
     def run(self) -> None:
         """The loop."""
@@ -134,8 +131,6 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         wait = timeout
         if self._courteous_until is not None:
             wait = max(0.0, min(timeout, self._courteous_until - time.monotonic()))
-        if self._threads.help(time.monotonic()):
-            wait = min(wait, PATIENCE_S)
         ready = self._poller.select(wait)
         while self._answered:
             connection = self._answered.popleft()

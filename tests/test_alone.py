@@ -1,4 +1,4 @@
-"""One statement that is a transaction of its own, by the driver's lower half: `store.engine.run_alone`."""
+"""One statement that is a transaction of its own, by the driver's lower half: `store.together.run_alone`."""
 
 import time
 from datetime import UTC, date, datetime, timedelta, timezone
@@ -10,7 +10,7 @@ from sqlalchemy import text
 from station import store
 from station.errors import StoreError, StoreRejectedError
 from station.receipt import Source
-from station.store.engine import run_alone
+from station.store.together import run_alone
 
 SOON = 8.0
 
@@ -42,7 +42,7 @@ def engine(request, postgres_url):
 
 
 def alone(engine, statement, **parameters):
-    return run_alone(engine, statement, parameters, until=time.monotonic() + SOON)
+    return run_alone(engine, statement, parameters, key=("a",), until=time.monotonic() + SOON)
 
 
 @pytest.mark.parametrize(("kind", "value", "expected"), VALUES)
@@ -107,6 +107,6 @@ def test_the_answer_does_not_come_in_time(engine):
     """The connection is given up at the end of the time, and not when the server is done."""
     begun = time.monotonic()
     with pytest.raises(StoreError):
-        run_alone(engine, "SELECT pg_sleep(3)", {}, until=begun + 0.3)
+        run_alone(engine, "SELECT pg_sleep(3)", {}, key=("a",), until=begun + 0.3)
     assert time.monotonic() - begun < 1.5
     assert alone(engine, "SELECT %(a)s::text", a="x") == "x"

@@ -1,6 +1,6 @@
 """Trouble made inside the station: statements that fail, commits whose answer is lost, and memory that ends.
 
-Statements go two ways: through SQLAlchemy, and on PostgreSQL alone (`store.engine.run_alone`). Trouble meets both.
+Statements go two ways: through SQLAlchemy, and on PostgreSQL past it (`store.statements.run`). Trouble meets both.
 """
 
 import subprocess
@@ -12,20 +12,21 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, event, exc
 
-from station.store import postgres
+from station.store import postgres, statements
 
 LOST = exc.DBAPIError("x", None, Exception("gone"), connection_invalidated=True)
 
 
 def before_statements(monkeypatch: pytest.MonkeyPatch, engine: Engine, call: Callable[[str], object]) -> None:
     """Calls `call` with each statement before it is run; what it raises, the statement failed with."""
-    run = postgres.run_alone
+    run = statements.run
 
-    def run_alone(connection: Any, statement: str, parameters: Any, until: float | None) -> Any:
-        call(statement)
-        return run(connection, statement, parameters, until)
+    def run_after_call(connection: Any, given: Any, until: float | None) -> Any:
+        for statement, _ in given:
+            call(statement)
+        return run(connection, given, until)
 
-    monkeypatch.setattr(postgres, "run_alone", run_alone)
+    monkeypatch.setattr(statements, "run", run_after_call)
     event.listen(engine, "before_cursor_execute", lambda _connection, _cursor, statement, *_: call(statement))
 
 
@@ -46,15 +47,15 @@ def broken(
 def lost_at_commit(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> list[int]:
     """Lets the first commit go through, and the connection break before it is answered. What is returned tells."""
     times: list[int] = []
-    run = postgres.run_alone
+    run = statements.run
 
-    def run_alone(connection: Any, statement: str, parameters: Any, until: float | None) -> Any:
-        row = run(connection, statement, parameters, until)
+    def run_and_break(connection: Any, given: Any, until: float | None) -> Any:
+        values = run(connection, given, until)
         if not times:
             times.append(1)
             connection.close()
             raise postgres.OperationalError("gone")
-        return row
+        return values
 
     def commit_and_break(connection: Any) -> None:
         if not times:
@@ -62,7 +63,7 @@ def lost_at_commit(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> list[int]
             connection.connection.dbapi_connection.commit()
             raise exc.DBAPIError("COMMIT", None, Exception("gone"), connection_invalidated=True)
 
-    monkeypatch.setattr(postgres, "run_alone", run_alone)
+    monkeypatch.setattr(statements, "run", run_and_break)
     event.listen(engine, "commit", commit_and_break)
     return times
 

@@ -5,20 +5,14 @@ sent, never applies them. Then the client must give up by itself, or its thread 
 """
 
 import _thread
-import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date
-from decimal import Decimal
-from functools import cache
 from typing import Any
 
 import psycopg
-from psycopg import DataError, Error, OperationalError, generators
-from psycopg.errors import error_from_result
-from psycopg.pq import ExecStatus
+from psycopg import Error, OperationalError
 
 __all__ = [
     "CONNECT_TIMEOUT_S",
@@ -29,7 +23,6 @@ __all__ = [
     "connecting",
     "is_lost",
     "limit",
-    "run_alone",
 ]
 
 READ_ONLY = "25006"  # a standby's refusal to write
@@ -71,73 +64,6 @@ def limit(connection: Any, until: float | None, *, silence: float | None = SILEN
     if isinstance(connection, _Connection):
         connection.until = until
         connection.silence = silence
-
-
-def run_alone(connection: Any, statement: str, parameters: Mapping[str, Any], until: float | None) -> str | None:
-    """Runs one statement outside of any transaction; the first value of its first row, or `None`. Raises the driver's
-    error.
-
-    By the driver's lower half, which talks libpq: a cursor, and a connection that changes to autocommit and back, took
-    three times as long. Parameters go to the server without a type: it takes that from the statement.
-    """
-    limit(connection, until)
-    command, names = _numbered(statement)
-    values = [parameters[name] for name in names]
-    dumped = [None if value is None else _dump(value.__class__)(value) for value in values]
-    formats = [type(value) is bytes for value in values]
-    if connection.prepare_threshold is None:
-        connection.pgconn.send_query_params(command, dumped, None, formats)
-    else:
-        if command not in connection.named:
-            name = b"station_%d" % len(connection.named)
-            connection.pgconn.send_prepare(name, command)
-            _answer(connection)
-            connection.named[command] = name
-        connection.pgconn.send_query_prepared(connection.named[command], dumped, formats)
-    value = _answer(connection)
-    return None if value is None else value.decode()
-
-
-def _answer(connection: Any) -> bytes | None:
-    """What the server says to what it was sent: the first value of the first row. Raises the driver's error."""
-    result = connection.wait(generators.execute(connection.pgconn))[0]
-    match result.status:
-        case ExecStatus.TUPLES_OK:
-            value: bytes | None = result.get_value(0, 0) if result.ntuples else None
-            return value
-        case ExecStatus.COMMAND_OK:
-            return None
-    raise error_from_result(result)
-
-
-@cache
-def _numbered(statement: str) -> tuple[bytes, list[str]]:
-    """The statement as the server knows it, with numbers for its parameters, and their names in that order."""
-    numbers: dict[str, int] = {}
-    command = re.sub(r"%\(([^)]+)\)s", lambda found: f"${numbers.setdefault(found[1], len(numbers) + 1)}", statement)
-    return command.encode(), list(numbers)
-
-
-def _dump_text(value: str) -> bytes:
-    if "\0" in value:  # libpq takes what is before it for the whole
-        raise DataError("PostgreSQL has no NUL in text")
-    return value.encode()
-
-
-@cache
-def _dump(kind: Any) -> Callable[[Any], bytes]:
-    """What makes of a value what is sent to the server: bytes as they are, all else in PostgreSQL's text."""
-    return next(dump for known, dump in _DUMPS if issubclass(kind, known))
-
-
-_DUMPS: tuple[tuple[type, Callable[[Any], bytes]], ...] = (
-    (bytes, bytes),
-    (str, _dump_text),
-    (bool, lambda value: b"t" if value else b"f"),
-    (int, b"%d".__mod__),
-    (Decimal, lambda value: str(value).encode()),
-    (date, lambda value: value.isoformat().encode()),  # and datetime
-)
 
 
 def is_lost(error: Error, connection: Any) -> bool:

@@ -12,7 +12,7 @@ from station.errors import StoreError
 from station.journal import Exchange
 from station.receipt import Flag, Receipt, Source, Transfer
 from station.store import tables
-from station.store.engine import run_alone
+from station.store.together import run_alone
 from station.store.whole import Shape, insert, insert_part, insert_whole, parameters, shape, with_whole
 
 
@@ -84,7 +84,8 @@ def record_alone(
     values["notice_ordinal"] = 0
     statement = _alone(tuple(values), shape(parts))
     given = parameters(tables.receipt, values, parts) | {"own": received_at if in_doubt else None}
-    outcome = run_alone(engine, statement, given, until=until)
+    key = ("receipt", receipt.id_pa, receipt.receipt_id)
+    outcome = run_alone(engine, statement, given, key=key, until=until)
     return None if outcome is None else Recorded(outcome)
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from sqlalchemy import JSON, Connection, CursorResult, Dialect, Engine, Table
 from sqlalchemy.dialects import postgresql, sqlite
 
-from station.store.engine import run_alone
+from station.store.together import run_alone
 
 Rows: TypeAlias = Sequence[Mapping[str, Any]]
 
@@ -39,7 +39,8 @@ def insert_whole_alone(
 ) -> bool:
     """`insert_whole` as a transaction of its own, on PostgreSQL. Raises `StoreError`."""
     statement = _whole_statement(table, tuple(values), shape(parts))
-    return run_alone(engine, statement, parameters(table, values, parts), until=until) is not None
+    key = (table.name, *(str(values[column.name]) for column in table.primary_key.columns))
+    return run_alone(engine, statement, parameters(table, values, parts), key=key, until=until) is not None
 
 
 def _insert(connection: Connection, table: Table, rows: Rows, *, if_new: bool = False) -> CursorResult[Any]:

@@ -1,0 +1,151 @@
+"""Statements by the lower half of PostgreSQL's driver, which talks libpq: one, or several in one transaction.
+
+A cursor, and a connection that changes to autocommit and back, took three times as long for a receipt.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from decimal import Decimal
+from functools import cache
+from typing import Any, TypeAlias
+
+from psycopg import DataError, Error, generators
+from psycopg.errors import error_from_result
+from psycopg.pq import ExecStatus
+
+from station.store.postgres import limit
+
+# SQL with places like %(name)s, and a value for each name.
+Statement: TypeAlias = tuple[str, Mapping[str, Any]]
+
+
+class UndoneError(Exception):
+    """One of several statements failed, and nothing of any of them is in the database."""
+
+
+def run(connection: Any, statements: Sequence[Statement], until: float | None) -> list[str | None]:
+    """Runs statements as one transaction, in one round trip. The first value of the first row of each, or `None`.
+
+    The transaction has failed at `until` (of `time.monotonic()`). Raises `UndoneError` where one of several failed, and
+    the driver's error otherwise: then it may have been committed. Parameters go to the server without a type: it takes
+    that from the statement.
+    """
+    limit(connection, until)
+    if len(statements) == 1:
+        _send(connection, *_ready(connection, *statements[0]))
+        return [_value(_answer(connection))]
+    try:
+        return _run_together(connection, statements)
+    except UndoneError:
+        raise
+    except BaseException:
+        connection.pgconn.finish()  # who knows what it would answer next
+        raise
+
+
+def _run_together(connection: Any, statements: Sequence[Statement]) -> list[str | None]:
+    try:
+        ready = [_ready(connection, *one) for one in statements]
+    except Error as error:
+        if connection.closed:
+            raise
+        raise UndoneError from error
+    pgconn = connection.pgconn
+    pgconn.enter_pipeline_mode()
+    for one in ready:
+        _send(connection, *one)
+    pgconn.pipeline_sync()
+    results = [_answer(connection)]
+    while results[-1].status != ExecStatus.PIPELINE_SYNC:
+        results.append(_result(connection))
+    pgconn.exit_pipeline_mode()
+    try:
+        values = [_value(result) for result in results[: len(ready)]]
+    except Error as error:
+        raise UndoneError from error
+    for result in results[len(ready) : -1]:  # the commit failed
+        _value(result)
+    return values
+
+
+def _ready(connection: Any, statement: str, given: Mapping[str, Any]) -> tuple[bytes, list[bytes | None], list[bool]]:
+    """The statement, or the name under which the server keeps it, its parameters, and which of them are binary."""
+    command, names = _numbered(statement)
+    values = [given[name] for name in names]
+    return (
+        _known(connection, command),
+        [None if value is None else _dump(value.__class__)(value) for value in values],
+        [type(value) is bytes for value in values],
+    )
+
+
+def _known(connection: Any, command: bytes) -> bytes:
+    """The name under which the server keeps a statement, or the statement, where it is to keep none."""
+    if connection.prepare_threshold is None:
+        return command
+    name: bytes | None = connection.named.get(command)
+    if name is None:
+        name = b"station_%d" % len(connection.named)
+        connection.pgconn.send_prepare(name, command)
+        _value(_answer(connection))
+        connection.named[command] = name
+    return name
+
+
+def _send(connection: Any, known: bytes, values: list[bytes | None], formats: list[bool]) -> None:
+    if connection.prepare_threshold is None:
+        connection.pgconn.send_query_params(known, values, None, formats)
+    else:
+        connection.pgconn.send_query_prepared(known, values, formats)
+
+
+def _answer(connection: Any) -> Any:
+    """What the server says first to all that was sent. Raises the driver's error where it cannot be heard."""
+    return connection.wait(generators.execute(connection.pgconn))[0]
+
+
+def _result(connection: Any) -> Any:
+    """What the server says next."""
+    return connection.wait(generators.fetch_many(connection.pgconn))[0]
+
+
+def _value(result: Any) -> str | None:
+    """The first value of the first row. Raises the driver's error where the statement failed."""
+    match result.status:
+        case ExecStatus.TUPLES_OK:
+            value = result.get_value(0, 0) if result.ntuples else None
+            return None if value is None else value.decode()
+        case ExecStatus.COMMAND_OK:
+            return None
+    raise error_from_result(result)
+
+
+@cache
+def _numbered(statement: str) -> tuple[bytes, list[str]]:
+    """The statement as the server knows it, with numbers for its parameters, and their names in that order."""
+    numbers: dict[str, int] = {}
+    command = re.sub(r"%\(([^)]+)\)s", lambda found: f"${numbers.setdefault(found[1], len(numbers) + 1)}", statement)
+    return command.encode(), list(numbers)
+
+
+@cache
+def _dump(kind: Any) -> Callable[[Any], bytes]:
+    """What makes of a value what is sent to the server: bytes as they are, all else in PostgreSQL's text."""
+    return next(dump for known, dump in _DUMPS if issubclass(kind, known))
+
+
+def _dump_text(value: str) -> bytes:
+    if "\0" in value:  # libpq takes what is before it for the whole
+        raise DataError("PostgreSQL has no NUL in text")
+    return value.encode()
+
+
+_DUMPS: tuple[tuple[type, Callable[[Any], bytes]], ...] = (
+    (bytes, bytes),
+    (str, _dump_text),
+    (bool, lambda value: b"t" if value else b"f"),
+    (int, b"%d".__mod__),
+    (Decimal, lambda value: str(value).encode()),
+    (date, lambda value: value.isoformat().encode()),  # and datetime
+)
