@@ -135,7 +135,7 @@ class Server(Section):
         8,
         ge=1,
         le=256,
-        description="Threads of each worker process; on PostgreSQL two of them, and the others where those take long.",
+        description="Threads of each worker process.",
     )
     max_body: int = Field(1024 * 1024, ge=1024, description="Largest request body in bytes; more is answered 413.")
     read_timeout: float = Field(10.0, gt=0, description="Seconds in which a request must have arrived whole.")

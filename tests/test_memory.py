@@ -75,7 +75,7 @@ from station.threads import Threads
 def work():
     raise MemoryError
 
-Threads(2, "test", at_once=1).do(work)
+Threads(2, "test").do(work)
 time.sleep(30)
 """
     assert exit_code(script) == 1
