@@ -103,7 +103,7 @@ def test_locked_table(own_postgres, connect):
 
 
 def test_a_slow_database_is_asked_by_all_threads(own_postgres, connect):
-    """Two requests at a time are enough for a quick one. Where they wait, the others do not wait for them."""
+    """What comes together goes together. Where that waits, what comes later does not wait for it."""
     station = connect(own_postgres.get_uri(), options=("--workers", "1", "--threads", "5"))
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'station' AND wait_event_type = 'Lock'"
     with (
@@ -112,7 +112,10 @@ def test_a_slow_database_is_asked_by_all_threads(own_postgres, connect):
         ThreadPoolExecutor(5) as pool,
     ):
         holding.execute("LOCK TABLE receipt IN ACCESS EXCLUSIVE MODE")
-        pushes = [pool.submit(station.push, an_envelope(a_request())) for _ in range(5)]
+        pushes = []
+        for _ in range(5):
+            pushes.append(pool.submit(station.push, an_envelope(a_request())))
+            time.sleep(0.1)
         seen, end = 0, time.monotonic() + 2.5  # less than the station waits for a lock
         while seen < 5 and time.monotonic() < end:
             (seen,) = looking.execute(waiting).fetchone()
