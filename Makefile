@@ -8,7 +8,8 @@ LOCKED := $(INSTALL) --no-build-isolation --require-hashes
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos bench bench-growth bench-memory bench-journal bench-reconcile lint format lock audit sbom fuzz \
+.PHONY: help run test chaos bench bench-growth bench-layers bench-memory bench-journal \
+  bench-reconcile lint format lock audit sbom fuzz \
   deploy-check docs release image-check clean
 
 help: ## list the targets
@@ -43,6 +44,9 @@ bench: $(VENV)/dev ## measure rates and floors, and write them to docs/performan
 
 bench-growth: $(VENV)/dev ## measure with 10 million receipts stored, and write it to docs/performance.md
 	$(BIN)/python -m bench.growth
+
+bench-layers: $(VENV)/dev ## measure the station without its database, its HTTP server alone, and the libraries as they come
+	$(BIN)/python -m bench.layers
 
 bench-memory: $(VENV)/dev ## memory of the workers over a million requests
 	$(BIN)/python -m bench.memory

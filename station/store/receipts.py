@@ -70,7 +70,7 @@ def record_alone(
     in_doubt: bool = False,
     until: float,
 ) -> Recorded | None:
-    """What nearly every push needs of `record`, as one statement that is a transaction of its own; PostgreSQL only.
+    """What nearly every push needs of `record`, as one statement that fails or succeeds for itself; PostgreSQL only.
 
     STORED with `flags`, or DUPLICATE, each with its row in the journal. `None`: neither, for all that the statement
     could see, and nothing was written. It is for `record` to find out then. Raises `StoreError`.

@@ -91,7 +91,7 @@ def _refused_id(raw_hash: bytes) -> str:
 
 
 def keep_alone(engine: Engine, refusing: Refusing, *, until: float) -> str | None:
-    """`keep` for what was never refused before, as one statement that is a transaction of its own; PostgreSQL only.
+    """`keep` for what was never refused before, as one statement that fails or succeeds for itself; PostgreSQL only.
 
     `None`: nothing was written, and it is for `keep`. Raises `StoreError`.
     """

@@ -37,7 +37,7 @@ def insert_whole(connection: Connection, table: Table, values: Mapping[str, Any]
 def insert_whole_alone(
     engine: Engine, table: Table, values: Mapping[str, Any], parts: Mapping[Table, Rows], *, until: float
 ) -> bool:
-    """`insert_whole` as a transaction of its own, on PostgreSQL. Raises `StoreError`."""
+    """`insert_whole` as a statement that fails or succeeds for itself, on PostgreSQL. Raises `StoreError`."""
     statement = _whole_statement(table, tuple(values), shape(parts))
     key = (table.name, *(str(values[column.name]) for column in table.primary_key.columns))
     return run_alone(engine, statement, parameters(table, values, parts), key=key, until=until) is not None
