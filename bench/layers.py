@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,7 +23,7 @@ from typing import Any
 import httpx
 from process import free_port, migrate
 
-from bench import floors, load, service
+from bench import floors, load, report, service
 from bench.documents import ROOT, TYPICAL, Kind
 from station import cli, store
 from station.app import Station
@@ -114,12 +115,32 @@ def _rate(folder: Path, port: int, seconds: float, kind: Kind) -> float:
 _numbers = itertools.count()
 
 
+TITLES = {
+    "pgbench": "pgbench: PostgreSQL commits the row of a receipt",
+    "without application": "the station's HTTP server alone",
+    "stock": "the libraries as they come, and no database",
+    "without database": "the station without its database",
+    "station": "the station",
+}
+
+
+def table(figures: dict[str, list[float]]) -> str:
+    """Medians, and ratios to pgbench in the same turn."""
+    lines = ["| what | a second | of pgbench |", "|---|---:|---:|"]
+    for name, title in TITLES.items():
+        ratio = median(rate / floor for rate, floor in zip(figures[name], figures["pgbench"], strict=True))
+        lines.append(f"| {title} | {median(figures[name]):,.0f} | {ratio:.2f} |")
+    turns = len(figures["pgbench"])
+    return f"Measured {datetime.now(UTC):%Y-%m-%d}, median of {turns} turns.\n\n" + "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m bench.layers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seconds", type=float, default=5, help="length of each measurement")
     parser.add_argument("--times", type=int, default=5, help="turns; the median of them counts")
+    parser.add_argument("--dry-run", action="store_true", help="print the table and leave the documentation alone")
     parser.add_argument("--serve-without", choices=WITHOUT, help=argparse.SUPPRESS)
     parser.add_argument("arguments", nargs="*", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -130,9 +151,10 @@ def main() -> None:
         folder = Path(name)
         folder.chmod(0o755)  # PostgreSQL does not run as root
         figures = measure(folder, arguments.seconds, arguments.times)
-    for name, rates in figures.items():
-        ratio = median(rate / floor for rate, floor in zip(rates, figures["pgbench"], strict=True))
-        print(f"{name:24} {median(rates):7.0f}/s {ratio:6.2f} of pgbench")
+    text = table(figures)
+    print(text)
+    if not arguments.dry_run:
+        report.put(report.PAGE, "layers", text)
 
 
 if __name__ == "__main__":
