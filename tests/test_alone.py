@@ -89,6 +89,20 @@ def test_a_statement_that_fails_leaves_nothing_behind(engine):
         assert alone(engine, "SELECT %(a)s::text", a="x") == "x"
 
 
+def test_the_commit_fails(engine):
+    """The statement has returned its row by then, and still nothing is there."""
+    with store.transaction(engine) as connection:
+        connection.execute(text("CREATE TABLE kept (n int PRIMARY KEY, m int REFERENCES kept INITIALLY DEFERRED)"))
+    try:
+        with pytest.raises(StoreRejectedError):
+            alone(engine, "INSERT INTO kept VALUES (1, %(m)s) RETURNING n::text", m=2)
+        assert alone(engine, "SELECT count(*)::text FROM kept") == "0"
+        assert alone(engine, "INSERT INTO kept VALUES (1, %(m)s) RETURNING n::text", m=1) == "1"
+    finally:
+        with store.transaction(engine) as connection:
+            connection.execute(text("DROP TABLE kept"))
+
+
 def test_a_connection_that_is_new_knows_no_statements(engine):
     assert alone(engine, "SELECT %(a)s::text", a="x") == "x"
     engine.dispose()

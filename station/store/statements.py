@@ -34,7 +34,7 @@ def run(connection: Any, statements: Sequence[Statement], until: float | None) -
     limit(connection, until)
     if len(statements) == 1:
         _send(connection, *_ready(connection, *statements[0]))
-        return [_value(_answer(connection))]
+        return [_answer(connection)]
     try:
         return _run_together(connection, statements)
     except UndoneError:
@@ -56,17 +56,15 @@ def _run_together(connection: Any, statements: Sequence[Statement]) -> list[str 
     for one in ready:
         _send(connection, *one)
     pgconn.pipeline_sync()
-    results = [_answer(connection)]
+    results = connection.wait(generators.execute(pgconn))
     while results[-1].status != ExecStatus.PIPELINE_SYNC:
-        results.append(_result(connection))
+        results += connection.wait(generators.fetch_many(pgconn))
     pgconn.exit_pipeline_mode()
     try:
-        values = [_value(result) for result in results[: len(ready)]]
+        # One for each statement, and one more where the commit failed.
+        return [_value(result) for result in results[:-1]]
     except Error as error:
         raise UndoneError from error
-    for result in results[len(ready) : -1]:  # the commit failed
-        _value(result)
-    return values
 
 
 def _ready(connection: Any, statement: str, given: Mapping[str, Any]) -> tuple[bytes, list[bytes | None], list[bool]]:
@@ -88,7 +86,7 @@ def _known(connection: Any, command: bytes) -> bytes:
     if name is None:
         name = b"station_%d" % len(connection.named)
         connection.pgconn.send_prepare(name, command)
-        _value(_answer(connection))
+        _answer(connection)
         connection.named[command] = name
     return name
 
@@ -100,14 +98,11 @@ def _send(connection: Any, known: bytes, values: list[bytes | None], formats: li
         connection.pgconn.send_query_prepared(known, values, formats)
 
 
-def _answer(connection: Any) -> Any:
-    """What the server says first to all that was sent. Raises the driver's error where it cannot be heard."""
-    return connection.wait(generators.execute(connection.pgconn))[0]
-
-
-def _result(connection: Any) -> Any:
-    """What the server says next."""
-    return connection.wait(generators.fetch_many(connection.pgconn))[0]
+def _answer(connection: Any) -> str | None:
+    """Sends what is not sent yet: what the statement returned, once that is committed. Raises the driver's error."""
+    results = connection.wait(generators.execute(connection.pgconn))
+    value, *_ = [_value(result) for result in results]  # the commit has no result of its own, unless it failed
+    return value
 
 
 def _value(result: Any) -> str | None:
