@@ -143,11 +143,11 @@ def test_no_answer_in_time(engine, at_once):
 def test_a_slow_one_keeps_nobody_waiting(engine):
     """What comes while another transaction is under way for long goes by itself."""
     with ThreadPoolExecutor(1) as pool:
-        slow = pool.submit(statement(engine, "SELECT pg_sleep(2)::text"))
+        slow = pool.submit(statement(engine, "SELECT pg_sleep(1)::text"))
         time.sleep(0.2)
         begun = time.monotonic()
         assert write(engine, 1)() == "1"
-        assert time.monotonic() - begun < 1
+        assert time.monotonic() - begun < 0.6
         slow.result()
 
 
