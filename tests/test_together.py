@@ -50,7 +50,8 @@ def at_once(engine, monkeypatch):
             deadline = time.monotonic() + 10
             while len(gathering._here) < len(works) and time.monotonic() < deadline:
                 time.sleep(0.005)
-            gathering.gone([])
+            gathering._under_way -= 1
+            gathering._here[0].called.set()
             return [one.result() for one in running]
 
     return run
@@ -142,12 +143,13 @@ def test_no_answer_in_time(engine, at_once):
 
 def test_a_slow_one_keeps_nobody_waiting(engine):
     """What comes while another transaction is under way for long goes by itself."""
-    with ThreadPoolExecutor(1) as pool:
-        slow = pool.submit(statement(engine, "SELECT pg_sleep(1)::text"))
+    with store.transaction(engine) as holding, ThreadPoolExecutor(1) as pool:
+        holding.execute(text("SELECT pg_advisory_xact_lock(1)"))
+        slow = pool.submit(statement(engine, "SELECT pg_advisory_xact_lock(1)::text"))
         time.sleep(0.2)
-        begun = time.monotonic()
         assert write(engine, 1)() == "1"
-        assert time.monotonic() - begun < 0.6
+        assert not slow.done()
+        holding.execute(text("ROLLBACK"))
         slow.result()
 
 
@@ -166,6 +168,7 @@ def test_who_never_comes_is_not_waited_for(engine):
     begun = time.monotonic()
     assert write(engine, 1)() == "1"
     assert time.monotonic() - begun < 1
+    assert thread.is_alive()
     done.set()
     thread.join()
 
@@ -181,6 +184,7 @@ def test_memory_ends_under_the_one_who_goes(engine, at_once, monkeypatch):
         results = at_once(write(engine, 1), write(engine, 2))
     assert sorted(type(one).__name__ for one in results) == ["MemoryError", "StoreError"]
     assert next(one for one in results if isinstance(one, StoreError)).retry
+    assert together._gatherings[engine]._under_way == 0
     assert write(engine, 3)() == "3"
 
 

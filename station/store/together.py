@@ -38,12 +38,9 @@ def run_alone(
     one = _Coming(statement, parameters, key, until)
     gathering = _gatherings.get(engine) or _gatherings.setdefault(engine, _Gathering())
     try:
-        going = gathering.come(one)
-        if going:
-            try:
-                _run(engine, going)
-            finally:
-                gathering.gone(going)
+        gathering.come(one)
+        if one.going:
+            _run(engine, one.going)
         else:
             gathering.wait(one)
     finally:
@@ -63,6 +60,7 @@ class _Coming:
         self.key = key
         self.until = until
         self.called = threading.Event()  # it is decided, or the first of those that go now
+        self.going: list[_Coming] = []  # those that it goes with, where it is the one who goes for all
         self.decided = False
         self.done = False
         self.alone = False
@@ -79,8 +77,8 @@ class _Gathering:
         self._under_way = 0
         self._together = 1  # so many went last
 
-    def come(self, one: _Coming) -> list[_Coming]:
-        """Those that go now, `one` among them. None: `one` was taken along by another."""
+    def come(self, one: _Coming) -> None:
+        """Returns when `one` goes for all that are here, or was taken along by another."""
         with self._lock:
             self._here.append(one)
             if self._under_way:
@@ -92,26 +90,16 @@ class _Gathering:
             else:
                 wait = _PERHAPS_S if self._together > 1 else 0.0
             if not wait:
-                return self._go()
+                self._go(one)
+                return
         one.called.wait(wait)
         with self._lock:
-            return self._go() if one in self._here else []
+            if one in self._here:
+                self._go(one)
 
-    def _go(self) -> list[_Coming]:
-        going, self._here = self._here, []
+    def _go(self, one: _Coming) -> None:
+        one.going, self._here = self._here, []
         self._under_way += 1
-        return going
-
-    def gone(self, going: list[_Coming]) -> None:
-        """They are decided, and those that came meanwhile may go."""
-        with self._lock:
-            self._under_way -= 1
-            self._together = len(going)
-            for one in going:
-                one.decided = True
-                one.called.set()
-            if self._here and not self._under_way and not pace.others_compute():
-                self._here[0].called.set()
 
     def wait(self, one: _Coming) -> None:
         """Waits until `one` is decided by another."""
@@ -121,10 +109,18 @@ class _Gathering:
         one.called.wait(max(0.0, one.until - time.monotonic()))
 
     def leave(self, one: _Coming) -> None:
-        """Whatever happened, nobody is to begin with it now."""
+        """Whatever happened, all that it went for are decided, and nobody is to begin with it now."""
         with self._lock:
             if one in self._here:
                 self._here.remove(one)
+            if one.going:
+                self._under_way -= 1
+                self._together = len(one.going)
+                for other in one.going:
+                    other.decided = True
+                    other.called.set()
+                if self._here and not self._under_way and not pace.others_compute():
+                    self._here[0].called.set()
 
 
 _gatherings: weakref.WeakKeyDictionary[Engine, _Gathering] = weakref.WeakKeyDictionary()
