@@ -131,12 +131,7 @@ class Server(Section):
     )
     path: str = Field("/paForNode", pattern=r"^/[^\s?#]*$", description="The endpoint's path on this server.")
     workers: int = Field(0, ge=0, le=64, description="Worker processes; 0: one on SQLite, one for each core otherwise.")
-    threads: int = Field(
-        8,
-        ge=1,
-        le=256,
-        description="Threads of each worker process.",
-    )
+    threads: int = Field(8, ge=1, le=256, description="Threads of each worker process.")
     max_body: int = Field(1024 * 1024, ge=1024, description="Largest request body in bytes; more is answered 413.")
     read_timeout: float = Field(10.0, gt=0, description="Seconds in which a request must have arrived whole.")
     max_waiting: int = Field(

@@ -50,8 +50,9 @@ class _Connection(psycopg.Connection[Any]):
         if not ends:
             return super().wait(gen, interval, timeout)
         end = min(ends)
+        left = max(0.0, end - time.monotonic())
         try:
-            return super().wait(gen, interval, max(0.0, end - time.monotonic()))
+            return super().wait(gen, interval, left if timeout is None else min(timeout, left))
         except OperationalError as error:
             if error.sqlstate is None and time.monotonic() >= end:
                 self.pgconn.finish()
