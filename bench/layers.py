@@ -10,7 +10,6 @@ import itertools
 import subprocess
 import sys
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,8 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import httpx
-from process import free_port, migrate
+from process import free_port, migrate, wait_for_answer
 
 from bench import floors, load, report, service
 from bench.documents import ROOT, TYPICAL, Kind
@@ -52,30 +50,19 @@ def _answer_ok(_station: Station, environ: dict[str, Any], start: Callable[..., 
 def stock(folder: Path) -> Iterator[int]:
     """The libraries as they come, with as many processes and threads as the station has; their port."""
     port = free_port()
-    with (folder / "stock.log").open("wb") as log:
+    file = folder / "stock.log"
+    with file.open("wb") as log:
         process = subprocess.Popen(
             [*service.python("gunicorn"), "--workers", "2", "--worker-class", "gthread", "--threads", "8",
              "--keep-alive", "75", "--bind", f"127.0.0.1:{port}", "bench.stock:application"],
             cwd=ROOT, stdout=log, stderr=log,
         )  # fmt: skip
     try:
-        _wait(port)
+        wait_for_answer(port, process, file)
         yield port
     finally:
         process.terminate()
         process.wait(10)
-
-
-def _wait(port: int) -> None:
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            httpx.get(f"http://127.0.0.1:{port}/", timeout=5)
-            return
-        except httpx.TransportError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
 
 
 def measure(folder: Path, seconds: float, times: int) -> dict[str, list[float]]:
@@ -83,15 +70,15 @@ def measure(folder: Path, seconds: float, times: int) -> dict[str, list[float]]:
     figures: dict[str, list[float]] = defaultdict(list)
     # Spyne writes another prefix into its answer.
     of_stock = replace(TYPICAL, answer=b"outcome>OK</")
+
+    def note(name: str, value: float) -> None:
+        figures[name].append(value)
+        print(f"  {name}: {value:.0f}/s", flush=True)
+
     with service.postgres(folder / "postgres") as url:
         migrate(url)
         load.analyze(url)
         for turn in range(times):
-
-            def note(name: str, value: float) -> None:
-                figures[name].append(value)
-                print(f"  {name}: {value:.0f}/s", flush=True)
-
             print(f"turn {turn + 1} of {times}", flush=True)
             note("pgbench", floors.pgbench(folder, url, seconds))
             with stock(folder) as port:

@@ -94,7 +94,7 @@ def running_server(
                 process = subprocess.Popen(
                     [*command, *arguments], env=environ, cwd=folder, stderr=log, stdout=log, start_new_session=True
                 )
-        _wait(port, process, log_file)
+        wait_for_answer(port, process, log_file)
         return process
 
     server = Server(f"http://127.0.0.1:{port}/paForNode", port, launch(), log_file, launch)
@@ -109,7 +109,7 @@ def running_server(
                 server.kill()
 
 
-def _wait(port: int, process: Process, log_file: Path) -> None:
+def wait_for_answer(port: int, process: Process, log_file: Path) -> None:
     """Until a worker answers: the master listens before any worker does."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
