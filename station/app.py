@@ -20,6 +20,7 @@ from station.errors import StoreError, UntrustedError
 from station.folder import folder
 from station.health import Health, is_health_door
 from station.intake import Intake
+from station.loop import elsewhere
 from station.metrics import Metrics
 
 _log = log.get("station")
@@ -125,7 +126,7 @@ class Station:
             environ["REMOTE_ADDR"] = ""  # a client calls its end of a Unix socket what it likes: 10.0.0.5
         if is_health_door(self.settings, local):
             environ[soap.NOTES].update(result="health")
-            return _send(start, _Answer(*self.health.answer(environ.get("PATH_INFO", ""))))
+            return _send(start, _Answer(*elsewhere(partial(self.health.answer, environ.get("PATH_INFO", "")))))
         self._admit(environ, connection)
         if environ.get("PATH_INFO", "").rstrip("/") != self.settings.server.path.rstrip("/"):
             raise _RejectedError("404 Not Found", "Nothing is here.")

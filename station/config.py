@@ -114,7 +114,7 @@ class Database(Section):
         description="PostgreSQL (postgresql://user:password@host/database) or SQLite (sqlite:///file).",
     )
     pool_size: int = Field(
-        0, ge=0, description="Connections per worker process at most; 0: one for each thread, and one for health."
+        0, ge=0, description="Connections per worker process at most; 0: `server.threads`, and one for health."
     )
     prepare: bool = Field(
         True, description="Prepare statements on PostgreSQL; false behind a PgBouncer before 1.21 in transaction mode."
@@ -131,11 +131,13 @@ class Server(Section):
     )
     path: str = Field("/paForNode", pattern=r"^/[^\s?#]*$", description="The endpoint's path on this server.")
     workers: int = Field(0, ge=0, le=64, description="Worker processes; 0: one on SQLite, one for each core otherwise.")
-    threads: int = Field(8, ge=1, le=256, description="Threads of each worker process.")
+    threads: int = Field(
+        8, ge=1, le=256, description="Requests of each worker process that wait for the database at once."
+    )
     max_body: int = Field(1024 * 1024, ge=1024, description="Largest request body in bytes; more is answered 413.")
     read_timeout: float = Field(10.0, gt=0, description="Seconds in which a request must have arrived whole.")
     max_waiting: int = Field(
-        256, ge=0, description="Requests of one worker process that wait for a thread at most; more are answered 503."
+        256, ge=0, description="Requests of one worker process that wait at most; more are answered 503."
     )
     wsdl: bool = Field(True, description="Whether the contract is served at `?wsdl`.")
     health_listen: HostPort | Literal[""] = Field(

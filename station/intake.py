@@ -11,7 +11,7 @@ from enum import StrEnum
 from functools import partial
 from typing import Any, TypeVar
 
-from station import contract, journal, log, store
+from station import contract, journal, log, loop, store
 from station.config import Settings
 from station.errors import (
     ReceiptConflictError,
@@ -273,8 +273,11 @@ class Intake:
             return False
         arrival = _Arrival(raw, None, identifiers, origin)
         try:
-            with store.transaction(self.engine) as connection:
-                self._journal(connection, arrival, outcome, fault_code=fault_code)
+            store.commit(
+                self.engine,
+                lambda connection: self._journal(connection, arrival, outcome, fault_code=fault_code),
+                until=time.monotonic() + _WITHIN_S,
+            )
         except StoreError as error:
             _log.warning("exchange_not_journaled", reason=error.reason)
             return False
@@ -306,5 +309,5 @@ class Intake:
                     raise
                 _log.warning("transaction_retried", reason=error.reason)
                 in_doubt = True
-            time.sleep(pause)
+            loop.pause(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_S)

@@ -65,7 +65,7 @@ class Metrics:
         self._answers = Counter("station_http_answers", "Answers by HTTP status.", ("status",), registry=own)
         self._turned_away = Counter("station_turned_away", "Requests answered 503 since too many waited.", registry=own)
         self._pending = Gauge(
-            "station_requests_pending", "Requests that are worked on or wait for a thread.",
+            "station_requests_pending", "Requests that are worked on or wait for that.",
             multiprocess_mode="livesum", registry=own,
         )  # fmt: skip
         self._in_use = Gauge(

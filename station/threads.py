@@ -1,4 +1,4 @@
-"""The threads that answer requests."""
+"""Threads for what waits."""
 
 import os
 from collections.abc import Callable
@@ -18,6 +18,7 @@ class Threads:
     """
 
     def __init__(self, count: int, name: str) -> None:
+        self.count = count
         self._given: SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]] = SimpleQueue()
         for number in range(count):
             Thread(target=self._run, name=f"{name}-{number}", daemon=True).start()

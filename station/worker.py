@@ -1,10 +1,10 @@
-"""The gunicorn worker: one loop that talks to all clients, and threads that never wait for one.
+"""The gunicorn worker: one loop that talks to all clients and computes all requests, and never waits for any.
 
 gunicorn's own threads read from the network: a client that sends a byte now and then keeps a thread for as long as it
-likes, and as many clients as there are threads keep everybody out. Here a thread gets a request when all of it is in
-memory, and writes its answer into memory; the loop does the rest without ever blocking. Each request has a time in
-which it must have arrived, connections and bytes in memory have their limits, and where more requests wait than are
-configured the answer is 503 at once.
+likes, and as many clients as there are threads keep everybody out. Here a request is begun when all of it is in memory,
+and its answer is written into memory; the loop does the rest without ever blocking. How a request waits is for
+`station.loop`. Each request has a time in which it must have arrived, connections and bytes in memory have their
+limits, and where more requests wait than are configured the answer is 503 at once.
 
 gunicorn's parser reads the requests, its response class writes the answers, its arbiter runs the workers.
 """
@@ -16,17 +16,18 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
-from threading import Lock
+from functools import partial
 
 from gunicorn import sock as gunicorn_sock
 from gunicorn.http import RequestParser, errors, wsgi
 from gunicorn.workers import base
 
-from station import log, pace, soap
+from station import log, soap
 from station.app import ARRIVED
 from station.connection import Connection, State
 from station.framing import DRAIN, Incoming, Piece
 from station.health import is_health_door
+from station.loop import Loop, Task, elsewhere
 from station.threads import Threads
 
 _log = log.get(__name__)
@@ -46,6 +47,10 @@ _STOP_LINGER_S = 2.0  # for requests that clients are already sending when the w
 _MAX_WAIT_S = 5.0
 _MAX_HELD = 64 * 1024 * 1024  # bytes of requests in memory; beyond it those of more than ordinary size are turned away
 _ORDINARY = 64 * 1024
+# Requests begun and not answered: what has begun holds its document's tree.
+_MOST_AT_WORK = 64
+# So many are begun before the loop looks after its clients again.
+_MOST_AT_ONCE = 8
 
 
 def _canned(status: str, content_type: str, body: bytes, *headers: str) -> bytes:
@@ -72,7 +77,7 @@ _REFUSALS = (
 
 
 class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
-    """One process: a loop, `threads` threads for requests, and some for questions about health."""
+    """One process: a loop, `threads` threads for what requests wait for, and some for questions about health."""
 
     alive: bool
 
@@ -82,10 +87,9 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         self.cfg.__dict__.update({name: setting.get() for name, setting in self.cfg.settings.items()})
         self._poller = selectors.DefaultSelector()
         self._connections: dict[Connection, None] = {}  # the oldest first
-        self._answered: deque[Connection] = deque()  # what the threads are done with
-        self._done: deque[Connection] = deque()  # of these what is for the loop to go on with
-        self._handing_back = Lock()  # between the threads, which give connections back, and the loop
-        self._pending = 0  # requests that are worked on or wait for a thread
+        self._ready: deque[tuple[Connection, Piece, float]] = deque()  # requests to be begun, and when they came
+        self._at_work = 0  # requests that are begun
+        self._health_ready: deque[tuple[Connection, Piece, float]] = deque()
         self._held = 0
         self._turned_away = 0
         self._checked = 0.0
@@ -98,8 +102,10 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         super().load_wsgi()
         self.settings = self.wsgi.settings
         self._metrics = self.wsgi.metrics
-        self._threads = Threads(self.cfg.threads, "request")
-        self._health_threads = Threads(_HEALTH_THREADS, "health")
+        # Each of what waits has a connection to the database, and a question about health has one.
+        threads = min(self.cfg.threads, max(1, self.settings.connections - 1))
+        self._loop = Loop(self._poller, Threads(threads, "request"), self._wake)
+        self._health_loop = Loop(self._poller, Threads(_HEALTH_THREADS, "health"), self._wake)
 
     def run(self) -> None:
         """The loop."""
@@ -128,31 +134,22 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
 
     def _turn(self, timeout: float = 1.0) -> None:
         self.notify()
-        wait = timeout
-        if self._courteous_until is not None:
-            wait = max(0.0, min(timeout, self._courteous_until - time.monotonic()))
-        ready = self._poller.select(wait)
-        while self._answered:
-            connection = self._answered.popleft()
-            self._pending -= not connection.health
-            held = len(connection.incoming)
-            self._held += held - connection.held
-            connection.held = held
-        for key, _ in ready:
+        for key, events in self._poller.select(self._patience(timeout)):
             if isinstance(key.data, Connection):
                 if not key.data.closed:
                     self._guarded(key.data)
+            elif isinstance(key.data, Task):
+                key.data.switch(events)
             elif key.data is not None:
                 self._somebody_knocks()
             else:
                 self._drain_pipe()
-        while self._done:
-            connection = self._done.popleft()
-            if connection.closed:
-                continue
-            connection.state = State.SENDING
-            connection.deadline = time.monotonic() + self.settings.server.read_timeout
-            self._guarded(connection)
+        while self._health_ready:
+            self._health_loop.begin(self._serve, *self._health_ready.popleft())
+        for _ in range(_MOST_AT_ONCE):
+            if self._may_begin():
+                self._at_work += 1
+                self._loop.begin(self._serve, *self._ready.popleft())
         now = time.monotonic()
         if self._courteous_until is not None and now >= self._courteous_until:
             self._courteous_until = None
@@ -162,6 +159,25 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             self._checked = now
             self._courtesy_left = _COURTESY_A_SECOND_S
             self._expire(now)
+
+    def _patience(self, timeout: float) -> float:
+        """For how long there is nothing to do but what the poller says."""
+        waits = [timeout]
+        for loop in (self._loop, self._health_loop):
+            if (due := loop.turn(not self._may_begin())) is not None:
+                waits.append(due)
+        if self._may_begin() or self._health_ready:
+            return 0.0
+        if self._courteous_until is not None:
+            waits.append(max(0.0, self._courteous_until - time.monotonic()))
+        return min(waits)
+
+    def _may_begin(self) -> bool:
+        return bool(self._ready) and self._at_work < _MOST_AT_WORK
+
+    def _wake(self) -> None:
+        with suppress(BlockingIOError):  # the pipe is full of wake-ups
+            os.write(self.PIPE[1], b".")
 
     def _drain_pipe(self) -> None:
         with suppress(BlockingIOError):
@@ -276,20 +292,14 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
                 self._watch(connection, connection.wants)
                 return
             connection.state = State.REQUEST
-        if connection.state is State.SENDING and not self._sent(connection):
+        if connection.state is State.SENDING and (not self._sent(connection) or self._waits(connection)):
             return
         if connection.state is State.REQUEST:
             self._receive(connection)
         elif connection.state is State.FAREWELL:
             self._see_off(connection)
-        elif connection.state is State.ANSWER:
-            self._leave_alone(connection)
-
-    def _leave_alone(self, connection: Connection) -> None:
-        """Something came before the answer: it is looked at afterwards."""
-        with self._handing_back:
-            if connection.state is State.ANSWER:
-                self._watch(connection, 0)
+        elif connection.state is State.ANSWER:  # something came before the answer: it is looked at afterwards
+            self._watch(connection, 0)
 
     def _sent(self, connection: Connection) -> bool:
         """Whether the answer is out."""
@@ -304,6 +314,15 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             idle = self.cfg.keepalive if self.alive else _STOP_LINGER_S
             connection.deadline = time.monotonic() + idle
         return True
+
+    def _waits(self, connection: Connection) -> bool:
+        """Whether it is watched for its next request already, as nearly all are: it need not be tried."""
+        return (
+            connection.state is State.REQUEST
+            and connection.watched == selectors.EVENT_READ
+            and not connection.incoming
+            and not connection.has_more()
+        )
 
     def _end(self, connection: Connection) -> None:
         connection.end_sending()
@@ -340,9 +359,12 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             return
         connection.state = State.ANSWER
         connection.last = piece.last
-        self._pending += not connection.health
-        threads = self._health_threads if connection.health else self._threads
-        threads.do(self._serve, connection, piece, time.monotonic())
+        (self._health_ready if connection.health else self._ready).append((connection, piece, time.monotonic()))
+
+    @property
+    def _pending(self) -> int:
+        """Requests that are worked on or wait for that."""
+        return len(self._ready) + self._at_work
 
     def _take(self, connection: Connection) -> Piece | None:
         piece = connection.incoming.take()
@@ -384,45 +406,30 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
                 return
         self._close(connection)
 
-    # --- in a thread --------------------------------------------------------------------------------------------------
+    # --- in a task of its own -----------------------------------------------------------------------------------------
 
     def _serve(self, connection: Connection, piece: Piece, arrived: float) -> None:
         try:
             if time.monotonic() - arrived > _MAX_WAIT_S and not connection.health:
                 connection.last = True
                 connection.out += self._busy()
-            elif connection.health:
-                self._answer(connection, piece, arrived)
+            elif len(piece.data) > _ORDINARY:  # a long one must not keep the others waiting
+                elsewhere(partial(self._answer, connection, piece, arrived))
             else:
-                with pace.computing():
-                    self._answer(connection, piece, arrived)
-            connection.flush()
-        except OSError:
-            connection.last = True  # the loop will see what it is
+                self._answer(connection, piece, arrived)
         except Exception as error:
             with suppress(MemoryError):
                 _log.error("unexpected_error", exc_info=error)
             connection.last = True
             if not connection.out:
                 connection.out += _FAILED
-        finally:
-            self._answered.append(connection)
-            if not self._goes_on(connection):
-                self._done.append(connection)
-                with suppress(BlockingIOError):  # the pipe is full of wake-ups
-                    os.write(self.PIPE[1], b".")
-
-    def _goes_on(self, connection: Connection) -> bool:
-        """Whether a connection waits for its next request already, as nearly all do: nobody wakes the loop for it."""
-        if connection.out or connection.last or not self.alive or len(connection.incoming) or connection.has_more():
-            return False
-        with self._handing_back:
-            if connection.watched != selectors.EVENT_READ:
-                return False
-            connection.served += 1
-            connection.deadline = time.monotonic() + self.cfg.keepalive
-            connection.state = State.REQUEST
-        return True
+        self._at_work -= not connection.health
+        held = len(connection.incoming)
+        self._held += held - connection.held
+        connection.held = held
+        connection.state = State.SENDING
+        connection.deadline = time.monotonic() + self.settings.server.read_timeout
+        self._guarded(connection)
 
     def _answer(self, connection: Connection, piece: Piece, arrived: float) -> None:
         parser = RequestParser(self.cfg, _slices(piece.data), connection.peer)

@@ -19,6 +19,7 @@ ONLY_USER = {
     "httpx": ["station.gpd"],
     "spyne": ["station.soap"],
     "six": ["station.soap"],
+    "greenlet": ["station.loop"],
     "gunicorn": ["station.server", "station.worker", "station.log"],
     "click": ["station.cli"],
     "rich": ["station.cli"],
@@ -30,12 +31,12 @@ ONLY_USER = {
 
 # A module may import only what stands before it.
 ORDER = [
-    "station.errors", "station.folder", "station.pace", "station.receipt", "station.config",
-    "station.log",
+    "station.errors", "station.folder", "station.receipt", "station.config",
+    "station.log", "station.threads", "station.loop",
     "station.certificate", "station.trust", "station.tls", "station.framing", "station.contract", "station.masking",
     "station.journal", "station.store", "station.patience", "station.export", "station.stamps", "station.statistics",
     "station.gpd", "station.intake", "station.soap", "station.reconcile", "station.replay", "station.purge",
-    "station.metrics", "station.health", "station.app", "station.wsgi", "station.connection", "station.threads",
+    "station.metrics", "station.health", "station.app", "station.wsgi", "station.connection",
     "station.worker", "station.metrics_folder", "station.server", "station.production", "station.demo", "station.cli",
 ]  # fmt: skip
 

@@ -2,13 +2,12 @@
 
 import subprocess
 import sys
-import threading
 
 import pytest
 import trouble
 from sqlalchemy import Connection, text
 
-from station import pace, store
+from station import store
 
 
 def test_a_connection_that_could_not_be_given_back(database_url, monkeypatch):
@@ -29,31 +28,6 @@ def test_a_connection_that_could_not_be_given_back(database_url, monkeypatch):
     kept.detach()
     kept.close()
     engine.dispose()
-
-
-def test_a_turn_that_is_never_given_back(monkeypatch):
-    """It keeps nobody waiting for long."""
-    monkeypatch.setattr(pace, "_PATIENCE_S", 0.05)
-    holds, go, passed = threading.Event(), threading.Event(), threading.Event()
-
-    def hold():
-        with pace.computing():
-            holds.set()
-            go.wait(10)
-
-    def compute():
-        with pace.computing():
-            passed.set()
-
-    threads = [threading.Thread(target=work, daemon=True) for work in (hold, compute)]
-    threads[0].start()
-    assert holds.wait(10)
-    threads[1].start()
-    assert passed.wait(10)
-    go.set()
-    for thread in threads:
-        thread.join(10)
-    assert not pace._turn._is_owned()
 
 
 def test_wherever_memory_ends_in_a_push(sqlite_url):

@@ -2,14 +2,13 @@
 
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from loops import in_a_loop
 from sqlalchemy import event, text
 
 from station import store
 from station.errors import StoreError
-from station.store import turn
 from station.store.engine import writing
 
 
@@ -35,26 +34,13 @@ def insert(number):
     return work
 
 
-def waiting(engine):
-    return len(turn._waiting[engine]._all) if engine in turn._waiting else 0
-
-
 def together(engine, works, until=60):
-    """What becomes of works that wait for the same turn, each from a thread of its own: results and errors."""
+    """What becomes of works that come at the same time: results and errors."""
 
-    def run(work):
-        try:
-            return store.commit(engine, work, until=time.monotonic() + until)
-        except Exception as error:
-            return error
+    def commit(work):
+        return lambda: store.commit(engine, work, until=time.monotonic() + until)
 
-    with ThreadPoolExecutor(len(works)) as pool:
-        with writing(engine, False, None):
-            running = [pool.submit(run, work) for work in works]
-            waited = time.monotonic() + 10
-            while waiting(engine) < len(works) and time.monotonic() < waited:
-                time.sleep(0.01)
-        return [one.result() for one in running]
+    return in_a_loop(*map(commit, works))
 
 
 def test_one_commit_for_many(engine):

@@ -12,7 +12,6 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url, text
 
-from station import pace
 from station.errors import ConfigError, StoreError, StoreRejectedError
 from station.store import postgres, statements
 from station.store.statements import Statement
@@ -209,7 +208,6 @@ def _reaching(engine: Engine) -> Iterator[Callable[[], None]]:
 
     Raises `StoreError` at once where it is away for long and somebody else is trying to reach it.
     """
-    pace.waiting()
     reach = _reach.get(engine) or _reach.setdefault(engine, _Reach())
     if reach.memory_ended:
         # Connections that could not be given back are in nobody's hands, and a transaction on one keeps SQLite locked.
@@ -249,7 +247,6 @@ def writing(engine: Engine, readonly: bool, until: float | None) -> Iterator[Non
     if engine.dialect.name != "sqlite" or readonly:
         yield
         return
-    pace.waiting()
     patience = LOCK_TIMEOUT_MS / 1000
     if until is not None:
         patience = max(0.0, min(patience, until - time.monotonic()))

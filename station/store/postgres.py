@@ -14,6 +14,8 @@ from typing import Any
 import psycopg
 from psycopg import Error, OperationalError
 
+from station import loop
+
 __all__ = [
     "CONNECT_TIMEOUT_S",
     "READ_ONLY",
@@ -51,13 +53,22 @@ class _Connection(psycopg.Connection[Any]):
             return super().wait(gen, interval, timeout)
         end = min(ends)
         left = max(0.0, end - time.monotonic())
+        left = left if timeout is None else min(timeout, left)
         try:
-            return super().wait(gen, interval, left if timeout is None else min(timeout, left))
+            if loop.in_loop():
+                return self._finish(gen, left)
+            return super().wait(gen, interval, left)
         except OperationalError as error:
             if error.sqlstate is None and time.monotonic() >= end:
                 self.pgconn.finish()
                 raise OperationalError("the server did not answer in time") from error
             raise
+
+    def _finish(self, gen: Any, seconds: float) -> Any:
+        try:
+            return loop.finish(gen, self.pgconn.socket, time.monotonic() + seconds)
+        except TimeoutError as error:
+            raise OperationalError("the server did not answer in time") from error
 
 
 def limit(connection: Any, until: float | None, *, silence: float | None = SILENCE_S) -> None:
@@ -116,7 +127,7 @@ class _Attempt:
             _thread.start_new_thread(self._run, ())
         except (RuntimeError, MemoryError) as error:
             raise OperationalError("no thread could be started") from error
-        self._done.wait(seconds)
+        loop.wait(self._done, seconds)
         with self._lock:
             self._left = True
             if self._connection is not None:

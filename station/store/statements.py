@@ -47,7 +47,7 @@ def run(connection: Any, statements: Sequence[Statement], until: float | None) -
 def _run_together(connection: Any, statements: Sequence[Statement]) -> list[str | None]:
     try:
         ready = [_ready(connection, *one) for one in statements]
-    except Error as error:
+    except Exception as error:
         if connection.closed:
             raise
         raise UndoneError from error

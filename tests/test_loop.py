@@ -1,0 +1,172 @@
+"""Tasks compute one after the other, and wait without keeping each other waiting."""
+
+import os
+import threading
+import time
+from selectors import EVENT_READ
+from types import SimpleNamespace
+
+import pytest
+from loops import in_a_loop
+
+from station import loop
+
+
+def note(notes, word, then=lambda: None):
+    notes.append(word)
+    then()
+    notes.append(word.upper())
+    return word
+
+
+def test_the_next_one_computes_while_one_waits():
+    """In a thread, for a time, or for what another thread says."""
+    notes = []
+    said = threading.Event()
+    waits = (
+        lambda: loop.elsewhere(lambda: said.wait(10)),
+        lambda: loop.pause(0.2),
+        lambda: loop.wait(said, 10),
+        said.set,
+    )
+    words = list("abcd")
+    assert words == in_a_loop(
+        *(lambda word=word, wait=wait: note(notes, word, wait) for word, wait in zip(words, waits, strict=True))
+    )
+    assert notes[:5] == ["a", "b", "c", "d", "D"]
+    assert sorted(notes[5:]) == ["A", "B", "C"]
+    assert notes[-1] == "B"
+
+
+def test_outside_of_a_loop():
+    """Whoever calls waits there."""
+    caller = threading.get_ident()
+    assert loop.elsewhere(threading.get_ident) == caller
+    begun = time.monotonic()
+    loop.pause(0.05)
+    loop.wait(threading.Event(), 0.05)
+    assert time.monotonic() - begun >= 0.1
+    assert not loop.in_loop()
+    ran = []
+    loop.Together(ran.append, most=2, alone=True, in_loop=lambda _: True).do(1)
+    assert ran == [[1]]
+
+
+def test_elsewhere():
+    """In a thread, which returns or raises to whom it worked for."""
+
+    def fail():
+        raise RuntimeError("a defect")
+
+    here = threading.get_ident()
+    there, failed = in_a_loop(lambda: loop.elsewhere(threading.get_ident), lambda: loop.elsewhere(fail))
+    assert there != here
+    assert str(failed) == "a defect"
+
+
+def test_no_more_at_once_than_there_are_threads():
+    """Together with what the loop itself has under way: each has a connection."""
+    lock = threading.Lock()
+    busy, most = [], []
+
+    def work():
+        with lock:
+            busy.append(1)
+            most.append(len(busy))
+        time.sleep(0.02)
+        with lock:
+            busy.pop()
+
+    def run(_):
+        busy.append(1)
+        most.append(len(busy))
+        loop.pause(0.02)
+        busy.pop()
+
+    together = loop.Together(run, most=1, alone=False, in_loop=lambda _: True)
+    works = [lambda: loop.elsewhere(work)] * 6 + [lambda: together.do(SimpleNamespace(until=time.monotonic() + 60))] * 3
+    assert in_a_loop(*works, threads=2) == [None] * 9
+    assert max(most) == 2
+    assert len(most) == 9
+
+
+def one(number=0, seconds=60.0):
+    return SimpleNamespace(number=number, until=time.monotonic() + seconds, thread=None)
+
+
+@pytest.mark.parametrize("in_loop", [True, False])
+def test_together(in_loop):
+    """As many as may, and all that came meanwhile when the first ones are done: in the loop, or in a thread."""
+    ran = []
+
+    def run(several):
+        ran.append([one.number for one in several])
+        for each in several:
+            each.thread = threading.get_ident()
+        loop.pause(0.02)
+
+    together = loop.Together(run, most=3, alone=True, in_loop=lambda _: in_loop)
+    all_of_them = [one(number) for number in range(8)]
+    in_a_loop(*(lambda each=each: together.do(each) for each in all_of_them))
+    assert ran == [[0, 1, 2], [3, 4, 5], [6, 7]]
+    assert ({each.thread for each in all_of_them} == {threading.get_ident()}) == in_loop
+
+
+@pytest.mark.parametrize(("alone", "order"), [(True, ["slow", "next"]), (False, ["next", "slow"])])
+def test_beside_a_slow_one(alone, order):
+    """What comes later waits for the slow one only where that is alone."""
+    done = []
+
+    def run(several):
+        loop.pause(0.3 if several[0].number == 0 else 0)
+        done.append("slow" if several[0].number == 0 else "next")
+
+    def later():
+        loop.pause(0.05)
+        together.do(one(1))
+
+    together = loop.Together(run, most=8, alone=alone, in_loop=lambda _: True)
+    in_a_loop(lambda: together.do(one(0)), later)
+    assert done == order
+
+
+def test_given_up():
+    """What waited until its time is nearly over is not begun."""
+    ran = []
+
+    def run(several):
+        ran.extend(one.number for one in several)
+        time.sleep(0.5)
+
+    together = loop.Together(run, most=1, alone=True, in_loop=lambda _: False)
+    in_a_loop(lambda: together.do(one(1)), lambda: together.do(one(2, seconds=1.2)), lambda: together.do(one(3)))
+    assert ran == [1, 3]
+
+
+def test_finish():
+    """Steps go on when the file is ready, and end when it is not in time."""
+    receiving, sending = os.pipe()
+
+    def steps():
+        assert (yield EVENT_READ) == EVENT_READ
+        return os.read(receiving, 10)
+
+    def finish(seconds):
+        return lambda: loop.finish(steps(), receiving, time.monotonic() + seconds)
+
+    late, _ = in_a_loop(finish(0.05), lambda: loop.pause(0.1))
+    assert isinstance(late, TimeoutError)
+    read, _ = in_a_loop(finish(30), lambda: os.write(sending, b"here"))
+    assert read == b"here"
+    os.close(receiving)
+    os.close(sending)
+
+
+def test_what_a_task_raises_ends_the_loop():
+    """A worker that cannot go on is replaced."""
+
+    def defect():
+        raise RuntimeError("a defect")
+
+    with pytest.raises(RuntimeError):
+        loop.Loop(None, SimpleNamespace(count=1), None).begin(defect)
