@@ -12,7 +12,7 @@ from station import config, contract, loop, store
 from station.errors import StoreError, StoreRejectedError
 from station.intake import Intake, Origin, Result
 from station.receipt import Source
-from station.store import statements
+from station.store import postgres, statements
 from station.store.together import run_alone
 
 NOW = "SELECT txid_current() || ':' || %(n)s::text"
@@ -130,6 +130,30 @@ def test_a_slow_one_keeps_nobody_waiting(engine):
         holding.execute(text("SELECT pg_advisory_xact_lock(1)"))
         in_a_loop(slow, quick)
     assert done == ["1", "slow"]
+
+
+def test_connecting_keeps_nobody_waiting(engine, monkeypatch):
+    """A connection that was lost is made again while others compute."""
+    assert isinstance(
+        in_a_loop(statement(engine, "SELECT pg_terminate_backend(pg_backend_pid())::text"))[0], StoreError
+    )
+    assert engine.pool.checkedin() > 0
+    connect = postgres._Connection.connect
+
+    def slowly(*arguments, **named):
+        time.sleep(1)
+        return connect(*arguments, **named)
+
+    monkeypatch.setattr(postgres._Connection, "connect", slowly)
+    done = []
+
+    def other():
+        for _ in range(10):
+            loop.pause(0.01)
+        done.append("other")
+
+    in_a_loop(lambda: done.append(write(engine, 1)()), other)
+    assert done == ["other", "1"]
 
 
 def test_too_late_to_begin(engine, monkeypatch):

@@ -1,8 +1,14 @@
 """What the worker's loop decides, without its loop."""
 
+import threading
 import time
 import warnings
 from types import SimpleNamespace
+
+import pytest
+from loops import in_a_loop
+
+from station.framing import Piece
 
 with warnings.catch_warnings():
     # Spyne imports what is deprecated, its own copy of six and cgi among them.
@@ -27,3 +33,29 @@ def test_courtesy_has_an_end():
             loop._courteous_until = None
     assert 0.1 < waited < 0.21
     assert len(accepted) > 950
+
+
+@pytest.mark.parametrize(("size", "in_loop"), [(10, True), (worker._ORDINARY + 1, False)])
+def test_a_long_request_is_computed_elsewhere(size, in_loop):
+    """It keeps those waiting no longer than others do."""
+    computed = []
+    connection = SimpleNamespace(health=False, incoming=b"", held=size, out=bytearray(), last=False)
+    loop = SimpleNamespace(
+        _answer=lambda *_: computed.append(threading.get_ident()),
+        _at_work=1,
+        _held=size,
+        _guarded=lambda one: computed.append(one.state),
+        settings=SimpleNamespace(server=SimpleNamespace(read_timeout=10)),
+    )
+    in_a_loop(lambda: worker.Worker._serve(loop, connection, Piece(b"x" * size), time.monotonic()))
+    assert computed[1] is worker.State.SENDING
+    assert (computed[0] == threading.get_ident()) is in_loop
+    assert (loop._at_work, loop._held) == (0, 0)
+
+
+def test_what_begins_has_a_bound():
+    """However many requests are there: each that begins holds a document's tree."""
+    loop = SimpleNamespace(_ready=[1], _at_work=worker._MOST_AT_WORK - 1)
+    assert worker.Worker._may_begin(loop)
+    loop._at_work += 1
+    assert not worker.Worker._may_begin(loop)
