@@ -24,7 +24,7 @@ T = TypeVar("T")
 # What is done together does not wait for longer than this for the last of its kind, which waits for somebody's lock.
 _PATIENCE_S = 0.01
 # What has less time left does not begin: it would end those too early that it goes together with.
-_LEAST_S = 1.0
+_LEAST_S = 3.0
 _GLANCE_S = 0.005
 
 
@@ -152,7 +152,7 @@ Timed = TypeVar("Timed", bound=_Timed)
 
 
 class Together(Generic[Timed]):
-    """What is done for several at once where they come to it in a loop, at most `most`.
+    """What is done for several at once where they come to it in a loop: for at most `most`, and `at_once` times at once.
 
     `run` raises nothing and leaves in each what became of it: one that it was not called with was given up, since it
     had too little time left until its `until` (of `time.monotonic()`). `alone`: it is called by one at a time.
@@ -160,11 +160,11 @@ class Together(Generic[Timed]):
     """
 
     def __init__(
-        self, run: Callable[[list[Timed]], None], *, most: int, alone: bool, in_loop: Callable[[Timed], bool]
+        self, run: Callable[[list[Timed]], None], *, most: int, at_once: int, in_loop: Callable[[Timed], bool]
     ) -> None:
         self.run = run
         self.most = most
-        self.alone = alone
+        self.at_once = at_once
         self.in_loop = in_loop
 
     def do(self, one: Timed) -> None:
@@ -194,7 +194,7 @@ class _Gathering(Generic[Timed]):
             return
         self._give_up(now)
         while self.here and (idle or len(self.here) >= self._together.most) and self._loop.may_begin():
-            if self._under_way and self._together.alone:
+            if self._under_way >= self._together.at_once:
                 return
             if self._under_way and now < self._since + _PATIENCE_S:
                 self.due = self._since + _PATIENCE_S

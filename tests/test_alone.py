@@ -103,6 +103,20 @@ def test_the_commit_fails(engine):
             connection.execute(text("DROP TABLE kept"))
 
 
+def test_the_server_forgot_the_statements(engine):
+    """psycopg has it forget all where a transaction is given up after statements that psycopg prepared."""
+    assert alone(engine, "SELECT %(a)s::text", a="x") == "x"
+    for _ in range(10):
+        with store.transaction(engine) as connection:
+            connection.execute(text("SELECT 1 WHERE 1 = :n"), {"n": 1})
+    with pytest.raises(StoreError), store.transaction(engine) as connection:
+        connection.execute(text("SELECT 1 / 0"))
+    assert alone(engine, "SELECT %(a)s::text", a="y") == "y"
+    with store.transaction(engine) as connection:
+        connection.execute(text("DEALLOCATE ALL"))
+    assert alone(engine, "SELECT %(a)s::text", a="z") == "z"
+
+
 def test_a_connection_that_is_new_knows_no_statements(engine):
     assert alone(engine, "SELECT %(a)s::text", a="x") == "x"
     engine.dispose()

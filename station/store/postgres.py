@@ -5,6 +5,7 @@ sent, never applies them. Then the client must give up by itself, or its thread 
 """
 
 import _thread
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -46,6 +47,7 @@ class _Connection(psycopg.Connection[Any]):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.named: dict[bytes, bytes] = {}  # statements that the server keeps, and their names there
+        self.names = itertools.count()  # none twice: the server may keep what is no longer in `named`
 
     def wait(self, gen: Any, interval: float = _WAKE_S, timeout: float | None = None) -> Any:
         ends = [end for end in (self.until, self.silence and time.monotonic() + self.silence) if end is not None]

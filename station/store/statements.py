@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any, TypeAlias
 
 from psycopg import DataError, Error, generators
-from psycopg.errors import error_from_result
+from psycopg.errors import InvalidSqlStatementName, error_from_result
 from psycopg.pq import ExecStatus
 
 from station.store.postgres import limit
@@ -32,6 +32,17 @@ def run(connection: Any, statements: Sequence[Statement], until: float | None) -
     that from the statement.
     """
     limit(connection, until)
+    try:
+        return _run(connection, statements)
+    except (InvalidSqlStatementName, UndoneError) as error:
+        if not isinstance(error.__cause__ or error, InvalidSqlStatementName):
+            raise
+    # The server no longer keeps it: psycopg has it forget all after some ROLLBACKs, and a pooler may. Nothing was done.
+    connection.named.clear()
+    return _run(connection, statements)
+
+
+def _run(connection: Any, statements: Sequence[Statement]) -> list[str | None]:
     if len(statements) == 1:
         _send(connection, *_ready(connection, *statements[0]))
         return [_answer(connection)]
@@ -84,7 +95,7 @@ def _known(connection: Any, command: bytes) -> bytes:
         return command
     name: bytes | None = connection.named.get(command)
     if name is None:
-        name = b"station_%d" % len(connection.named)
+        name = b"station_%d" % next(connection.names)
         connection.pgconn.send_prepare(name, command)
         _answer(connection)
         connection.named[command] = name

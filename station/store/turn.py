@@ -62,7 +62,7 @@ _of_engine: weakref.WeakKeyDictionary[Engine, loop.Together[_Work]] = weakref.We
 def _together(engine: Engine) -> loop.Together[_Work]:
     together = _of_engine.get(engine)
     if together is None:
-        together = _of_engine[engine] = loop.Together(_do, most=_MOST, alone=True, in_loop=lambda _: False)
+        together = _of_engine[engine] = loop.Together(_do, most=_MOST, at_once=1, in_loop=lambda _: False)
     return together
 
 
