@@ -152,7 +152,7 @@ Timed = TypeVar("Timed", bound=_Timed)
 
 
 class Together(Generic[Timed]):
-    """What is done for several at once where they come to it in a loop: for at most `most`, and `at_once` times at once.
+    """What is done for several at once where they come to it in a loop: at most `most`, `at_once` times at once.
 
     `run` raises nothing and leaves in each what became of it: one that it was not called with was given up, since it
     had too little time left until its `until` (of `time.monotonic()`). `alone`: it is called by one at a time.
