@@ -1,6 +1,6 @@
 """One thread for all requests: each computes until it must wait, and then the next one does.
 
-A thread for each request changes places with the others whenever it waits, writes or logs: a receipt took fifteen
+A thread for each request changes places with the others whenever it waits, writes or logs: a receipt took eighteen
 changes, and a fifth more of the processor than here. What a request asks of the database goes by a connection that the
 loop watches like those of its clients or, where that would keep the loop waiting, by one of a few threads.
 
@@ -152,11 +152,12 @@ Timed = TypeVar("Timed", bound=_Timed)
 
 
 class Together(Generic[Timed]):
-    """What is done for several at once where they come to it in a loop: at most `most`, `at_once` times at once.
+    """What is done for several together where they come to it in a loop.
 
-    `run` raises nothing and leaves in each what became of it: one that it was not called with was given up, since it
-    had too little time left until its `until` (of `time.monotonic()`). `alone`: it is called by one at a time.
-    `in_loop` says, of one of them, whether `run` would wait by nothing but `finish`; else a thread calls it.
+    `run` is called with at most `most`, and before it has returned again, so that it is under way `at_once` times at
+    most. It raises nothing and leaves in each what became of it: one that it was not called with was given up, since it
+    had too little time left until its `until` (of `time.monotonic()`). `in_loop` says, of one of them, whether `run`
+    would wait by nothing but `finish`; else a thread calls it.
     """
 
     def __init__(
