@@ -1,7 +1,7 @@
-"""Transactions that share a commit: on SQLite, which has one writer, those that wait for their turn go together.
+"""Transactions that share a commit: on SQLite, which has one writer, those that come while it is busy go together.
 
-A commit waits for the disk, for longer than a receipt takes otherwise. Whoever gets the turn to write does the work of
-all who wait for it, in one transaction, and each of them is answered when that is on the disk.
+A commit waits for the disk, for longer than a receipt takes otherwise. Their work is done one after the other in one
+transaction, and each of them is answered when that is on the disk.
 """
 
 import time
