@@ -78,6 +78,9 @@ def connect(url: str, *, pool_size: int = 8, prepare: bool = True) -> Engine:
                 "keepalives_idle": 30,
                 "options": f"-c lock_timeout={LOCK_TIMEOUT_MS} -c statement_timeout={STATEMENT_TIMEOUT_MS} "
                 f"-c idle_in_transaction_session_timeout={2 * STATEMENT_TIMEOUT_MS} "
+                # Where the network loses us in the midst of several statements, none of the server's other limits ends
+                # their transaction, and the rows that it locks would be locked for hours.
+                "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3 "
                 # Times come in the session's zone, where the first and the last day that Python knows may be beyond.
                 "-c timezone=UTC",
             }

@@ -39,7 +39,7 @@ def killed_until_done(rig, nodo, rounds, arguments, progress, **how):
     for _ in range(rounds):
         before = progress()
         process = start(rig, *arguments, **how)
-        if rig.chance.random() < 0.2:
+        if begun > 1 and rig.chance.random() < 0.3:
             rig.pause(0.1, 1)
         else:
             while progress() == before and process.poll() is None:

@@ -1,6 +1,8 @@
 """The way between the station and PostgreSQL is bad."""
 
+import os
 import shutil
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -8,6 +10,8 @@ from pathlib import Path
 import pytest
 from proxy import Proxy
 from victims import workers
+
+from station import store
 
 
 @pytest.fixture
@@ -114,3 +118,37 @@ def test_names_not_resolved(on_postgres):
     ledger, _ = rig.done(nodo)
     assert ledger.results()["http 503"] > 0
     assert "timeout" not in ledger.results()
+
+
+@pytest.mark.slow
+def test_lost_in_the_midst_of_statements(on_postgres):
+    """The network loses the station in the midst of statements that go together: the server lets go of what they lock.
+
+    Or whatever they locked would be answered 503 until somebody looks after the server.
+    """
+    if shutil.which("iptables") is None or os.getuid():
+        pytest.skip("only root loses packets, with iptables")
+    postgres = on_postgres.postgres
+    engine = store.connect(postgres.url(), pool_size=1)
+    pgconn = engine.raw_connection().dbapi_connection.pgconn
+    pgconn.enter_pipeline_mode()
+    pgconn.send_query_params(b"SELECT pg_advisory_xact_lock(1)", None)
+    while pgconn.flush():
+        pass
+    with socket.socket(fileno=os.dup(pgconn.socket)) as ours:
+        port = ours.getsockname()[1]
+    rules = [f"INPUT -i lo -p tcp --{side} {port} -j DROP".split() for side in ("sport", "dport")]
+    locked = f"SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = {pgconn.backend_pid}"
+    assert postgres.execute(locked) == [(1,)]
+    for rule in rules:
+        subprocess.run(["iptables", "-A", *rule], check=True)
+    try:
+        pgconn.finish()
+        time.sleep(8)  # longer than our side tries to say farewell
+    finally:
+        for rule in rules:
+            subprocess.run(["iptables", "-D", *rule], check=True)
+    deadline = time.monotonic() + 40
+    while postgres.execute(locked) != [(0,)] and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert postgres.execute(locked) == [(0,)]
