@@ -154,16 +154,24 @@ Timed = TypeVar("Timed", bound=_Timed)
 class Together(Generic[Timed]):
     """What is done for several together where they come to it in a loop.
 
-    `run` is called with at most `most`, and before it has returned again, so that it is under way `at_once` times at
-    most. It raises nothing and leaves in each what became of it: one that it was not called with was given up, since it
-    had too little time left until its `until` (of `time.monotonic()`). `in_loop` says, of one of them, whether `run`
-    would wait by nothing but `finish`; else a thread calls it.
+    `run` is called when `enough` are there, or nobody more will come soon, with at most `most`; while it is under way,
+    which it is `at_once` times at most, it is called again only where that takes long. It raises nothing and leaves in
+    each what became of it: one that it was not called with was given up, since it had too little time left until its
+    `until` (of `time.monotonic()`). `in_loop` says, of one of them, whether `run` would wait by nothing but `finish`;
+    else a thread calls it.
     """
 
     def __init__(
-        self, run: Callable[[list[Timed]], None], *, most: int, at_once: int, in_loop: Callable[[Timed], bool]
+        self,
+        run: Callable[[list[Timed]], None],
+        *,
+        enough: int,
+        most: int,
+        at_once: int,
+        in_loop: Callable[[Timed], bool],
     ) -> None:
         self.run = run
+        self.enough = enough
         self.most = most
         self.at_once = at_once
         self.in_loop = in_loop
@@ -194,7 +202,7 @@ class _Gathering(Generic[Timed]):
         if not self.here:
             return
         self._give_up(now)
-        while self.here and (idle or len(self.here) >= self._together.most) and self._loop.may_begin():
+        while self.here and (idle or len(self.here) >= self._together.enough) and self._loop.may_begin():
             if self._under_way >= self._together.at_once:
                 return
             if self._under_way and now < self._since + _PATIENCE_S:

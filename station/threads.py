@@ -32,6 +32,7 @@ class Threads:
             while True:
                 work, arguments = self._given.get()
                 work(*arguments)
+                del work, arguments  # with the documents of many requests, and it may be long until there is more to do
         except BaseException as error:
             # The thread is lost and with it what it was to give back, most likely for want of memory. Another process
             # is ready in a second, and what is not answered is sent again.

@@ -49,8 +49,8 @@ _MAX_HELD = 64 * 1024 * 1024  # bytes of requests in memory; beyond it those of 
 _ORDINARY = 64 * 1024
 # Requests begun and not answered: what has begun holds its document's tree.
 _MOST_AT_WORK = 64
-# So many are begun before the loop looks after its clients again.
-_MOST_AT_ONCE = 8
+# So many are begun before the loop looks again at what waits no more: answers go first.
+_MOST_AT_ONCE = 2
 
 
 def _canned(status: str, content_type: str, body: bytes, *headers: str) -> bytes:

@@ -48,7 +48,7 @@ def test_outside_of_a_loop():
     assert time.monotonic() - begun >= 0.1
     assert not loop.in_loop()
     ran = []
-    loop.Together(ran.append, most=2, at_once=1, in_loop=lambda _: True).do(1)
+    loop.Together(ran.append, enough=1, most=2, at_once=1, in_loop=lambda _: True).do(1)
     assert ran == [[1]]
 
 
@@ -83,7 +83,7 @@ def test_no_more_at_once_than_there_are_threads():
         loop.pause(0.02)
         busy.pop()
 
-    together = loop.Together(run, most=1, at_once=9, in_loop=lambda _: True)
+    together = loop.Together(run, enough=1, most=1, at_once=9, in_loop=lambda _: True)
     works = [lambda: loop.elsewhere(work)] * 6 + [lambda: together.do(SimpleNamespace(until=time.monotonic() + 60))] * 3
     assert in_a_loop(*works, threads=2) == [None] * 9
     assert max(most) == 2
@@ -105,7 +105,7 @@ def test_together(in_loop):
             each.thread = threading.get_ident()
         loop.pause(0.02)
 
-    together = loop.Together(run, most=3, at_once=1, in_loop=lambda _: in_loop)
+    together = loop.Together(run, enough=3, most=3, at_once=1, in_loop=lambda _: in_loop)
     all_of_them = [one(number) for number in range(8)]
     in_a_loop(*(lambda each=each: together.do(each) for each in all_of_them))
     assert ran == [[0, 1, 2], [3, 4, 5], [6, 7]]
@@ -125,7 +125,7 @@ def test_beside_a_slow_one(at_once, order):
         loop.pause(0.05)
         together.do(one(1))
 
-    together = loop.Together(run, most=8, at_once=at_once, in_loop=lambda _: True)
+    together = loop.Together(run, enough=8, most=8, at_once=at_once, in_loop=lambda _: True)
     in_a_loop(lambda: together.do(one(0)), later)
     assert done == order
 
@@ -138,7 +138,7 @@ def test_given_up():
         ran.extend(one.number for one in several)
         time.sleep(0.5)
 
-    together = loop.Together(run, most=1, at_once=1, in_loop=lambda _: False)
+    together = loop.Together(run, enough=1, most=1, at_once=1, in_loop=lambda _: False)
     in_a_loop(lambda: together.do(one(1)), lambda: together.do(one(2, seconds=3.2)), lambda: together.do(one(3)))
     assert ran == [1, 3]
 

@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+import time
+import weakref
 
 import pytest
 import trouble
 from sqlalchemy import Connection, text
 
 from station import store
+from station.threads import Threads
 
 
 def test_a_connection_that_could_not_be_given_back(database_url, monkeypatch):
@@ -34,6 +37,23 @@ def test_wherever_memory_ends_in_a_push(sqlite_url):
     """Nothing stays held, nothing hangs, and the next push is stored. (`make chaos` tries every place.)"""
     pytest.importorskip("_testcapi", reason="this Python came without its own test module")
     assert trouble.memory_ends(sqlite_url, step=31) > 30
+
+
+def test_a_thread_keeps_nothing():
+    """What it did last is free when it is done, and not when there is something else to do."""
+
+    class Document:
+        pass
+
+    document = Document()
+    alive = weakref.ref(document)
+    threads = Threads(1, "test")
+    threads.do(lambda _: None, document)
+    del document
+    deadline = time.monotonic() + 10
+    while alive() is not None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert alive() is None
 
 
 def exit_code(script):

@@ -18,6 +18,7 @@ from station.store.statements import UndoneError
 
 _log = log.get(__name__)
 
+_ENOUGH = 4  # the database works on these while the next ones are computed
 _MOST = 16
 # One, and two more where it waits for somebody's lock. Not as many as there are connections: a server that does not
 # answer keeps each that is given up, until it lets nobody in any more.
@@ -62,7 +63,9 @@ _of_engine: weakref.WeakKeyDictionary[Engine, loop.Together[_Coming]] = weakref.
 def _together(engine: Engine) -> loop.Together[_Coming]:
     together = _of_engine.get(engine)
     if together is None:
-        together = _of_engine[engine] = loop.Together(_run, most=_MOST, at_once=_AT_ONCE, in_loop=_connected)
+        together = _of_engine[engine] = loop.Together(
+            _run, enough=_ENOUGH, most=_MOST, at_once=_AT_ONCE, in_loop=_connected
+        )
     return together
 
 

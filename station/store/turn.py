@@ -17,6 +17,7 @@ from station.store.engine import begun, transaction, writing
 
 T = TypeVar("T")
 
+_ENOUGH = 4  # the database works on these while the next ones are computed
 _MOST = 64
 
 
@@ -62,7 +63,9 @@ _of_engine: weakref.WeakKeyDictionary[Engine, loop.Together[_Work]] = weakref.We
 def _together(engine: Engine) -> loop.Together[_Work]:
     together = _of_engine.get(engine)
     if together is None:
-        together = _of_engine[engine] = loop.Together(_do, most=_MOST, at_once=1, in_loop=lambda _: False)
+        together = _of_engine[engine] = loop.Together(
+            _do, enough=_ENOUGH, most=_MOST, at_once=1, in_loop=lambda _: False
+        )
     return together
 
 
