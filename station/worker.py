@@ -48,7 +48,7 @@ _MAX_WAIT_S = 5.0
 _MAX_HELD = 64 * 1024 * 1024  # bytes of requests in memory; beyond it those of more than ordinary size are turned away
 _ORDINARY = 64 * 1024
 # Requests begun and not answered: what has begun holds its document's tree.
-_MOST_AT_WORK = 64
+_MOST_AT_WORK = 32
 # So many are begun before the loop looks again at what waits no more: answers go first.
 _MOST_AT_ONCE = 2
 
