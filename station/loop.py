@@ -25,7 +25,7 @@ T = TypeVar("T")
 _PATIENCE_S = 0.01
 # What has less time left does not begin: it would end those too early that it goes together with.
 _LEAST_S = 3.0
-_GLANCE_S = 0.005
+_GLANCE_S = 0.005  # how often a task looks whether some thread has said what it waits for
 
 
 class Task(greenlet):  # type: ignore[misc]  # greenlet has no types
@@ -125,7 +125,7 @@ class Loop:
         """Whether somebody more may ask the database at once."""
         return self._free > 0
 
-    def here(self, work: Callable[[], None], then: Callable[[], None]) -> None:
+    def in_task(self, work: Callable[[], None], then: Callable[[], None]) -> None:
         """Does the work in a task of its own, and then the rest."""
         self._free -= 1
         self.begin(self._do, work, then)
@@ -221,7 +221,7 @@ class _Gathering(Generic[Timed]):
         going, self.here = self.here[: self._together.most], self.here[self._together.most :]
         self._under_way += 1
         self._since = now
-        begin = self._loop.here if self._together.in_loop(going[0][1]) else self._loop.in_thread
+        begin = self._loop.in_task if self._together.in_loop(going[0][1]) else self._loop.in_thread
         begin(partial(self._together.run, [one for _, one in going]), partial(self._over, [task for task, _ in going]))
 
     def _over(self, tasks: list[Task]) -> None:

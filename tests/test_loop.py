@@ -3,13 +3,14 @@
 import os
 import threading
 import time
-from selectors import EVENT_READ
+from selectors import EVENT_READ, DefaultSelector
 from types import SimpleNamespace
 
 import pytest
 from loops import in_a_loop
 
 from station import loop
+from station.threads import Threads
 
 
 def note(notes, word, then=lambda: None):
@@ -110,6 +111,24 @@ def test_together(in_loop):
     in_a_loop(*(lambda each=each: together.do(each) for each in all_of_them))
     assert ran == [[0, 1, 2], [3, 4, 5], [6, 7]]
     assert ({each.thread for each in all_of_them} == {threading.get_ident()}) == in_loop
+
+
+def test_enough_do_not_wait_for_more():
+    """They go while others are still to be computed; fewer go when nothing is."""
+    ran = []
+    together = loop.Together(
+        lambda several: ran.append(len(several)), enough=2, most=8, at_once=1, in_loop=lambda _: True
+    )
+    tasks = loop.Loop(DefaultSelector(), Threads(1, "test"), lambda: None)
+    tasks.begin(together.do, one())
+    tasks.turn(False)
+    assert ran == []
+    tasks.begin(together.do, one())
+    tasks.turn(False)
+    assert ran == [2]
+    tasks.begin(together.do, one())
+    tasks.turn(True)
+    assert ran == [2, 1]
 
 
 @pytest.mark.parametrize(("at_once", "order"), [(1, ["slow", "next"]), (2, ["next", "slow"])])

@@ -61,12 +61,9 @@ _of_engine: weakref.WeakKeyDictionary[Engine, loop.Together[_Coming]] = weakref.
 
 
 def _together(engine: Engine) -> loop.Together[_Coming]:
-    together = _of_engine.get(engine)
-    if together is None:
-        together = _of_engine[engine] = loop.Together(
-            _run, enough=_ENOUGH, most=_MOST, at_once=_AT_ONCE, in_loop=_connected
-        )
-    return together
+    return _of_engine.get(engine) or _of_engine.setdefault(
+        engine, loop.Together(_run, enough=_ENOUGH, most=_MOST, at_once=_AT_ONCE, in_loop=_connected)
+    )
 
 
 def _connected(one: _Coming) -> bool:

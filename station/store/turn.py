@@ -61,12 +61,9 @@ _of_engine: weakref.WeakKeyDictionary[Engine, loop.Together[_Work]] = weakref.We
 
 
 def _together(engine: Engine) -> loop.Together[_Work]:
-    together = _of_engine.get(engine)
-    if together is None:
-        together = _of_engine[engine] = loop.Together(
-            _do, enough=_ENOUGH, most=_MOST, at_once=1, in_loop=lambda _: False
-        )
-    return together
+    return _of_engine.get(engine) or _of_engine.setdefault(
+        engine, loop.Together(_do, enough=_ENOUGH, most=_MOST, at_once=1, in_loop=lambda _: False)
+    )
 
 
 def _do(together: list[_Work]) -> None:
