@@ -21,7 +21,8 @@ from station.threads import Threads
 
 T = TypeVar("T")
 
-# What is done together does not wait for longer than this for the last of its kind, which waits for somebody's lock.
+# What is done together does not wait for longer than this for company, nor for the last of its kind, which waits for
+# somebody's lock.
 _PATIENCE_S = 0.01
 # What has less time left does not begin: it would end those too early that it goes together with.
 _LEAST_S = 3.0
@@ -113,7 +114,7 @@ class Loop:
         """Until it is done together with others, or given up."""
         if together not in self._gatherings:
             self._gatherings[together] = _Gathering(self, together)
-        self._gatherings[together].here.append((task, one))
+        self._gatherings[together].here.append((task, one, time.monotonic()))
         task.leave()
 
     def in_thread(self, work: Callable[[], None], then: Callable[[], None]) -> None:
@@ -154,8 +155,9 @@ Timed = TypeVar("Timed", bound=_Timed)
 class Together(Generic[Timed]):
     """What is done for several together where they come to it in a loop.
 
-    `run` is called when `enough` are there, or nobody more will come soon, with at most `most`; while it is under way,
-    which it is `at_once` times at most, it is called again only where that takes long. It raises nothing and leaves in
+    `run` is called when `enough` are there, nobody more will come soon or the first has waited for long, with at most
+    `most`; while it is under way, which it is `at_once` times at most, it is called again only where that takes long. It
+    raises nothing and leaves in
     each what became of it: one that it was not called with was given up, since it had too little time left until its
     `until` (of `time.monotonic()`). `in_loop` says, of one of them, whether `run` would wait by nothing but `finish`;
     else a thread calls it.
@@ -191,7 +193,7 @@ class _Gathering(Generic[Timed]):
     def __init__(self, loop: Loop, together: Together[Timed]) -> None:
         self._loop = loop
         self._together = together
-        self.here: list[tuple[Task, Timed]] = []
+        self.here: list[tuple[Task, Timed, float]] = []  # and since when
         self.due: float | None = None  # when it must be looked after in any case
         self._under_way = 0
         self._since = 0.0
@@ -202,7 +204,7 @@ class _Gathering(Generic[Timed]):
         if not self.here:
             return
         self._give_up(now)
-        while self.here and (idle or len(self.here) >= self._together.enough) and self._loop.may_begin():
+        while self.here and (idle or self._enough(now)) and self._loop.may_begin():
             if self._under_way >= self._together.at_once:
                 return
             if self._under_way and now < self._since + _PATIENCE_S:
@@ -210,10 +212,14 @@ class _Gathering(Generic[Timed]):
                 return
             self._go(now)
 
+    def _enough(self, now: float) -> bool:
+        """Whether they wait for nobody more: requests of another kind may come without end."""
+        return len(self.here) >= self._together.enough or self.here[0][2] + _PATIENCE_S <= now
+
     def _give_up(self, now: float) -> None:
-        late = [task for task, one in self.here if one.until < now + _LEAST_S]
+        late = [task for task, one, _ in self.here if one.until < now + _LEAST_S]
         if late:
-            self.here = [(task, one) for task, one in self.here if task not in late]
+            self.here = [waiting for waiting in self.here if waiting[0] not in late]
         for task in late:
             task.switch()
 
@@ -222,7 +228,10 @@ class _Gathering(Generic[Timed]):
         self._under_way += 1
         self._since = now
         begin = self._loop.in_task if self._together.in_loop(going[0][1]) else self._loop.in_thread
-        begin(partial(self._together.run, [one for _, one in going]), partial(self._over, [task for task, _ in going]))
+        begin(
+            partial(self._together.run, [one for _, one, _ in going]),
+            partial(self._over, [task for task, _, _ in going]),
+        )
 
     def _over(self, tasks: list[Task]) -> None:
         self._under_way -= 1

@@ -36,7 +36,7 @@ def in_a_loop(*works: Callable[[], Any], threads: int = 8, seconds: float = 30) 
     end = time.monotonic() + seconds
     while len(results) < len(works) and time.monotonic() < end:
         due = loop.turn(True)
-        for key, events in poller.select(0.0 if len(results) == len(works) else min(due or 1.0, 1.0)):
+        for key, events in poller.select(0.0 if len(results) == len(works) else 1.0 if due is None else min(due, 1.0)):
             if isinstance(key.data, Task):
                 key.data.switch(events)
             else:

@@ -131,6 +131,21 @@ def test_enough_do_not_wait_for_more():
     assert ran == [2, 1]
 
 
+def test_nobody_waits_long_for_company():
+    """Where the loop always has something else to compute."""
+    ran = []
+    together = loop.Together(
+        lambda several: ran.append(len(several)), enough=9, most=9, at_once=1, in_loop=lambda _: True
+    )
+    tasks = loop.Loop(DefaultSelector(), Threads(1, "test"), lambda: None)
+    begun = time.monotonic()
+    tasks.begin(together.do, one())
+    while not ran and time.monotonic() < begun + 2:
+        tasks.turn(False)
+    assert ran == [1]
+    assert time.monotonic() - begun > 0.005
+
+
 @pytest.mark.parametrize(("at_once", "order"), [(1, ["slow", "next"]), (2, ["next", "slow"])])
 def test_beside_a_slow_one(at_once, order):
     """What comes later waits for the slow one only where there may be one at once."""
