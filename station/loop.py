@@ -156,11 +156,10 @@ class Together(Generic[Timed]):
     """What is done for several together where they come to it in a loop.
 
     `run` is called when `enough` are there, nobody more will come soon or the first has waited for long, with at most
-    `most`; while it is under way, which it is `at_once` times at most, it is called again only where that takes long. It
-    raises nothing and leaves in
-    each what became of it: one that it was not called with was given up, since it had too little time left until its
-    `until` (of `time.monotonic()`). `in_loop` says, of one of them, whether `run` would wait by nothing but `finish`;
-    else a thread calls it.
+    `most`; while it is under way, which it is `at_once` times at most, it is called again only where that takes long.
+    It raises nothing and leaves in each what became of it: one that it was not called with was given up, since it had
+    too little time left until its `until` (of `time.monotonic()`). `in_loop` says, of one of them, whether `run` would
+    wait by nothing but `finish`; else a thread calls it.
     """
 
     def __init__(
