@@ -35,7 +35,7 @@ _log = log.get(__name__)
 # Who has connections already waits so long for each of them, at most so long, before taking another: connections are
 # kept alive, and a worker that takes all of a burst works alone from then on, on one core.
 _COURTESY_S = 0.0003
-_MOST_COURTESY_S = 0.005
+_MOST_COURTESY_S = 0.002
 # And no more than so much of each second: whoever opens connections without end would keep the others waiting for
 # seconds to be accepted.
 _COURTESY_A_SECOND_S = 0.2
@@ -193,7 +193,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
                 self._poller.unregister(listener)
 
     def _somebody_knocks(self) -> None:
-        if not self._connections or self._courtesy_left <= 0:
+        if self.cfg.workers == 1 or not self._connections or self._courtesy_left <= 0:
             self._accept()
         elif self._courteous_until is None:
             wait = min(_MOST_COURTESY_S, len(self._connections) * _COURTESY_S)

