@@ -131,7 +131,8 @@ class Intake:
             if recorded is store.Recorded.CONFLICT:
                 raise ReceiptConflictError
         except RefusalError as refusal:
-            return self._refuse(arrival, refusal)
+            # It is part of the outcome, and where it came from is not: the frames there hold document and outcome.
+            return self._refuse(arrival, refusal.with_traceback(None))
         except StoreError as error:
             if isinstance(error, StoreRejectedError):
                 self._keep_unexpected(arrival, error)

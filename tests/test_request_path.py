@@ -1,5 +1,6 @@
 """Thousands of odd requests through the whole path in this process, and what must hold of each of them."""
 
+import gc
 import logging
 from pathlib import Path
 
@@ -160,6 +161,35 @@ def test_one_parser_sees_the_bytes(path, monkeypatch):
         # Its settings cannot be asked for, so they are tried: with others this would read the entity.
         with pytest.raises(etree.XMLSyntaxError):
             etree.fromstring(b'<!DOCTYPE a SYSTEM "x"><a>&b;</a>' + b"<a>" * 300, parser)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        PLAIN,
+        an_envelope(a_request(), "everything"),
+        an_envelope(a_request(paymentAmount="x")),
+        an_envelope(a_verify_request()),
+        b"<a/>",
+        b"<a",
+    ],
+    ids=["receipt", "everything", "refused", "declined", "no envelope", "no XML"],
+)
+def test_nothing_is_left_to_the_collector(path, raw):
+    """A request's memory is free when it is answered: what only Python's collector frees stays for hundreds of them."""
+    path.send(post(raw))  # caches are filled now
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        path.send(post(raw))
+        gc.collect()
+        kinds = {type(one).__name__ for one in gc.garbage}
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert kinds <= {"list"}  # empty ones, of Spyne's events
 
 
 def test_only_this_machine_however_it_was_started(path, monkeypatch):

@@ -17,7 +17,7 @@ from station.intake import Intake, Origin, Outcome, Result
 from station.journal import DECLINED
 from station.receipt import Identifiers, Source
 from station.soap import spyne_import  # noqa: F401  (before Spyne)
-from station.soap.transport import Transport
+from station.soap.transport import ProtocolContext, Transport
 
 from spyne import Application, Fault, Service, rpc  # isort: skip
 from spyne.model import AnyXml  # isort: skip
@@ -37,6 +37,10 @@ REQUEST_ID = "station.request_id"
 
 class _Protocol(Soap11):  # type: ignore[misc]  # Spyne has no types
     """SOAP 1.1 as Spyne has it, with our parser and with elements where Spyne would build objects."""
+
+    def get_context(self, parent: Any, transport: Any) -> ProtocolContext:
+        """What the protocol knows of one call."""
+        return ProtocolContext(parent, transport)
 
     def create_in_document(self, ctx: Any, charset: str | None = None) -> None:
         """The one parse of the bytes."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from station.soap import spyne_import  # noqa: F401  (before Spyne)
 
+import spyne.context  # isort: skip
 from spyne import MethodContext, TransportContext  # isort: skip
 from spyne.server import ServerBase  # isort: skip
 
@@ -23,6 +24,15 @@ class _TransportContext(TransportContext):  # type: ignore[misc]  # Spyne has no
         self.req_env: dict[str, Any] = {}
         self.resp_code: str | None = None
         self.resp_headers: dict[str, str] = {}
+
+
+class ProtocolContext(spyne.context.ProtocolContext):  # type: ignore[misc]  # Spyne has no types
+    """What a protocol knows of one call. Spyne's own refers to itself, for contexts within it that nobody asks for."""
+
+    def __init__(self, parent: Any, transport: Any) -> None:
+        self.parent = parent
+        self.itself = transport
+        self.type = None
 
 
 class _Context(MethodContext):  # type: ignore[misc]  # Spyne has no types
@@ -43,6 +53,13 @@ class Transport(ServerBase):  # type: ignore[misc]  # Spyne has no types
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answers one request."""
         ctx = _Context(self, MethodContext.SERVER)
+        try:
+            return self._answer(ctx, environ, start_response)
+        finally:
+            # They refer to each other: documents and their trees would stay in memory until Python looks for cycles.
+            ctx.__dict__.clear()
+
+    def _answer(self, ctx: Any, environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
         ctx.transport.req_env = environ
         ctx.in_string = [environ["wsgi.input"].read()]
         ctx = self.generate_contexts(ctx, _charset(environ.get("CONTENT_TYPE", "")))[0]
