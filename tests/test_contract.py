@@ -107,6 +107,15 @@ def test_depth():
         contract.parse(b"<a>" * 100_000 + b"</a>" * 100_000)
 
 
+@pytest.mark.parametrize(
+    "raw", [b"<a/>" * 20_000, b"<a b=''/>" * 1_001, b"<a" + b"".join(b" a%d=''" % n for n in range(1001)) + b"/>"]
+)
+def test_no_more_than_a_request_may_have(raw):
+    """More elements or attributes than any request has are refused: to validate them takes minutes."""
+    with pytest.raises(MalformedDocumentError, match="more than 20000 elements or 1000 attributes"):
+        contract.parse(b"<r>" + raw + b"</r>")
+
+
 def test_schema_hint_is_not_followed(tmp_path):
     """A schema that the document names is never loaded: it could be any file or address, and change what is valid."""
     pipe = tmp_path / "hint.xsd"
