@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from datetime import date, datetime
 from decimal import Decimal
 from hashlib import sha256
-from json.encoder import JSONEncoder, encode_basestring
+from json import JSONEncoder
 from typing import Any, NamedTuple, TypeAlias
 
 from station.contract.parsing import NS_XSI, Element
@@ -73,8 +73,7 @@ class _Place(NamedTuple):
 _RECEIPT = _Place(_VALUES, {"transferList": _Place(places={"transfer": _Place(_VALUES)})})
 _ELSEWHERE = _Place()
 
-_quoted = encode_basestring
-_as_json = JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_as_json = JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
 
 
 def read_content(receipt: Element, *, unknown: bool) -> tuple[Fields, bytes]:
@@ -85,39 +84,41 @@ def read_content(receipt: Element, *, unknown: bool) -> tuple[Fields, bytes]:
     is without prefixes, blanks between elements and hints to schemas. The hash is stored with every receipt and tells
     resends from conflicts: never change the form.
     """
-    fields, form = _children(receipt, _RECEIPT, unknown=unknown)
-    return fields, sha256(f'["receipt",{form}]'.encode()).digest()
+    fields, forms = _children(receipt, _RECEIPT, unknown=unknown)
+    return fields, sha256(_as_json(("receipt", forms)).encode()).digest()
 
 
-def _children(element: Element, place: _Place, *, unknown: bool) -> tuple[Fields, str]:
+def _children(element: Element, place: _Place, *, unknown: bool) -> tuple[Fields, list[Any]]:
     """What the children of an element say, and the canonical form of it."""
     fields: Fields = []
-    forms: list[str] = []
+    forms: list[Any] = []
     values = place.values
     for child in element:
         name = child.tag
         value: Any
-        attributes = _attributes(child) if unknown else ""
+        form: Any
         if len(child):
             value, form = _children(child, place.places.get(name, _ELSEWHERE), unknown=unknown)
         else:
-            value = text = child.text or ""
+            value = form = child.text or ""
             if name in values:
                 try:
-                    text, value = values[name](text)
-                    attributes = ""
+                    form, value = values[name](form)
                 except (ValueError, ArithmeticError):
                     pass  # not the schema's element of that name, but an unknown one elsewhere: its text is text
-            form = _quoted(text)
+                else:
+                    fields.append((name, value))
+                    forms.append((name, form))
+                    continue
         fields.append((name, value))
-        forms.append(f"[{_quoted(name)},{form}{attributes}]")
+        attributes = unknown and _attributes(child)
+        forms.append((name, form, attributes) if attributes else (name, form))
     if unknown:
         # Attributes, and text beside elements, occur in unknown elements only, but there they are content.
         texts = (element.text, *[child.tail for child in element])
-        forms += [f'["",{_quoted(text)}]' for text in texts if text and not text.isspace()]
-    return fields, f"[{','.join(forms)}]"
+        forms += [("", text) for text in texts if text and not text.isspace()]
+    return fields, forms
 
 
-def _attributes(element: Element) -> str:
-    attributes = sorted(item for item in element.items() if not str(item[0]).startswith(f"{{{NS_XSI}}}"))
-    return f",{_as_json(attributes)}" if attributes else ""
+def _attributes(element: Element) -> list[Any]:
+    return sorted(item for item in element.items() if not str(item[0]).startswith(f"{{{NS_XSI}}}"))

@@ -7,7 +7,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from decimal import Decimal
-from functools import cache
+from functools import cache, lru_cache
+from itertools import compress
+from operator import call, itemgetter
+from types import NoneType
 from typing import Any, TypeAlias
 
 from psycopg import DataError, Error, generators
@@ -80,13 +83,12 @@ def _run_together(connection: Any, statements: Sequence[Statement]) -> list[str 
 
 def _ready(connection: Any, statement: str, given: Mapping[str, Any]) -> tuple[bytes, list[bytes | None], list[bool]]:
     """The statement, or the name under which the server keeps it, its parameters, and which of them are binary."""
-    command, names = _numbered(statement)
-    values = [given[name] for name in names]
-    return (
-        _known(connection, command),
-        [None if value is None else _dump(value.__class__)(value) for value in values],
-        [type(value) is bytes for value in values],
-    )
+    command, values_of = _numbered(statement)
+    values = values_of(given)
+    dumps, texts, binary = _dumps(tuple(map(type, values)))
+    if "\0" in "".join(compress(values, texts)):  # libpq takes what is before it for the whole
+        raise DataError("PostgreSQL has no NUL in text")
+    return _known(connection, command), list(map(call, dumps, values)), binary
 
 
 def _known(connection: Any, command: bytes) -> bytes:
@@ -128,28 +130,29 @@ def _value(result: Any) -> str | None:
 
 
 @cache
-def _numbered(statement: str) -> tuple[bytes, list[str]]:
-    """The statement as the server knows it, with numbers for its parameters, and their names in that order."""
+def _numbered(statement: str) -> tuple[bytes, Callable[[Mapping[str, Any]], tuple[Any, ...]]]:
+    """The statement as the server knows it, with numbers for its parameters, and what takes these in that order."""
     numbers: dict[str, int] = {}
     command = re.sub(r"%\(([^)]+)\)s", lambda found: f"${numbers.setdefault(found[1], len(numbers) + 1)}", statement)
-    return command.encode(), list(numbers)
+    names = list(numbers)
+    # Of one name or none, `itemgetter` makes no tuple.
+    return command.encode(), itemgetter(*names) if len(names) > 1 else lambda given: tuple(given[one] for one in names)
 
 
-@cache
-def _dump(kind: Any) -> Callable[[Any], bytes]:
-    """What makes of a value what is sent to the server: bytes as they are, all else in PostgreSQL's text."""
-    return next(dump for known, dump in _DUMPS if issubclass(kind, known))
+@lru_cache(maxsize=256)
+def _dumps(kinds: tuple[type, ...]) -> tuple[list[Callable[[Any], bytes | None]], list[bool], list[bool]]:
+    """What makes of values of these kinds what is sent to the server, which of them are text, and which binary.
+
+    Bytes are sent as they are, all else in PostgreSQL's text.
+    """
+    dumps = [next(dump for known, dump in _DUMPS if issubclass(kind, known)) for kind in kinds]
+    return dumps, [issubclass(kind, str) for kind in kinds], [kind is bytes for kind in kinds]
 
 
-def _dump_text(value: str) -> bytes:
-    if "\0" in value:  # libpq takes what is before it for the whole
-        raise DataError("PostgreSQL has no NUL in text")
-    return value.encode()
-
-
-_DUMPS: tuple[tuple[type, Callable[[Any], bytes]], ...] = (
+_DUMPS: tuple[tuple[type, Callable[[Any], bytes | None]], ...] = (
+    (NoneType, lambda _: None),
     (bytes, bytes),
-    (str, _dump_text),
+    (str, str.encode),
     (bool, lambda value: b"t" if value else b"f"),
     (int, b"%d".__mod__),
     (Decimal, lambda value: str(value).encode()),

@@ -110,7 +110,8 @@ def parameters(table: Table, values: Mapping[str, Any], parts: Mapping[Table, Ro
     for part, rows in parts.items():
         if len(rows) == 1:
             row = rows[0]
-            given.update((place, row.get(name)) for place, name in _places(part))
+            places, names = _places(part)
+            given.update(zip(places, map(row.get, names), strict=True))
             for name in _json_columns(part):
                 given[f"{part.name}.{name}"] = _json_or_none(row.get(name))
         elif rows:
@@ -124,9 +125,10 @@ def _json_columns(table: Table) -> list[str]:
 
 
 @cache
-def _places(part: Table) -> list[tuple[str, str]]:
-    """The parameters for the only row of a part, each with its column."""
-    return [(f"{part.name}.{column.name}", column.name) for column in part.c]
+def _places(part: Table) -> tuple[list[str], list[str]]:
+    """The parameters for the only row of a part, and their columns."""
+    names = [column.name for column in part.c]
+    return [f"{part.name}.{name}" for name in names], names
 
 
 def _json_or_none(value: Any) -> str | None:
