@@ -133,7 +133,6 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             self._close(connection)
 
     def _turn(self, timeout: float = 1.0) -> None:
-        self.notify()
         for key, events in self._poller.select(self._patience(timeout)):
             if isinstance(key.data, Connection):
                 if not key.data.closed:
@@ -157,6 +156,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             self._accept()
         if now - self._checked >= min(1.0, timeout):
             self._checked = now
+            self.notify()
             self._courtesy_left = _COURTESY_A_SECOND_S
             self._expire(now)
 
