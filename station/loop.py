@@ -53,14 +53,26 @@ class Loop:
         self._free = threads.count  # so many more may ask the database at once
         self._queue: deque[tuple[Callable[[], None], Callable[[], None]]] = deque()  # what waits until it may
         self._over: deque[Callable[[], None]] = deque()  # what goes on now
+        self._resting: list[Task] = []  # tasks that are done
         self._until: dict[Task, float] = {}  # tasks that go on then in any case
         self._gatherings: dict[Together[Any], _Gathering[Any]] = {}
 
     def begin(self, work: Callable[..., None], *arguments: Any) -> None:
         """Begins a task, and returns when it waits or is done. What `work` raises is raised by the loop."""
-        task = Task(work)
-        task.loop = self
-        task.switch(*arguments)
+        if not self._resting:
+            task = Task(self._go_on)
+            task.loop = self
+            self._resting.append(task)
+        self._resting.pop().switch(work, arguments)
+
+    def _go_on(self, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        """What a task does: one work after the other, since Python maps memory for each new one."""
+        task = getcurrent()
+        while True:
+            work(*arguments)
+            del work, arguments
+            self._resting.append(task)
+            work, arguments = task.leave()
 
     def turn(self, idle: bool) -> float | None:
         """Goes on with what waits no more. After how many seconds it must be called again, if that is known.
