@@ -10,7 +10,6 @@ from sqlalchemy import create_engine, text
 from bench import documents, service
 from bench.documents import Kind
 
-
 # What the highest rate is measured with: 16 gave 0.93 of it, 64 no more.
 CONNECTIONS = 32
 
