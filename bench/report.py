@@ -2,7 +2,6 @@
 
 import os
 import platform
-import sysconfig
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -68,13 +67,11 @@ def table(figures: Figures) -> str:
 def setting(figures: Figures) -> str:
     """Where and how this was measured."""
     loader = "wrk" if service.has_wrk() else "the project's own generator"
-    optimised = "--enable-optimizations" in str(sysconfig.get_config_var("CONFIG_ARGS"))
     return (
         f"Measured {datetime.now(UTC):%Y-%m-%d} with `make bench` on {os.cpu_count()} cores, Python "
-        f"{platform.python_version()} built {'with' if optimised else 'without'} its optimisations; load by {loader} "
-        f"over {load.CONNECTIONS} kept-alive connections, the open loop by the project's own generator over 64; load, "
-        f"station and database on the same cores. Median of {len(figures['postgres new'])} turns; ratios are medians "
-        f"of the ratios within a turn."
+        f"{platform.python_version()}; load by {loader} over {load.CONNECTIONS} kept-alive connections, the open loop "
+        f"by the project's own generator over 64; load, station and database on the same cores. Median of "
+        f"{len(figures['postgres new'])} turns; ratios are medians of the ratios within a turn."
     )
 
 
