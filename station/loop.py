@@ -53,7 +53,7 @@ class Loop:
         self._free = threads.count  # so many more may ask the database at once
         self._queue: deque[tuple[Callable[[], None], Callable[[], None]]] = deque()  # what waits until it may
         self._over: deque[Callable[[], None]] = deque()  # what goes on now
-        self._resting: list[Task] = []  # tasks that are done
+        self._resting: list[Task] = []  # tasks that have nothing to do
         self._until: dict[Task, float] = {}  # tasks that go on then in any case
         self._gatherings: dict[Together[Any], _Gathering[Any]] = {}
 
@@ -62,17 +62,17 @@ class Loop:
         if not self._resting:
             task = Task(self._go_on)
             task.loop = self
-            self._resting.append(task)
+            task.switch()
         self._resting.pop().switch(work, arguments)
 
-    def _go_on(self, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    def _go_on(self) -> None:
         """What a task does: one work after the other, since Python maps memory for each new one."""
         task = getcurrent()
         while True:
-            work(*arguments)
-            del work, arguments
             self._resting.append(task)
             work, arguments = task.leave()
+            work(*arguments)
+            del work, arguments
 
     def turn(self, idle: bool) -> float | None:
         """Goes on with what waits no more. After how many seconds it must be called again, if that is known.

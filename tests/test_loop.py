@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+import weakref
 from selectors import EVENT_READ, DefaultSelector
 from types import SimpleNamespace
 
@@ -37,6 +38,34 @@ def test_the_next_one_computes_while_one_waits():
     assert notes[:5] == ["a", "b", "c", "d", "D"]
     assert sorted(notes[5:]) == ["A", "B", "C"]
     assert notes[-1] == "B"
+
+
+def test_tasks_are_used_again():
+    """Unless their work failed, which the loop raises; and what they worked on last is free."""
+    tasks = loop.Loop(DefaultSelector(), Threads(1, "test"), lambda: None)
+    did = []
+
+    class Document:
+        pass
+
+    def work(_document):
+        did.append(loop.getcurrent())
+
+    def fail():
+        did.append(loop.getcurrent())
+        raise RuntimeError("a defect")
+
+    document = Document()
+    alive = weakref.ref(document)
+    tasks.begin(work, document)
+    del document
+    assert alive() is None
+    tasks.begin(work, None)
+    with pytest.raises(RuntimeError):
+        tasks.begin(fail)
+    tasks.begin(work, None)
+    assert did[0] is did[1] is did[2]
+    assert did[3] is not did[2]
 
 
 def test_outside_of_a_loop():
