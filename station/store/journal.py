@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Row, literal, select, text, tu
 
 from station.journal import Exchange
 from station.store import tables
-from station.store.whole import insert
+from station.store.whole import insert_whole
 
 
 def write_exchange(connection: Connection, exchange: Exchange) -> None:
@@ -21,7 +21,7 @@ def write_exchange(connection: Connection, exchange: Exchange) -> None:
 
     The row of a receipt that is stored is written with the receipt (see `receipts`).
     """
-    connection.execute(insert(connection, tables.journal).on_conflict_do_nothing(), exchange.columns())
+    insert_whole(connection, tables.journal, exchange.columns(), {})
 
 
 @dataclass(frozen=True, slots=True)

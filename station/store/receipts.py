@@ -6,14 +6,14 @@ from enum import StrEnum
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, bindparam, case, func, or_, select, update
+from sqlalchemy import Connection, Dialect, Engine, Table, func, select
 
 from station.errors import StoreError
 from station.journal import Exchange
 from station.receipt import Flag, Receipt, Source, Transfer
 from station.store import tables
 from station.store.together import run_alone
-from station.store.whole import Shape, insert, insert_part, insert_whole, parameters, shape, with_whole
+from station.store.whole import Shape, insert_part, insert_whole, parameters, run_sql, shape, with_whole
 
 
 class Recorded(StrEnum):
@@ -97,24 +97,28 @@ def _alone(names: tuple[str, ...], parts: Shape) -> str:
     return f"{with_whole(tables.receipt, names)}, {_SENT_AGAIN}, {', '.join(inserts)} SELECT outcome FROM became"  # noqa: S608
 
 
+# `own` is when a try whose commit was in doubt arrived, and NULL in a first try: two copies may well arrive in the same
+# microsecond.
+_COUNT_AGAIN = """
+UPDATE receipt SET
+resends = CASE WHEN %(own)s IN (received_at, last_resend_at) THEN resends ELSE resends + 1 END,
+last_resend_at = CASE WHEN %(own)s = received_at THEN last_resend_at ELSE %(received_at)s END
+WHERE id_pa = %(id_pa)s AND receipt_id = %(receipt_id)s AND content_hash = %(content_hash)s"""
+_KEEP_ROUTE = """
+INSERT INTO receipt_route (id_pa, receipt_id, id_broker_pa, id_station, first_at, received_at)
+SELECT id_pa, receipt_id, %(id_broker_pa)s, %(id_station)s, %(received_at)s, received_at FROM {again}
+WHERE {which} ON CONFLICT DO NOTHING"""
+_KEEP_ROUTE_OF_ONE = _KEEP_ROUTE.format(again="receipt", which="id_pa = %(id_pa)s AND receipt_id = %(receipt_id)s")
+_BY_ANOTHER_WAY = "(id_broker_pa, id_station) <> (%(id_broker_pa)s, %(id_station)s)"
 # A statement sees the database as it was when it began: what another one commits meanwhile is neither inserted nor
-# counted here. `own` is when a try whose commit was in doubt arrived, and NULL in a first try: two copies may well
-# arrive in the same microsecond.
-_SENT_AGAIN = """
-again AS (
-    UPDATE receipt SET
-    resends = CASE WHEN %(own)s IN (received_at, last_resend_at) THEN resends ELSE resends + 1 END,
-    last_resend_at = CASE WHEN %(own)s = received_at THEN last_resend_at ELSE %(received_at)s END
-    WHERE id_pa = %(id_pa)s AND receipt_id = %(receipt_id)s AND content_hash = %(content_hash)s
+# counted here.
+_SENT_AGAIN = f"""
+again AS ({_COUNT_AGAIN}
     AND NOT EXISTS (SELECT 1 FROM whole)
-    RETURNING id_broker_pa, id_station, received_at
+    RETURNING id_pa, receipt_id, id_broker_pa, id_station, received_at
 ),
-route AS (
-    INSERT INTO receipt_route (id_pa, receipt_id, id_broker_pa, id_station, first_at, received_at)
-    SELECT %(id_pa)s, %(receipt_id)s, %(id_broker_pa)s, %(id_station)s, %(received_at)s, received_at FROM again
-    WHERE (id_broker_pa, id_station) <> (%(id_broker_pa)s, %(id_station)s) ON CONFLICT DO NOTHING
-),
-became AS (SELECT 'stored' AS outcome FROM whole UNION ALL SELECT 'duplicate' FROM again)"""
+route AS ({_KEEP_ROUTE.format(again="again", which=_BY_ANOTHER_WAY)}),
+became AS (SELECT 'stored' AS outcome FROM whole UNION ALL SELECT 'duplicate' FROM again)"""  # noqa: S608
 
 
 def _rows(
@@ -140,25 +144,6 @@ def _flag_rows(receipt: Receipt, flags: frozenset[Flag], received_at: datetime) 
     return [row | {"flag": flag.value} for flag in sorted(flags)]
 
 
-_now, _own = (bindparam(name, type_=tables.UtcDateTime()) for name in ("now", "own"))
-_came, _came_again = tables.receipt.c.received_at, tables.receipt.c.last_resend_at
-_RESENT = (
-    update(tables.receipt)
-    .where(
-        tables.receipt.c.id_pa == bindparam("of_ec"),
-        tables.receipt.c.receipt_id == bindparam("of_receipt"),
-        tables.receipt.c.content_hash == bindparam("of_content"),
-    )
-    .values(
-        resends=case(
-            (or_(_came == _own, _came_again == _own), tables.receipt.c.resends), else_=tables.receipt.c.resends + 1
-        ),
-        last_resend_at=case((_came == _own, _came_again), else_=_now),
-    )
-    .returning(tables.receipt.c.id_broker_pa, tables.receipt.c.id_station, tables.receipt.c.received_at)
-)
-
-
 def _again(connection: Connection, receipt: Receipt, source: Source, now: datetime, in_doubt: bool) -> Recorded | None:
     """What a receipt whose insert was turned away is to the one stored under its key; `None` where there is none."""
     pushed = source is Source.PUSH
@@ -176,21 +161,27 @@ def _again(connection: Connection, receipt: Receipt, source: Source, now: dateti
 
 def _count(connection: Connection, receipt: Receipt, now: datetime, in_doubt: bool) -> bool:
     """Counts the stored receipt of the same content as resent, keeps the station it came by. Whether there is one."""
-    of = {"of_ec": receipt.id_pa, "of_receipt": receipt.receipt_id, "of_content": receipt.content_hash}
-    stored = connection.execute(_RESENT, of | {"now": now, "own": now if in_doubt else None}).one_or_none()
-    if stored is None:
-        return False
-    if (stored.id_broker_pa, stored.id_station) != (receipt.id_broker_pa, receipt.id_station):
-        route = {
-            "id_pa": receipt.id_pa,
-            "receipt_id": receipt.receipt_id,
-            "id_broker_pa": receipt.id_broker_pa,
-            "id_station": receipt.id_station,
-            "first_at": now,
-            "received_at": stored.received_at,
-        }
-        connection.execute(insert(connection, tables.receipt_route).on_conflict_do_nothing(), route)
-    return True
+    at = _as_written(connection.dialect)(now)
+    given = {
+        "id_pa": receipt.id_pa,
+        "receipt_id": receipt.receipt_id,
+        "content_hash": receipt.content_hash,
+        "id_broker_pa": receipt.id_broker_pa,
+        "id_station": receipt.id_station,
+        "received_at": at,
+        "own": at if in_doubt else None,
+    }
+    came_by = run_sql(connection, f"{_COUNT_AGAIN} RETURNING id_broker_pa, id_station", given).one_or_none()
+    if came_by is not None and came_by != (receipt.id_broker_pa, receipt.id_station):
+        run_sql(connection, _KEEP_ROUTE_OF_ONE, given)
+    return came_by is not None
+
+
+@cache
+def _as_written(dialect: Dialect) -> Callable[[datetime], Any]:
+    """What makes of a time what the driver is given for it."""
+    processor: Any = tables.UtcDateTime().dialect_impl(dialect).bind_processor(dialect)
+    return processor  # type: ignore[no-any-return]
 
 
 def next_ordinal(connection: Connection, receipt: Receipt) -> int:

@@ -1,6 +1,7 @@
 """A row with all that belongs to it, inserted in one go. Nothing here commits."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, TypeAlias
@@ -43,6 +44,22 @@ def insert_whole_alone(
     return run_alone(engine, statement, parameters(table, values, parts), key=key, until=until) is not None
 
 
+def run_sql(connection: Connection, statement: str, given: Mapping[str, Any]) -> CursorResult[Any]:
+    """Runs SQL with places like %(name)s, which SQLAlchemy only passes on."""
+    if connection.dialect.name == "postgresql":
+        return connection.exec_driver_sql(statement, given)
+    command, names = _sqlite_places(statement)
+    return connection.exec_driver_sql(command, tuple(given[name] for name in names))
+
+
+@cache
+def _sqlite_places(statement: str) -> tuple[str, list[str]]:
+    """The statement with numbers for its places, and their names in that order."""
+    numbers: dict[str, int] = {}
+    command = re.sub(r"%\(([^)]+)\)s", lambda found: f"?{numbers.setdefault(found[1], len(numbers) + 1)}", statement)
+    return command, list(numbers)
+
+
 def _insert(connection: Connection, table: Table, rows: Rows, *, if_new: bool = False) -> CursorResult[Any]:
     """SQLite's statement for rows of one table, which SQLAlchemy only passes on as well: two thirds of the time."""
     statement, columns = _sqlite_insert(connection.dialect, table, tuple(rows[0]))
@@ -70,8 +87,8 @@ def shape(parts: Mapping[Table, Rows]) -> Shape:
 
 @cache
 def _whole_statement(table: Table, names: tuple[str, ...], parts: Shape) -> str:
-    inserts = ", ".join(insert_part(part, one) for part, one in parts)
-    return f"{with_whole(table, names)}, {inserts} SELECT 1 FROM whole"  # noqa: S608
+    clauses = with_whole(table, names), *(insert_part(part, one) for part, one in parts)
+    return f"{', '.join(clauses)} SELECT 1 FROM whole"  # noqa: S608
 
 
 def with_whole(table: Table, names: Iterable[str]) -> str:
