@@ -99,13 +99,11 @@ def _alone(names: tuple[str, ...], parts: Shape) -> str:
 
 # `own` is when a try whose commit was in doubt arrived, and NULL in a first try: two copies may well arrive in the same
 # microsecond.
-_COUNT_AGAIN = """
-UPDATE receipt SET
-resends = CASE WHEN %(own)s IN (received_at, last_resend_at) THEN resends ELSE resends + 1 END,
+_COUNT_AGAIN = """UPDATE receipt SET resends =
+CASE WHEN %(own)s IN (received_at, last_resend_at) THEN resends ELSE resends + 1 END,
 last_resend_at = CASE WHEN %(own)s = received_at THEN last_resend_at ELSE %(received_at)s END
 WHERE id_pa = %(id_pa)s AND receipt_id = %(receipt_id)s AND content_hash = %(content_hash)s"""
-_KEEP_ROUTE = """
-INSERT INTO receipt_route (id_pa, receipt_id, id_broker_pa, id_station, first_at, received_at)
+_KEEP_ROUTE = """INSERT INTO receipt_route (id_pa, receipt_id, id_broker_pa, id_station, first_at, received_at)
 SELECT id_pa, receipt_id, %(id_broker_pa)s, %(id_station)s, %(received_at)s, received_at FROM {again}
 WHERE {which} ON CONFLICT DO NOTHING"""
 _KEEP_ROUTE_OF_ONE = _KEEP_ROUTE.format(again="receipt", which="id_pa = %(id_pa)s AND receipt_id = %(receipt_id)s")
