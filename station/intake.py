@@ -29,8 +29,8 @@ T = TypeVar("T")
 
 _log = log.get(__name__)
 
-# The Nodo waits 15 s. A commit has failed after so many of them, and another try starts only while this much of them is
-# gone at most: what it then waits for, a connection above all, has limits of its own that fit into the rest.
+# The Nodo waits 15 s. All commits for a document have failed after so many of them, and another try starts only while
+# this much of them is gone at most: what it then waits for, a connection above all, has limits that fit into the rest.
 _WITHIN_S = 8.0
 _RETRY_WITHIN_S = 5.0
 _FIRST_PAUSE_S = 0.05
@@ -84,6 +84,7 @@ class _Arrival:
     origin: Origin
     at: datetime = field(default_factory=lambda: datetime.now(UTC))
     event_id: int = field(default_factory=journal.new_event_id)
+    begun: float = field(default_factory=time.monotonic)
 
     def exchange(self, outcome: str, *, http_status: int = 200, **more: Any) -> journal.Exchange:
         """What the journal says of it. `http_status` is of our answer, where we are the one who answers."""
@@ -185,6 +186,7 @@ class Intake:
     ) -> tuple[store.Recorded, frozenset[Flag]]:
         if arrival.origin.source is Source.PUSH:
             recorded = self._persist(
+                arrival,
                 lambda until, in_doubt: store.record_alone(
                     self.engine,
                     receipt,
@@ -195,12 +197,12 @@ class Intake:
                     exchange=self._exchange(arrival, Result.STORED, receipt_id=receipt.receipt_id),
                     in_doubt=in_doubt,
                     until=until,
-                )
+                ),
             )
             if recorded is not None:
                 return recorded, flags if recorded is store.Recorded.STORED else frozenset()
         return self._commit(
-            lambda connection, in_doubt: self._record(connection, arrival, receipt, flags, in_doubt=in_doubt)
+            arrival, lambda connection, in_doubt: self._record(connection, arrival, receipt, flags, in_doubt=in_doubt)
         )
 
     def _record(
@@ -244,9 +246,11 @@ class Intake:
             operator=origin.operator,
             exchange=exchange,
         )
-        refused_id = self._persist(lambda until, _in_doubt: store.keep_alone(self.engine, refusing, until=until))
+        refused_id = self._persist(
+            arrival, lambda until, _in_doubt: store.keep_alone(self.engine, refusing, until=until)
+        )
         if refused_id is None:
-            refused_id = self._commit(lambda connection, _in_doubt: store.keep(connection, refusing))
+            refused_id = self._commit(arrival, lambda connection, _in_doubt: store.keep(connection, refusing))
         return Outcome(Result.REFUSED, arrival.identifiers, refusal=refusal, refused_id=refused_id)
 
     def _keep_unexpected(self, arrival: _Arrival, error: Exception) -> None:
@@ -284,29 +288,29 @@ class Intake:
             return False
         return True
 
-    def _commit(self, work: Callable[[store.Connection, bool], T]) -> T:
+    def _commit(self, arrival: _Arrival, work: Callable[[store.Connection, bool], T]) -> T:
         """Does `work` in a transaction."""
         return self._persist(
+            arrival,
             lambda until, in_doubt: store.commit(
                 self.engine, lambda connection: work(connection, in_doubt), until=until
-            )
+            ),
         )
 
-    def _persist(self, attempt: Callable[[float, bool], T]) -> T:
+    def _persist(self, arrival: _Arrival, attempt: Callable[[float, bool], T]) -> T:
         """Calls `attempt`, a transaction that ends at the time it is given, and again where and while the database says
-        that this helps: then it is told that an earlier try is in doubt.
+        that this helps: then it is told that an earlier try is in doubt. All tries for an arrival share its time.
 
         The connection may be lost after the database committed and before it said so: the next try then finds the
         first one's row, which is why what it does must be idempotent.
         """
-        begun = time.monotonic()
         pause = _FIRST_PAUSE_S
         in_doubt = False
         while True:
             try:
-                return attempt(begun + _WITHIN_S, in_doubt)
+                return attempt(arrival.begun + _WITHIN_S, in_doubt)
             except StoreError as error:
-                if not error.retry or time.monotonic() - begun > _RETRY_WITHIN_S:
+                if not error.retry or time.monotonic() - arrival.begun > _RETRY_WITHIN_S:
                     raise
                 _log.warning("transaction_retried", reason=error.reason)
                 in_doubt = True

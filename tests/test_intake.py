@@ -1,5 +1,6 @@
 """The use case: what comes in is stored once or kept as refused, and nothing else."""
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -266,6 +267,26 @@ def test_connection_lost_at_commit_of_a_resend(engine, take, monkeypatch):
     assert take(raw).result is Result.DUPLICATE
     assert [row["resends"] for row in rows(engine, tables.receipt)] == [1]
     assert times
+
+
+def test_one_time_for_all_steps(engine, take, monkeypatch):
+    """What one statement could not do has what that left of the time: the Nodo waits no longer for it."""
+    ends = []
+
+    def alone(*_arguments, until, **_more):
+        ends.append(until)
+        time.sleep(0.05)
+
+    def commit(*_arguments, until):
+        ends.append(until)
+        raise StoreError("slow")
+
+    monkeypatch.setattr(store, "record_alone", alone)
+    monkeypatch.setattr(store, "commit", commit)
+    with pytest.raises(StoreError):
+        take(an_envelope(a_request()))
+    assert len(ends) == 2
+    assert ends[0] == ends[1]
 
 
 def test_refusal_that_cannot_be_kept(engine, take, monkeypatch):
