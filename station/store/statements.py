@@ -131,12 +131,18 @@ def _value(result: Any) -> str | None:
 
 @cache
 def _numbered(statement: str) -> tuple[bytes, Callable[[Mapping[str, Any]], tuple[Any, ...]]]:
-    """The statement as the server knows it, with numbers for its parameters, and what takes these in that order."""
-    numbers: dict[str, int] = {}
-    command = re.sub(r"%\(([^)]+)\)s", lambda found: f"${numbers.setdefault(found[1], len(numbers) + 1)}", statement)
-    names = list(numbers)
+    """The statement as the server knows it, and what takes its parameters in that order."""
+    command, names = numbered(statement, "$")
     # Of one name or none, `itemgetter` makes no tuple.
     return command.encode(), itemgetter(*names) if len(names) > 1 else lambda given: tuple(given[one] for one in names)
+
+
+@cache
+def numbered(statement: str, sign: str) -> tuple[str, list[str]]:
+    """The statement with a number behind `sign` for each of its names, and the names in the order of these."""
+    numbers: dict[str, int] = {}
+    named = re.compile(r"%\(([^)]+)\)s")
+    return named.sub(lambda found: f"{sign}{numbers.setdefault(found[1], len(numbers) + 1)}", statement), list(numbers)
 
 
 @lru_cache(maxsize=256)

@@ -1,7 +1,6 @@
 """A row with all that belongs to it, inserted in one go. Nothing here commits."""
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, TypeAlias
@@ -9,6 +8,7 @@ from typing import Any, TypeAlias
 from sqlalchemy import JSON, Connection, CursorResult, Dialect, Engine, Table
 from sqlalchemy.dialects import postgresql, sqlite
 
+from station.store.statements import numbered
 from station.store.together import run_alone
 
 Rows: TypeAlias = Sequence[Mapping[str, Any]]
@@ -48,16 +48,8 @@ def run_sql(connection: Connection, statement: str, given: Mapping[str, Any]) ->
     """Runs SQL with places like %(name)s, which SQLAlchemy only passes on."""
     if connection.dialect.name == "postgresql":
         return connection.exec_driver_sql(statement, given)
-    command, names = _sqlite_places(statement)
+    command, names = numbered(statement, "?")
     return connection.exec_driver_sql(command, tuple(given[name] for name in names))
-
-
-@cache
-def _sqlite_places(statement: str) -> tuple[str, list[str]]:
-    """The statement with numbers for its places, and their names in that order."""
-    numbers: dict[str, int] = {}
-    command = re.sub(r"%\(([^)]+)\)s", lambda found: f"?{numbers.setdefault(found[1], len(numbers) + 1)}", statement)
-    return command, list(numbers)
 
 
 def _insert(connection: Connection, table: Table, rows: Rows, *, if_new: bool = False) -> CursorResult[Any]:
