@@ -24,7 +24,10 @@ def lines(monkeypatch):
 
 @pytest.mark.parametrize(
     "personal",
-    ["PLLPNC80A01X000X", "rssmra80a01h501u", "mario.rossi@example.invalid", "IT60X0542811101000000123456"],
+    [
+        "PLLPNC80A01X000X", "rssmra80a01h501u", "mario.rossi@example.invalid",
+        "IT60X0542811101000000123456", "NO9386011117947", "BE68539007547034", "be68539007547034", "BE6853900754703A",
+    ],  # fmt: skip
 )
 def test_personal_data_is_masked(lines, personal):
     """What looks like a person's code, an e-mail or an IBAN does not reach a log, ours or a library's."""
@@ -42,6 +45,8 @@ def test_identifiers_stay(lines):
         "iuv": "01000000000000144",
         "id_station": "15376371009_01",
         "request_id": "de05e3ca927ffd9e8a7a7bd2146900d0",  # begins as an IBAN would
+        "refused_id": "de05e3ca927ffd9e",
+        "reason": "kept as refused be05e3ca927ffd9e",
     }
     log.get().info("receipt_stored", **fields)
     line = lines()[0]

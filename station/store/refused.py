@@ -7,7 +7,7 @@ from enum import StrEnum
 from hashlib import sha256
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, Table, func, literal, select, tuple_, update
+from sqlalchemy import Connection, Engine, Row, Table, bindparam, func, literal, select, tuple_, update
 
 from station.errors import RefusalError, StoreError
 from station.journal import Exchange
@@ -86,6 +86,16 @@ class Refusing:
         }
 
 
+# Made once: what SQLAlchemy makes for each statement is held by itself until Python's collector comes.
+_IS_IT = (tables.refused.c.id_pa == bindparam("of_id_pa")) & (tables.refused.c.raw_hash == bindparam("of_raw_hash"))
+_KNOWN = (
+    select(*(tables.refused.c[name] for name in ("state", "fault_code", "reason", "times")))
+    .where(_IS_IT)
+    .with_for_update()
+)
+_CHANGED = update(tables.refused).where(_IS_IT)
+
+
 def _refused_id(raw_hash: bytes) -> str:
     return raw_hash.hex()[:16]
 
@@ -114,9 +124,7 @@ def keep(connection: Connection, refusing: Refusing) -> str:
     for _ in range(3):
         if insert_whole(connection, table, *refusing.rows()):
             return _refused_id(raw_hash)
-        known = connection.execute(
-            select(table.c.state, table.c.fault_code, table.c.reason).where(_is(id_pa, raw_hash)).with_for_update()
-        ).one_or_none()
+        known = connection.execute(_KNOWN, _of_it(id_pa, raw_hash)).one_or_none()
         if known is not None:
             break
     else:
@@ -124,11 +132,11 @@ def keep(connection: Connection, refusing: Refusing) -> str:
     judged, source = refusing.judged, refusing.source
     changes = dict(judged)
     if source is not Source.REPLAY:
-        changes |= {"times": table.c.times + 1, "last_at": refusing.received_at}
+        changes |= {"times": known.times + 1, "last_at": refusing.received_at}
     reopened = known.state == RefusedState.DISCARDED and source is not Source.RECONCILE
     if reopened:
         changes |= {"state": RefusedState.OPEN, "settled_at": None}
-    connection.execute(update(table).where(_is(id_pa, raw_hash)).values(changes))
+    connection.execute(_CHANGED, _of_it(id_pa, raw_hash) | changes)
     if source is Source.REPLAY or reopened or (known.fault_code, known.reason) != tuple(judged.values()):
         _remember(connection, id_pa, raw_hash, refusing.event())
     if refusing.exchange:
@@ -152,8 +160,9 @@ def settle(
     """
     table = tables.refused
     id_pa, raw_hash = _key(identifiers, raw)
-    statement = update(table).where(_is(id_pa, raw_hash), table.c.state != RefusedState.ACCEPTED)
-    if connection.execute(statement.values(state=RefusedState.ACCEPTED, settled_at=at)).rowcount == 0:
+    statement = update(table).where(_IS_IT, table.c.state != RefusedState.ACCEPTED)
+    changes = {"state": RefusedState.ACCEPTED, "settled_at": at}
+    if connection.execute(statement, _of_it(id_pa, raw_hash) | changes).rowcount == 0:
         return False
     _remember(connection, id_pa, raw_hash, {"at": at, "result": result, "source": source, "operator": operator})
     return True
@@ -171,8 +180,9 @@ def discard(
 ) -> bool:
     """Notes an operator's decision that a refused request is not to be taken in. Whether it was in one of `states`."""
     table = tables.refused
-    statement = update(table).where(_is(id_pa, raw_hash), table.c.state.in_(states))
-    if connection.execute(statement.values(state=RefusedState.DISCARDED, settled_at=at)).rowcount == 0:
+    statement = update(table).where(_IS_IT, table.c.state.in_(states))
+    changes = {"state": RefusedState.DISCARDED, "settled_at": at}
+    if connection.execute(statement, _of_it(id_pa, raw_hash) | changes).rowcount == 0:
         return False
     _remember(connection, id_pa, raw_hash, {"at": at, "result": "discarded", "operator": operator, "reason": reason})
     return True
@@ -197,8 +207,9 @@ def _key(identifiers: Identifiers, raw: bytes) -> tuple[str, bytes]:
     return (identifiers.id_pa or "")[:35], sha256(raw).digest()
 
 
-def _is(id_pa: str, raw_hash: bytes) -> Any:
-    return (tables.refused.c.id_pa == id_pa) & (tables.refused.c.raw_hash == raw_hash)
+def _of_it(id_pa: str, raw_hash: bytes) -> dict[str, Any]:
+    """The parameters of `_IS_IT`."""
+    return {"of_id_pa": id_pa, "of_raw_hash": raw_hash}
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -288,5 +299,6 @@ def find_refused(connection: Connection, refused_id: str) -> dict[str, Any] | No
 
 def document_of(connection: Connection, id_pa: str, raw_hash: bytes) -> tuple[bytes, str | None] | None:
     """The exact bytes of one refused request and the character set the transport gave them."""
-    row = connection.execute(select(tables.refused.c.raw, tables.refused.c.charset).where(_is(id_pa, raw_hash))).first()
+    statement = select(tables.refused.c.raw, tables.refused.c.charset).where(_IS_IT)
+    row = connection.execute(statement, _of_it(id_pa, raw_hash)).first()
     return None if row is None else (row.raw, row.charset)
