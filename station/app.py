@@ -221,7 +221,8 @@ def _read_body(environ: Environ, limit: int) -> bytes:
         raise _too_large(limit)
     parts = []
     size = 0
-    while part := _read(stream, min(65536, limit + 1 - size)):
+    wanted = limit + 1 if length is None else int(length)
+    while size < wanted and (part := _read(stream, min(65536, wanted - size))):
         parts.append(part)
         size += len(part)
         if size > limit:

@@ -130,7 +130,7 @@ class Server(Section):
         description="The endpoint's URL as the Nodo calls it; stands in the WSDL. Without it the request's own.",
     )
     path: str = Field("/paForNode", pattern=r"^/[^\s?#]*$", description="The endpoint's path on this server.")
-    workers: int = Field(0, ge=0, le=64, description="Worker processes; 0: one on SQLite, one for each core otherwise.")
+    workers: int = Field(0, ge=0, le=64, description="Worker processes; 0: one for each core, on SQLite two at most.")
     threads: int = Field(
         8, ge=1, le=256, description="Requests of each worker process that wait for the database at once."
     )

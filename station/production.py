@@ -123,11 +123,11 @@ def _certificates(settings: Settings) -> Iterator[Lack]:
 
 def _storage(settings: Settings) -> Iterator[Lack]:
     sqlite = store.parse_url(settings.database.url.get_secret_value()).get_backend_name() == "sqlite"
-    if sqlite and settings.server.workers > 1:
+    if sqlite and settings.server.workers > 2:
         yield Lack(
             "sqlite_workers",
             f"{settings.server.workers} worker processes on SQLite, which has one writer",
-            "set server.workers to 0 or 1, or use PostgreSQL",
+            "set server.workers to 0 (two at most), or use PostgreSQL",
         )
     if not settings.journal.enabled:
         yield Lack(

@@ -158,8 +158,8 @@ def _defaults(settings: Settings) -> dict[str, Any]:
     sqlite = store.parse_url(settings.database.url.get_secret_value()).get_backend_name() == "sqlite"
     return {
         "bind": server.listen,
-        # SQLite has one writer: threads of one process queue for it in order, processes would poll the file's lock.
-        "workers": server.workers or (1 if sqlite else os.cpu_count() or 1),
+        # SQLite has one writer. A quarter of a receipt's time is that of writing: a third process would mostly wait.
+        "workers": server.workers or min(os.cpu_count() or 1, 2 if sqlite else 64),
         "worker_class": "station.worker.Worker",
         "threads": server.threads,
         "keepalive": 75,  # longer than the idle time of common proxies, so that they close first

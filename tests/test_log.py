@@ -25,9 +25,15 @@ def lines(monkeypatch):
 @pytest.mark.parametrize(
     "personal",
     [
-        "PLLPNC80A01X000X", "rssmra80a01h501u", "mario.rossi@example.invalid",
-        "IT60X0542811101000000123456", "NO9386011117947", "BE68539007547034", "be68539007547034", "BE6853900754703A",
-    ],  # fmt: skip
+        "PLLPNC80A01X000X",
+        "rssmra80a01h501u",
+        "mario.rossi@example.invalid",
+        "IT60X0542811101000000123456",
+        "NO9386011117947",
+        "BE68539007547034",
+        "be68539007547034",
+        "BE6853900754703A",
+    ],
 )
 def test_personal_data_is_masked(lines, personal):
     """What looks like a person's code, an e-mail or an IBAN does not reach a log, ours or a library's."""

@@ -99,7 +99,7 @@ def test_slow_database(serve, postgres_url):
 def test_worker_ended(serve, sqlite_url):
     """What an ended worker counted stays, and its connections are no longer counted."""
     health = f"127.0.0.1:{free_port()}"
-    server = serve(sqlite_url, STATION_SERVER_HEALTH_LISTEN=health)
+    server = serve(sqlite_url, STATION_SERVER_HEALTH_LISTEN=health, STATION_SERVER_WORKERS="1")
     httpx.post(server.url, content=an_envelope(a_request()), headers=HEADERS)
     [worker] = re.findall(r"Booting worker with pid: (\d+)", server.log)
     subprocess.run(["kill", "-9", worker], check=True)

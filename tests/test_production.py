@@ -114,10 +114,10 @@ def test_not_reconciled(settings, database_url):
 
 
 def test_sqlite_with_several_workers(settings, sqlite_url):
-    """Several worker processes on SQLite are named, one is not."""
+    """More worker processes on SQLite than two are named."""
     file = settings.database.model_copy(update={"url": config.SecretStr(sqlite_url)})
     engine = store.connect(sqlite_url)
-    for workers, expected in ((4, True), (1, False), (0, False)):
+    for workers, expected in ((4, True), (2, False), (0, False)):
         with_file = changed(settings, "server", workers=workers).model_copy(update={"database": file})
         assert ("sqlite_workers" in names(with_file, engine)) is expected
 

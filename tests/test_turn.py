@@ -1,15 +1,16 @@
 """Commits that are shared: whoever waits for the turn to write is served with the others, and fails alone."""
 
+import sqlite3
 import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 from loops import in_a_loop
 from sqlalchemy import event, text
 
-from station import store
+from station import loop, store
 from station.errors import StoreError
-from station.store.engine import writing
 
 
 @pytest.fixture
@@ -24,6 +25,16 @@ def engine(sqlite_url):
 def numbers(engine):
     with store.transaction(engine, readonly=True) as connection:
         return list(connection.execute(text("SELECT number FROM written ORDER BY number")).scalars())
+
+
+@contextmanager
+def locked(url):
+    """Another process writes."""
+    other = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    yield
+    other.execute("ROLLBACK")
+    other.close()
 
 
 def insert(number):
@@ -77,9 +88,9 @@ def test_commit_that_fails(engine):
     assert numbers(engine) == []
 
 
-def test_given_up(engine):
+def test_given_up(engine, sqlite_url):
     """Whose turn does not come in time is told so, and its work is not done later."""
-    with writing(engine, False, None), pytest.raises(StoreError):
+    with locked(sqlite_url), pytest.raises(StoreError):
         store.commit(engine, insert(1), until=time.monotonic() + 0.1)
     assert store.commit(engine, insert(2), until=time.monotonic() + 60) == 2
     assert numbers(engine) == [2]
@@ -87,23 +98,47 @@ def test_given_up(engine):
 
 def test_locked_by_another_process(engine, sqlite_url):
     """Where another process holds the file all are told at once, not one after the other."""
-    other = store.connect(sqlite_url)
-    locked, done = threading.Event(), threading.Event()
-
-    def hold():
-        with other.connect() as connection, connection.begin():
-            locked.set()
-            done.wait(30)
-
-    holding = threading.Thread(target=hold)
-    holding.start()
-    locked.wait(10)
-    begun = time.monotonic()
-    results = together(engine, [insert(number) for number in range(4)], until=8)
-    took = time.monotonic() - begun
-    done.set()
-    holding.join()
-    other.dispose()
+    with locked(sqlite_url):
+        begun = time.monotonic()
+        results = together(engine, [insert(number) for number in range(4)], until=8)
+        took = time.monotonic() - begun
     assert {type(one) for one in results} == {StoreError}
     assert took < 8
     assert numbers(engine) == []
+
+
+def test_loop_goes_on_while_another_process_writes(engine, sqlite_url):
+    """Whoever waits for the file keeps nobody else waiting, and goes on within some milliseconds when it is free."""
+    order = []
+
+    def compute():
+        with locked(sqlite_url):
+            for _ in range(100):
+                loop.pause(0.001)
+        order.append("computed")
+
+    def write():
+        store.commit(engine, insert(1), until=time.monotonic() + 60)
+        order.append("written")
+
+    assert store.commit(engine, insert(0), until=time.monotonic() + 60) == 0  # a connection is free
+    in_a_loop(compute, write)
+    assert order == ["computed", "written"]
+    assert numbers(engine) == [0, 1]
+
+
+def test_a_slow_disk_is_for_a_thread(engine):
+    """The loop commits itself; after a commit that took long a thread does, until one is quick again."""
+    threads = []
+
+    def work(seconds):
+        def slow(_connection):
+            threads.append(threading.current_thread() is threading.main_thread())
+            time.sleep(seconds)
+
+        return slow
+
+    store.commit(engine, insert(0), until=time.monotonic() + 60)  # a connection is free
+    for seconds in (0, 0.2, 0.2, 0, 0):
+        together(engine, [work(seconds)])
+    assert threads == [True, True, False, False, True]

@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url, text
 
+from station import loop
 from station.errors import ConfigError, StoreError, StoreRejectedError
 from station.store import postgres, statements
 from station.store.statements import Statement
@@ -21,6 +22,7 @@ from station.store.statements import Statement
 LOCK_TIMEOUT_MS = 3000
 STATEMENT_TIMEOUT_MS = 5000
 POOL_TIMEOUT_S = 3
+_GLANCE_S = 0.0003  # how often whoever wants to write to SQLite looks whether it may: a transaction takes some ms
 
 # A database that cannot be reached is tried again for so long: it restarts or fails over, and a receipt that is
 # answered 503 comes again an hour later. An outage that lasts is answered at once, while one caller at a time tries.
@@ -111,8 +113,32 @@ def _sqlite_pragmas(connection: sqlite3.Connection, _record: object) -> None:
 def _sqlite_begin(connection: Connection) -> None:
     # The driver's own BEGIN is late and deferred: a transaction that reads first and then writes fails with "locked"
     # at once, without waiting. Readers take no lock and never wait.
-    readonly = connection.get_execution_options().get("station_readonly", False)
-    connection.exec_driver_sql("BEGIN" if readonly else "BEGIN IMMEDIATE")
+    options = connection.get_execution_options()
+    if options.get("station_readonly", False):
+        connection.exec_driver_sql("BEGIN")
+        return
+    until = time.monotonic() + LOCK_TIMEOUT_MS / 1000
+    if (end := options.get("station_until")) is not None:
+        until = min(until, end)
+    raw: Any = connection.connection.dbapi_connection
+    # SQLite itself would look again after ever longer pauses, of 100 ms in the end, and keep a loop waiting in them.
+    raw.execute("PRAGMA busy_timeout=0")
+    try:
+        while not _sqlite_may_write(raw) and time.monotonic() < until:
+            loop.pause(_GLANCE_S)
+        if not raw.in_transaction:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")  # for its error
+    finally:
+        raw.execute(f"PRAGMA busy_timeout={LOCK_TIMEOUT_MS}")
+
+
+def _sqlite_may_write(raw: sqlite3.Connection) -> bool:
+    """Whether nobody else writes, and then nobody else does until this transaction ends."""
+    try:
+        raw.execute("BEGIN IMMEDIATE")
+    except sqlite3.Error as error:
+        return not error.sqlite_errorname.startswith("SQLITE_BUSY")
+    return True
 
 
 def _leave_a_standby(context: Any) -> None:
@@ -129,10 +155,6 @@ def _leave_a_read_only_file(context: Any) -> None:
             context.execution_context.cursor.close()  # a connection stays open as long as a statement of it
         context.is_disconnect = True
         context.engine.dispose()
-
-
-# SQLite has one writer. Threads of this process queue here, in order, instead of polling the file's lock.
-_sqlite_writer = threading.Lock()
 
 
 class _Reach:
@@ -165,13 +187,6 @@ def transaction(engine: Engine, *, readonly: bool = False, until: float | None =
     failed at `until` (of `time.monotonic()`), whatever the server does or does not; without it, each statement must
     be answered in a time that ends after the server's own limit.
     """
-    with writing(engine, readonly, until), begun(engine, readonly=readonly, until=until) as connection:
-        yield connection
-
-
-@contextmanager
-def begun(engine: Engine, *, readonly: bool = False, until: float | None = None) -> Iterator[Connection]:
-    """`transaction`, for whoever has this process's turn to write."""
     with _reaching(engine) as reached, _connected(engine, readonly, until) as connection:
         reached()
         with connection.begin():
@@ -203,6 +218,12 @@ def run_statements(engine: Engine, given: Sequence[Statement], *, until: float |
         finally:
             if pooled is not None:
                 pooled.close()
+
+
+def has_free_connection(engine: Engine) -> bool:
+    """Whether a connection is free: making one keeps whoever makes it waiting."""
+    checkedin: int = engine.pool.checkedin()  # type: ignore[attr-defined]  # of `QueuePool`
+    return checkedin > 0
 
 
 @contextmanager
@@ -245,27 +266,10 @@ def _reaching(engine: Engine) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def writing(engine: Engine, readonly: bool, until: float | None) -> Iterator[None]:
-    """This process's turn to write to SQLite. Raises `StoreError` where it does not come in time."""
-    if engine.dialect.name != "sqlite" or readonly:
-        yield
-        return
-    patience = LOCK_TIMEOUT_MS / 1000
-    if until is not None:
-        patience = max(0.0, min(patience, until - time.monotonic()))
-    if not _sqlite_writer.acquire(timeout=patience):
-        raise StoreError("the database is locked", reason="writer queue full")
-    try:
-        yield
-    finally:
-        _sqlite_writer.release()
-
-
-@contextmanager
 def _connected(engine: Engine, readonly: bool, until: float | None) -> Iterator[Connection]:
     with postgres.connecting(until):
         connecting = engine.connect()
-    with connecting.execution_options(station_readonly=readonly) as connection:
+    with connecting.execution_options(station_readonly=readonly, station_until=until) as connection:
         postgres.limit(connection.connection.dbapi_connection, until)
         yield connection
 

@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 
 from station import log, loop
 from station.errors import StoreError
-from station.store.engine import run_statements
+from station.store.engine import has_free_connection, run_statements
 from station.store.statements import UndoneError
 
 _log = log.get(__name__)
@@ -62,14 +62,12 @@ _of_engine: weakref.WeakKeyDictionary[Engine, loop.Together[_Coming]] = weakref.
 
 def _together(engine: Engine) -> loop.Together[_Coming]:
     return _of_engine.get(engine) or _of_engine.setdefault(
-        engine, loop.Together(_run, enough=_ENOUGH, most=_MOST, at_once=_AT_ONCE, in_loop=_connected)
+        engine, loop.Together(_run, enough=_ENOUGH, most=_MOST, at_once=_AT_ONCE, in_loop=_at_once)
     )
 
 
-def _connected(one: _Coming) -> bool:
-    """Whether a connection is free: making one keeps whoever makes it waiting."""
-    checkedin: int = one.engine.pool.checkedin()  # type: ignore[attr-defined]  # of `QueuePool`
-    return checkedin > 0
+def _at_once(one: _Coming) -> bool:
+    return has_free_connection(one.engine)
 
 
 def _run(going: list[_Coming]) -> None:

@@ -1,7 +1,8 @@
 """Transactions that share a commit: on SQLite, which has one writer, those that come while it is busy go together.
 
 A commit waits for the disk, for longer than a receipt takes otherwise. Their work is done one after the other in one
-transaction, and each of them is answered when that is on the disk.
+transaction, and each of them is answered when that is on the disk. A loop does it itself, since the disk takes less
+time than to change places with a thread twice for each statement; where the disk is slow a thread does.
 """
 
 import time
@@ -13,12 +14,14 @@ from sqlalchemy import Connection, Engine
 
 from station import loop
 from station.errors import StoreError
-from station.store.engine import begun, transaction, writing
+from station.store.engine import has_free_connection, transaction
 
 T = TypeVar("T")
 
 _ENOUGH = 4  # the database works on these while the next ones are computed
 _MOST = 64
+# Longer than this no loop is to be kept from its clients, but for the once in which it shows.
+_SLOW_S = 0.1
 
 
 def commit(engine: Engine, work: Callable[[Connection], T], *, until: float) -> T:
@@ -29,7 +32,7 @@ def commit(engine: Engine, work: Callable[[Connection], T], *, until: float) -> 
     """
     if engine.dialect.name == "sqlite":
         one = _Work(engine, work, until)
-        _together(engine).do(one)
+        (_of_engine.get(engine) or _of_engine.setdefault(engine, _Turn())).do(one)
         returned: T = one.result()
         return returned
 
@@ -57,42 +60,44 @@ class _Work:
         return self.returned
 
 
-_of_engine: weakref.WeakKeyDictionary[Engine, loop.Together[_Work]] = weakref.WeakKeyDictionary()
+class _Turn(loop.Together[_Work]):
+    """What is done together in one database."""
 
+    def __init__(self) -> None:
+        super().__init__(self._do, enough=_ENOUGH, most=_MOST, at_once=1, in_loop=self._quick)
+        self._took = 0.0  # the last transaction, from when it might write
 
-def _together(engine: Engine) -> loop.Together[_Work]:
-    return _of_engine.get(engine) or _of_engine.setdefault(
-        engine, loop.Together(_do, enough=_ENOUGH, most=_MOST, at_once=1, in_loop=lambda _: False)
-    )
+    def _quick(self, one: _Work) -> bool:
+        return self._took < _SLOW_S and has_free_connection(one.engine)
 
+    def _do(self, together: list[_Work]) -> None:
+        """Does the work of all, in one transaction where all of it succeeds."""
+        if not self._try(together) and len(together) > 1:
+            for one in together:  # somebody's work failed, and took the others' with it
+                if time.monotonic() < one.until:
+                    self._try([one])
 
-def _do(together: list[_Work]) -> None:
-    """Does the work of all, in one transaction where all of it succeeds."""
-    try:
-        engine = together[0].engine
-        with writing(engine, False, min(one.until for one in together)):
-            if not _try(engine, together) and len(together) > 1:
-                for one in together:  # somebody's work failed, and took the others' with it
-                    if time.monotonic() < one.until:
-                        _try(engine, [one])
-    except StoreError as error:
-        for one in together:
-            one.error = error
-
-
-def _try(engine: Engine, together: list[_Work]) -> bool:
-    """Whether it is worth no other try: it is committed, or the database itself failed, for all of them."""
-    own = False
-    try:
-        with begun(engine, until=together[0].until) as connection:
+    def _try(self, together: list[_Work]) -> bool:
+        """Whether it is worth no other try: it is committed, or the database itself failed, for all of them."""
+        own = False
+        since = None
+        try:
+            with transaction(together[0].engine, until=min(one.until for one in together)) as connection:
+                since = time.monotonic()
+                for one in together:
+                    own = True
+                    one.returned = one.work(connection)
+                    own = False
+        except Exception as error:
             for one in together:
-                own = True
-                one.returned = one.work(connection)
-                own = False
-    except Exception as error:
+                one.error = error
+            return not own
+        finally:
+            if since is not None:
+                self._took = time.monotonic() - since
         for one in together:
-            one.error = error
-        return not own
-    for one in together:
-        one.done = True
-    return True
+            one.done = True
+        return True
+
+
+_of_engine: weakref.WeakKeyDictionary[Engine, _Turn] = weakref.WeakKeyDictionary()

@@ -396,7 +396,7 @@ def test_overload(sqlite_url, serve):
     health = free_port()
     server = serve(
         sqlite_url,
-        config="[server]\nthreads = 1\nmax_waiting = 3\n",
+        config="[server]\nworkers = 1\nthreads = 1\nmax_waiting = 3\n",
         STATION_SERVER_HEALTH_LISTEN=f"127.0.0.1:{health}",
     )
     other = sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)

@@ -189,7 +189,7 @@ def station(tmp_path_factory, sqlite_migrated):
     url = f"sqlite:///{folder / 'station.sqlite3'}"
     (folder / "secret.txt").write_text(MARK)
     with (
-        running_server(folder, url, config="[server]\nmax_body = 1060000", fork=True) as server,
+        running_server(folder, url, config="[server]\nworkers = 1\nmax_body = 1060000", fork=True) as server,
         httpx.Client(timeout=15) as client,  # the Nodo waits no longer
         socket.create_server(("127.0.0.1", 0)) as outside,
     ):
