@@ -6,6 +6,7 @@ station, so the ratios hold where the rates do not.
 """
 
 import argparse
+import os
 import tempfile
 from collections import defaultdict
 from contextlib import ExitStack
@@ -35,6 +36,7 @@ class Station:
 
     def push(self, kind: Kind, seconds: float, *, rate: float = 0) -> load.Load:
         """New receipts of a kind."""
+        os.sync()
         self.seeds += 1
         seed = service.seed(self.seeds)
         if rate:
@@ -46,6 +48,7 @@ class Station:
 
     def again(self, of: load.Load, seconds: float) -> load.Load:
         """The receipts of the last push of typical ones once more; all of them were acknowledged."""
+        os.sync()
         gave = load.closed(
             self.folder, self.server.port, TYPICAL, seconds, seed=service.seed(self.seeds),
             repeat=max(1, len(of.acknowledged) - 100),
@@ -85,20 +88,23 @@ def measure(folder: Path, seconds: float, times: int) -> dict[str, list[float]]:
             load.analyze(station.url)
         for turn in range(times):
             print(f"turn {turn + 1} of {times}, {service.calm():.1f} cores busy with other things", flush=True)
+            os.sync()  # what was written before does not slow down what is measured, here and below
             note("reading", floors.reading(1))
             note("pgbench", floors.pgbench(folder, floor_url, seconds))
+            os.sync()
             note("pgbench bare", floors.pgbench(folder, floor_url, seconds, bare=True))
+            os.sync()
             note("sqlite floor", floors.sqlite(sqlite_file, seconds))
             for name, station in (("postgres", postgres), ("sqlite", sqlite)):
                 new = station.push(TYPICAL, seconds)
                 note(f"{name} new", new.rate)
                 note(f"{name} resends", station.again(new, seconds).rate)
-                note(f"{name} refusals", station.push(INVALID, seconds).rate)
-                note(f"{name} stamps", station.push(STAMPS, seconds).rate)
                 half = station.push(TYPICAL, seconds, rate=new.rate / 2)
                 note(f"{name} half rate", half.rate)
                 note(f"{name} p50", half.p50_ms)
                 note(f"{name} p99", half.p99_ms)
+                note(f"{name} refusals", station.push(INVALID, seconds).rate)
+                note(f"{name} stamps", station.push(STAMPS, seconds).rate)
                 station.check()
                 print(f"  {name}: " + ", ".join(
                     f"{key.removeprefix(name).strip()} {values[-1]:.0f}"
