@@ -113,7 +113,7 @@ def test_reloaded(rig, rounds):
     nodo.wait_for(20)
     alive(server)
     ledger, _ = rig.done(nodo)
-    assert ledger.results().keys() == {"OK", "KO"}
+    assert ledger.results().keys() <= {"OK", "KO"}
 
 
 @pytest.mark.slow
@@ -132,4 +132,4 @@ def test_rolling_restart(rig):
             server.start()
         nodo.wait_for(20)
         ledger, _ = rig.done(nodo)
-    assert ledger.results().keys() == {"OK", "KO"}
+    assert ledger.results().keys() <= {"OK", "KO"}
