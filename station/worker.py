@@ -49,8 +49,9 @@ _MAX_HELD = 64 * 1024 * 1024  # bytes of requests in memory; beyond it those of 
 _ORDINARY = 64 * 1024
 # Requests begun and not answered: what has begun holds its document's tree.
 _MOST_AT_WORK = 32
-# So many are begun before the loop looks again at what waits no more: answers go first.
-_MOST_AT_ONCE = 2
+# So many are begun before the loop looks again at what waits no more. What is alike and done in a row costs less: with
+# eight, which then go to PostgreSQL together, 1.13 times the rate of two and four.
+_MOST_AT_ONCE = 8
 
 
 def _canned(status: str, content_type: str, body: bytes, *headers: str) -> bytes:

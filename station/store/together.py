@@ -18,7 +18,7 @@ from station.store.statements import UndoneError
 
 _log = log.get(__name__)
 
-_ENOUGH = 4  # the database works on these while the next ones are computed
+_ENOUGH = 8  # the database works on these while the next ones are computed
 _MOST = 16
 # One, and two more where it waits for somebody's lock. Not as many as there are connections: a server that does not
 # answer keeps each that is given up, until it lets nobody in any more.
