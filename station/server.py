@@ -158,7 +158,7 @@ def _defaults(settings: Settings) -> dict[str, Any]:
     sqlite = store.parse_url(settings.database.url.get_secret_value()).get_backend_name() == "sqlite"
     return {
         "bind": server.listen,
-        # SQLite has one writer. A quarter of a receipt's time is that of writing: a third process would mostly wait.
+        # SQLite has one writer: two processes take turns, and a third one gained nothing (on two cores).
         "workers": server.workers or min(os.cpu_count() or 1, 2 if sqlite else 64),
         "worker_class": "station.worker.Worker",
         "threads": server.threads,
