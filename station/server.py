@@ -9,6 +9,7 @@ import ssl
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,10 @@ class _Gunicorn(WSGIApplication, _Application):  # type: ignore[misc]  # gunicor
         super().load_config()
         if self._health:
             self.cfg.set("bind", [*self.cfg.bind, self._health])
+        if self.cfg.is_ssl:
+            # Before there are workers: one that starts while files are replaced one by one has those before.
+            with suppress(ConfigError):  # `examine` says so
+                self.cfg.ssl_context(self.cfg, None)
 
     def open_health_door(self) -> None:
         """Adds the health door to what is listened on. Raises `ConfigError`."""

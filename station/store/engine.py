@@ -7,7 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url, text
@@ -129,7 +129,8 @@ def _sqlite_begin(connection: Connection) -> None:
         if not raw.in_transaction:
             connection.exec_driver_sql("BEGIN IMMEDIATE")  # for its error
     finally:
-        raw.execute(f"PRAGMA busy_timeout={LOCK_TIMEOUT_MS}")
+        with suppress(sqlite3.ProgrammingError):  # it was closed: see `_leave_a_read_only_file`
+            raw.execute(f"PRAGMA busy_timeout={LOCK_TIMEOUT_MS}")
 
 
 def _sqlite_may_write(raw: sqlite3.Connection) -> bool:

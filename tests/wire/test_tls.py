@@ -273,6 +273,15 @@ def test_renewal_that_does_not_fit(tmp_path, serve, sqlite_url):
     assert is_ok(push(server, context))
 
 
+def test_renewal_before_the_first_connection(tmp_path, serve, sqlite_url):
+    """A worker that nobody has talked to yet serves the files of the start while the new ones do not fit."""
+    mine = Certificates(tmp_path)
+    server = serve(sqlite_url, config=mine.config, STATION_SERVER_WORKERS="4")
+    mine.key.write_bytes(b"rubbish")
+    context = mine.context(mine.client())
+    assert len({shown_certificate(server.port, context) for _ in range(20)}) == 1
+
+
 def test_new_client_ca(tmp_path, serve, sqlite_url):
     """A CA that is added to the bundle is trusted from the next connection on, and one that is taken out is not."""
     mine = Certificates(tmp_path)
