@@ -6,6 +6,7 @@ each nothing may be held, and the next push must be stored. CPython's own hook l
 
 import gc
 import os
+import sqlite3
 import sys
 from io import BytesIO
 from wsgiref.util import setup_testing_defaults
@@ -39,6 +40,18 @@ def push(application: Station, fails: int = 0) -> str:
     return statuses[-1][:3]
 
 
+def locked(file: str) -> bool:
+    """Whether somebody writes to SQLite."""
+    other = sqlite3.connect(file, isolation_level=None, timeout=0)
+    try:
+        other.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError:
+        return True
+    finally:
+        other.close()  # and rolls back
+    return False
+
+
 def main() -> None:
     os.environ["STATION_DATABASE_URL"], step = sys.argv[1], int(sys.argv[2])
     application = create_app(config.load())
@@ -49,9 +62,9 @@ def main() -> None:
     failed = 0
     for number in range(1, LAST, step):
         failed += push(application, fails=number) != "200"
-        held = application.engine.pool.checkedout()
+        held = (application.engine.pool.checkedout(), locked(application.engine.url.database or ""))
         next_one = push(application)
-        if held or next_one != "200":
+        if held != (0, False) or next_one != "200":
             raise SystemExit(f"allocation {number}: held {held}, next answer {next_one}")
     sys.stdout.write(f"{failed}\n")
 

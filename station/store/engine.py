@@ -124,22 +124,19 @@ def _sqlite_begin(connection: Connection) -> None:
     # SQLite itself would look again after ever longer pauses, of 100 ms in the end, and keep a loop waiting in them.
     raw.execute("PRAGMA busy_timeout=0")
     try:
-        while not _sqlite_may_write(raw) and time.monotonic() < until:
+        while True:
+            try:
+                raw.execute("BEGIN IMMEDIATE")
+            except sqlite3.Error as error:
+                if not error.sqlite_errorname.startswith("SQLITE_BUSY") or time.monotonic() >= until:
+                    break
+            else:
+                return
             loop.pause(_GLANCE_S)
-        if not raw.in_transaction:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")  # for its error
+        connection.exec_driver_sql("BEGIN IMMEDIATE")  # for its error, as SQLAlchemy has it
     finally:
         with suppress(sqlite3.ProgrammingError):  # it was closed: see `_leave_a_read_only_file`
             raw.execute(f"PRAGMA busy_timeout={LOCK_TIMEOUT_MS}")
-
-
-def _sqlite_may_write(raw: sqlite3.Connection) -> bool:
-    """Whether nobody else writes, and then nobody else does until this transaction ends."""
-    try:
-        raw.execute("BEGIN IMMEDIATE")
-    except sqlite3.Error as error:
-        return not error.sqlite_errorname.startswith("SQLITE_BUSY")
-    return True
 
 
 def _leave_a_standby(context: Any) -> None:

@@ -62,11 +62,11 @@ _of_engine: weakref.WeakKeyDictionary[Engine, loop.Together[_Coming]] = weakref.
 
 def _together(engine: Engine) -> loop.Together[_Coming]:
     return _of_engine.get(engine) or _of_engine.setdefault(
-        engine, loop.Together(_run, enough=_ENOUGH, most=_MOST, at_once=_AT_ONCE, in_loop=_at_once)
+        engine, loop.Together(_run, enough=_ENOUGH, most=_MOST, at_once=_AT_ONCE, in_loop=_connected)
     )
 
 
-def _at_once(one: _Coming) -> bool:
+def _connected(one: _Coming) -> bool:
     return has_free_connection(one.engine)
 
 

@@ -113,7 +113,8 @@ def test_reloaded(rig, rounds):
     nodo.wait_for(20)
     alive(server)
     ledger, _ = rig.done(nodo)
-    assert ledger.results().keys() <= {"OK", "KO"}
+    # One reload is over before there must have been a refusal.
+    assert {"OK"} <= ledger.results().keys() <= {"OK", "KO"}
 
 
 @pytest.mark.slow
@@ -132,4 +133,4 @@ def test_rolling_restart(rig):
             server.start()
         nodo.wait_for(20)
         ledger, _ = rig.done(nodo)
-    assert ledger.results().keys() <= {"OK", "KO"}
+    assert ledger.results().keys() == {"OK", "KO"}
