@@ -1,6 +1,6 @@
 """One client's connection as the worker's loop sees it: bytes in, bytes out, nothing that waits.
 
-gunicorn writes its answer into it as if it were a socket, and `app` asks it for the local address and the certificate.
+`app` asks it for the local address and the certificate as if it were a socket.
 """
 
 import socket
@@ -9,7 +9,7 @@ from contextlib import suppress
 from enum import Enum, auto
 from selectors import EVENT_READ, EVENT_WRITE
 
-from station.framing import Incoming
+from station.request import Incoming
 
 _AT_ONCE = 64 * 1024
 
@@ -103,17 +103,10 @@ class Connection:
     def close(self) -> None:
         """Ends it."""
         self.closed = True
+        self.incoming.close()
         self.socket.close()
 
-    # --- as gunicorn and the application see it -----------------------------------------------------------------------
-
-    def sendall(self, data: bytes) -> None:
-        """gunicorn's answer."""
-        self.out += data
-
-    def send(self, data: bytes) -> int:
-        """gunicorn's `100 Continue`: the loop has sent it already, or the body would not be here."""
-        return len(data)
+    # --- as the application sees it -----------------------------------------------------------------------------------
 
     def getsockname(self) -> tuple[str, int] | str:
         """The local address, which tells the door."""

@@ -6,7 +6,7 @@ and its answer is written into memory; the loop does the rest without ever block
 `station.loop`. Each request has a time in which it must have arrived, connections and bytes in memory have their
 limits, and where more requests wait than are configured the answer is 503 at once.
 
-gunicorn's parser reads the requests, its response class writes the answers, its arbiter runs the workers.
+What the bytes of a request mean is for `station.request`; gunicorn's arbiter runs the workers.
 """
 
 import os
@@ -14,20 +14,18 @@ import selectors
 import ssl
 import time
 from collections import deque
-from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 
 from gunicorn import sock as gunicorn_sock
-from gunicorn.http import RequestParser, errors, wsgi
 from gunicorn.workers import base
 
-from station import log, soap
+from station import gateway, log, soap
 from station.app import ARRIVED
 from station.connection import Connection, State
-from station.framing import DRAIN, Incoming, Piece
 from station.health import is_health_door
 from station.loop import Loop, Task, elsewhere
+from station.request import DRAIN, MAX_HEAD, Incoming, Limits, Refusal, Request
 from station.threads import Threads
 
 _log = log.get(__name__)
@@ -66,15 +64,16 @@ _BUSY = _canned(
 )  # fmt: skip
 _FAILED = _canned("500 Internal Server Error", "text/xml", soap.fault_document("Internal error: send it again."))
 _LATE = _canned("408 Request Timeout", "text/plain", b"The request did not arrive in time.\n")
-_HEAD_TOO_LARGE = _canned("431 Request Header Fields Too Large", "text/plain", b"The header is too large.\n")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_REFUSALS = (
-    (errors.LimitRequestLine, _canned("414 URI Too Long", "text/plain", b"The request line is too long.\n")),
-    (errors.LimitRequestHeaders, _HEAD_TOO_LARGE),
-    (errors.UnsupportedTransferCoding, _canned("501 Not Implemented", "text/plain", b"Send it chunked or whole.\n")),
-    (errors.ExpectationFailed, _canned("417 Expectation Failed", "text/plain", b"Nothing is expected.\n")),
-    ((errors.ParseException, errors.NoMoreData), _canned("400 Bad Request", "text/plain", b"This is no HTTP/1.1.\n")),
-)
+_REFUSALS = {
+    Refusal.UNREADABLE: _canned("400 Bad Request", "text/plain", b"This is no HTTP/1.1.\n"),
+    Refusal.LINE_TOO_LONG: _canned("414 URI Too Long", "text/plain", b"The request line is too long.\n"),
+    Refusal.UNKNOWN_EXPECTATION: _canned("417 Expectation Failed", "text/plain", b"Nothing is expected.\n"),
+    Refusal.HEAD_TOO_LARGE: _canned(
+        "431 Request Header Fields Too Large", "text/plain", b"The header is too large.\n"
+    ),
+    Refusal.UNKNOWN_CODING: _canned("501 Not Implemented", "text/plain", b"Send it chunked or whole.\n"),
+}
 
 
 class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
@@ -88,9 +87,9 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         self.cfg.__dict__.update({name: setting.get() for name, setting in self.cfg.settings.items()})
         self._poller = selectors.DefaultSelector()
         self._connections: dict[Connection, None] = {}  # the oldest first
-        self._ready: deque[tuple[Connection, Piece, float]] = deque()  # requests to be begun, and when they came
+        self._ready: deque[tuple[Connection, Request, float]] = deque()  # requests to be begun, and when they came
         self._at_work = 0  # requests that are begun
-        self._health_ready: deque[tuple[Connection, Piece, float]] = deque()
+        self._health_ready: deque[tuple[Connection, Request, float]] = deque()
         self._held = 0
         self._turned_away = 0
         self._checked = 0.0
@@ -103,6 +102,13 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         super().load_wsgi()
         self.settings = self.wsgi.settings
         self._metrics = self.wsgi.metrics
+        self._limits = Limits(
+            self.settings.server.max_body,
+            self.cfg.limit_request_line or MAX_HEAD,
+            self.cfg.limit_request_fields,
+            self.cfg.limit_request_field_size or MAX_HEAD,
+            refuse_underscores=self.cfg.header_map == "refuse",
+        )
         # Each of what waits has a connection to the database, and a question about health has one.
         threads = min(self.cfg.threads, max(1, self.settings.connections - 1))
         self._loop = Loop(self._poller, Threads(threads, "request"), self._wake)
@@ -221,7 +227,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
                 context = gunicorn_sock.ssl_context(self.cfg) if self.cfg.is_ssl and not health else None
                 # What a client calls its end of a Unix socket is its own choice, and no address.
                 peer = peer if isinstance(peer, tuple) else ""
-                connection = Connection(client, peer, Incoming(self.settings.server.max_body), context)
+                connection = Connection(client, peer, Incoming(self._limits), context)
             except OSError:  # it is gone already
                 client.close()
                 continue
@@ -321,7 +327,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         return (
             connection.state is State.REQUEST
             and connection.watched == selectors.EVENT_READ
-            and not connection.incoming
+            and not connection.incoming.ready
             and not connection.has_more()
         )
 
@@ -332,8 +338,8 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
 
     def _receive(self, connection: Connection) -> None:
         incoming = connection.incoming
-        piece = self._take(connection)
-        while piece is None:
+        request = self._take(connection)
+        while request is None:
             begun = incoming.begun
             data = connection.read()
             if data is None:
@@ -345,11 +351,11 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             incoming.feed(data)
             if not begun:
                 connection.deadline = time.monotonic() + self.settings.server.read_timeout
-            piece = self._take(connection)
-            if piece is None and (incoming.too_long or self._too_much(connection)):
-                self._say_last(connection, _HEAD_TOO_LARGE if incoming.too_long else self._busy())
+            request = self._take(connection)
+            if request is None and self._too_much(connection):
+                self._say_last(connection, self._busy())
                 return
-            if piece is None and not connection.has_more():
+            if request is None and not connection.has_more():
                 self._watch(connection, selectors.EVENT_READ)
                 return
         # Nearly always nothing comes before the answer, and then it is watched for the next request already.
@@ -359,24 +365,25 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             self._say_last(connection, self._busy())
             return
         connection.state = State.ANSWER
-        connection.last = piece.last
-        (self._health_ready if connection.health else self._ready).append((connection, piece, time.monotonic()))
+        connection.last = request.last
+        (self._health_ready if connection.health else self._ready).append((connection, request, time.monotonic()))
 
     @property
     def _pending(self) -> int:
         """Requests that are worked on or wait for that."""
         return len(self._ready) + self._at_work
 
-    def _take(self, connection: Connection) -> Piece | None:
-        piece = connection.incoming.take()
-        if piece is None and connection.incoming.expects_continue:
-            connection.incoming.expects_continue = False
+    def _take(self, connection: Connection) -> Request | None:
+        incoming = connection.incoming
+        request = incoming.take()
+        if request is None and incoming.expects_continue:
+            incoming.expects_continue = False
             connection.out += _CONTINUE
             connection.flush()
-        held = len(connection.incoming) + (len(piece.data) if piece else 0)
+        held = len(incoming) + (request.size if request else 0)
         self._held += held - connection.held
         connection.held = held
-        return piece
+        return request
 
     def _too_much(self, connection: Connection) -> bool:
         return self._held > _MAX_HELD and connection.held > _ORDINARY
@@ -389,7 +396,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         """Answers without a thread; the connection ends with it."""
         self._held -= connection.held
         connection.held = 0
-        connection.incoming = Incoming(0)
+        connection.incoming.close()
         connection.out += answer
         connection.last = True
         connection.state = State.SENDING
@@ -409,15 +416,15 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
 
     # --- in a task of its own -----------------------------------------------------------------------------------------
 
-    def _serve(self, connection: Connection, piece: Piece, arrived: float) -> None:
+    def _serve(self, connection: Connection, request: Request, arrived: float) -> None:
         try:
             if time.monotonic() - arrived > _MAX_WAIT_S and not connection.health:
                 connection.last = True
                 connection.out += self._busy()
-            elif len(piece.data) > _ORDINARY:  # a long one must not keep the others waiting
-                elsewhere(partial(self._answer, connection, piece, arrived))
+            elif request.size > _ORDINARY:  # a long one must not keep the others waiting
+                elsewhere(partial(self._answer, connection, request, arrived))
             else:
-                self._answer(connection, piece, arrived)
+                self._answer(connection, request, arrived)
         except Exception as error:
             with suppress(MemoryError):
                 _log.error("unexpected_error", exc_info=error)
@@ -432,50 +439,22 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         connection.deadline = time.monotonic() + self.settings.server.read_timeout
         self._guarded(connection)
 
-    def _answer(self, connection: Connection, piece: Piece, arrived: float) -> None:
-        parser = RequestParser(self.cfg, _slices(piece.data), connection.peer)
-        try:
-            request = next(parser)
-        except (errors.ParseException, errors.NoMoreData, StopIteration) as error:
-            # Not what it says: a body taken for a header would be in the message.
-            _log.warning("request_unreadable", peer=_address(connection), reason=type(error).__name__)
-            connection.last = True
-            connection.out += next((one for kind, one in _REFUSALS if isinstance(error, kind)), _REFUSALS[-1][1])
+    def _answer(self, connection: Connection, request: Request, arrived: float) -> None:
+        if request.refusal is not None:
+            _log.warning("request_unreadable", peer=_address(connection), reason=request.refusal.value)
+            connection.out += _REFUSALS[request.refusal]
             return
-        if connection.last or not self.alive or not self.cfg.keepalive:
-            request.force_close()
-        self.cfg.pre_request(self, request)
-        response, environ = wsgi.create(request, connection, connection.peer, connection.local, self.cfg)
-        environ["wsgi.multithread"] = True
+        environ = gateway.variables(request, connection, "https" if self.cfg.is_ssl else "http")
         environ[ARRIVED] = arrived
         self.nr += 1
-        if self.nr >= self.max_requests and self.alive:
+        if self.nr >= self.max_requests:
             self.alive = False
-            response.force_close()
-        parts = self.wsgi(environ, response.start_response)
-        try:
-            for part in parts if request.method != "HEAD" else ():
-                response.write(part)
-            response.close()
-        finally:
-            if hasattr(parts, "close"):
-                parts.close()
-            self.cfg.post_request(self, request, environ, response)
-        connection.last = connection.last or response.should_close() or not _read_up(parser)
-
-
-def _slices(data: bytes) -> Iterator[bytes]:
-    """As a socket gives them: gunicorn copies the rest of what it has for each chunk of a body."""
-    for at in range(0, len(data), 8192):
-        yield data[at : at + 8192]
-
-
-def _read_up(parser: RequestParser) -> bool:
-    """Whether gunicorn's parser saw the end of the request where `framing` saw it."""
-    try:
-        return bool(parser.finish_body()) and not parser.unreader.buf.getvalue()
-    except (errors.ParseException, errors.NoMoreData):
-        return False
+        answer = gateway.Answer()
+        body = b"".join(self.wsgi(environ, answer.start))
+        connection.last = connection.last or not self.alive or not self.cfg.keepalive
+        connection.out += answer.head(last=connection.last)
+        if request.method != "HEAD":
+            connection.out += body
 
 
 def _address(connection: Connection) -> str:

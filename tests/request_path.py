@@ -1,5 +1,5 @@
-"""The whole way of a request in this process: bytes of a connection -> framing -> gunicorn's parser -> application ->
-database -> bytes of the answer; and what must hold of it whatever the bytes are."""
+"""The whole way of a request in this process: bytes of a connection -> request -> application -> database -> bytes of
+the answer; and what must hold of it whatever the bytes are."""
 
 import io
 import json
@@ -19,7 +19,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from station import config, log, store
     from station.app import Station
-    from station.framing import Incoming
+    from station.request import Incoming, Limits
     from station.worker import Worker
 
 MAX_BODY = 200_000
@@ -39,12 +39,6 @@ class _Connection:
         self.last = False
         self.peer = PEER
         self.local = ("127.0.0.1", 8080)
-
-    def sendall(self, data: bytes) -> None:
-        self.out += data
-
-    def send(self, data: bytes) -> int:
-        return len(data)
 
     def getsockname(self) -> Any:
         return self.local
@@ -70,12 +64,13 @@ class RequestPath:
 
     def send(self, data: bytes) -> list[tuple[int, bytes, bytes]]:
         """Status, header and body of each answer to what came on one connection."""
-        incoming = Incoming(MAX_BODY)
+        incoming = Incoming(Limits(MAX_BODY))
         incoming.feed(data)
         connection = _Connection()
-        while not connection.last and (piece := incoming.take()) is not None:
-            connection.last = piece.last
-            self.worker._answer(connection, piece, time.monotonic())
+        while not connection.last and (request := incoming.take()) is not None:
+            connection.last = request.last
+            self.worker._answer(connection, request, time.monotonic())
+        incoming.close()
         answers = []
         out = bytes(connection.out)
         while out:

@@ -27,17 +27,19 @@ ONLY_USER = {
     "pydantic": ["station.config"],
     "structlog": ["station.log"],
     "prometheus_client": ["station.metrics"],
+    "httptools": ["station.request"],
 }
 
 # A module may import only what stands before it.
 ORDER = [
     "station.errors", "station.folder", "station.receipt", "station.config",
     "station.log", "station.threads", "station.loop",
-    "station.certificate", "station.trust", "station.tls", "station.framing", "station.contract", "station.masking",
+    "station.certificate", "station.trust", "station.tls", "station.request", "station.contract", "station.masking",
     "station.journal", "station.store", "station.patience", "station.export", "station.stamps", "station.statistics",
     "station.gpd", "station.intake", "station.soap", "station.reconcile", "station.replay", "station.purge",
     "station.metrics", "station.health", "station.app", "station.wsgi", "station.connection",
-    "station.worker", "station.metrics_folder", "station.server", "station.production", "station.demo", "station.cli",
+    "station.gateway", "station.worker", "station.metrics_folder", "station.server", "station.production", "station.demo",
+    "station.cli",
 ]  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from loops import in_a_loop
 
-from station.framing import Piece
+from station.request import Request
 
 with warnings.catch_warnings():
     # Spyne imports what is deprecated, its own copy of six and cgi among them.
@@ -49,7 +49,7 @@ def test_a_long_request_is_computed_elsewhere(size, in_loop):
         _guarded=lambda one: computed.append(one.state),
         settings=SimpleNamespace(server=SimpleNamespace(read_timeout=10)),
     )
-    in_a_loop(lambda: worker.Worker._serve(loop, connection, Piece(b"x" * size), time.monotonic()))
+    in_a_loop(lambda: worker.Worker._serve(loop, connection, Request(size=size), time.monotonic()))
     assert computed[1] is worker.State.SENDING
     assert (computed[0] == threading.get_ident()) is in_loop
     assert (loop._at_work, loop._held) == (0, 0)

@@ -301,7 +301,7 @@ def test_wrong_length(attacked, connect):
         (b"GET / HTTP/1.1\r\nX: " + b"y" * 200_000, 431),
         (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 500 + b"\r\n", 431),
         (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 50_000, 431),
-        (b"x" * 200_000, 431),
+        (b"x" * 200_000, 400),
         (b"GET /\x00 HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         (b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         (b"PROXY TCP4 127.0.0.1 127.0.0.1 1 2\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
@@ -369,6 +369,20 @@ def test_continue(attacked, request):
     connection.sock.sendall(HEAD + b"Expect: 100-continue\r\nContent-Length: 1000001\r\n\r\n")
     assert statuses(read_all(connection.sock)) == [413]
     connection.close()
+
+
+def test_another_protocol_is_offered(attacked, connect, request):
+    """A client that would rather speak HTTP/2, as Java's `HttpClient` says with each request, has its receipts stored."""
+    connection = connect(attacked)
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\n"
+    for _ in range(3):
+        raw = an_envelope(a_request())
+        connection.sendall(HEAD + offer + b"Content-Length: %d\r\n\r\n" % len(raw))
+        connection.sendall(raw)
+        answer = connection.recv(65536)
+        assert statuses(answer) == [200]
+        assert b"<outcome>OK</outcome>" in answer
+        request.node.user_properties.append(("pushed", 1))
 
 
 def test_nothing_is_obeyed_in_the_log(attacked, connect, request):

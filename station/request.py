@@ -1,0 +1,293 @@
+"""The bytes of a connection, read into requests. What is odd in them is refused, and ends the connection.
+
+One reader, httptools (llhttp, which reads for Node.js): a request that two readers take for different ones could hide
+another one (request smuggling). It is as strict as it comes. What it leaves open is decided here: the bounds on what
+is kept, which transfer codings and versions are served, which fields may come once only.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import lru_cache
+from typing import Any, NamedTuple, NoReturn
+
+from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
+
+# Room for 100 header fields, a proxy's copy of a client certificate with its chain among them.
+MAX_HEAD = 64 * 1024
+# Each chunk costs time, however small it is: a body of some MiB in chunks of one byte would take seconds.
+_MAX_CHUNKS = 16 * 1024
+_MAX_OVERHEAD = 256 * 1024  # the head, the lines of all chunks, and the trailers
+# What is beyond the limit of a body is still read up to this much, so that the sender reads our answer before a reset.
+DRAIN = 4 * 1024 * 1024
+# Requests that came before the first of them was answered. What is read at once holds thousands of the shortest ones.
+_MOST_AHEAD = 64
+
+_VERSIONS = ("1.1", "1.0")
+# llhttp reads ICE and RTSP as well, whose versions are not told apart.
+_OTHER_PROTOCOLS = (
+    "SOURCE", "DESCRIBE", "ANNOUNCE", "SETUP", "PLAY", "PAUSE", "TEARDOWN", "GET_PARAMETER", "SET_PARAMETER",
+    "REDIRECT", "RECORD", "FLUSH",
+)  # fmt: skip
+# RFC 9110 section 5.3: several of them cannot be one list.
+_ONCE = ("HTTP_HOST", "CONTENT_TYPE", "CONTENT_LENGTH")
+
+
+class Refusal(Enum):
+    """Why a request is not served. The worker has an answer for each."""
+
+    UNREADABLE = "unreadable"
+    LINE_TOO_LONG = "line_too_long"
+    HEAD_TOO_LARGE = "head_too_large"
+    UNKNOWN_CODING = "unknown_coding"
+    UNKNOWN_EXPECTATION = "unknown_expectation"
+
+
+class Limits(NamedTuple):
+    """What a request may have, in bytes where it says nothing else."""
+
+    body: int
+    line: int = 4094  # its target
+    fields: int = 100  # how many
+    field: int = 32 * 1024  # name and value of one
+    # Client_Cert stands for Client-Cert where header fields become variables: such a name is left out, or refused.
+    refuse_underscores: bool = False
+
+
+@dataclass(slots=True)
+class Request:
+    """One request: `variables` are its header fields as WSGI names them. Where `refusal` says why, nothing else counts.
+
+    `last`: the connection ends with it, since it says so or nothing that follows can be understood. `body` holds no
+    more than a little over the limit of what a body may have; `size` is of all that is kept.
+    """
+
+    method: str = ""
+    target: bytes = b""
+    version: str = "1.1"
+    variables: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    size: int = 0
+    last: bool = False
+    refusal: Refusal | None = None
+
+
+class _EndedError(Exception):
+    """Ends the parser's work from within."""
+
+
+class Incoming:
+    """The requests of one connection, and what was read of the next one.
+
+    The methods `on_…` are httptools' and nobody else's.
+    """
+
+    __slots__ = (
+        "_begun", "_body", "_body_size", "_chunks", "_completed", "_ended", "_fed", "_fields", "_in_body", "_limits",
+        "_parser", "_request", "_requests", "_room", "_upgrading", "expects_continue",
+    )  # fmt: skip
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._parser: Any = HttpRequestParser(self)
+        self._requests: deque[Request] = deque()
+        self._request = Request()  # the one that is read
+        self._completed = 0  # requests
+        self._fed = 0  # bytes since the last of them
+        self._begun = False
+        self._fields = 0
+        self._in_body = False
+        self._body: list[bytes] = []
+        self._body_size = 0  # with what is not kept
+        self._room = limits.body  # less than 0: the body is over its limit, and what follows is not kept
+        self._chunks = 0
+        self._upgrading = False  # another protocol is offered, and the body comes
+        self._ended = False  # nothing is read any more
+        self.expects_continue = False
+
+    def feed(self, data: bytes) -> None:
+        """Takes in what was read."""
+        if self._ended:
+            return
+        completed = self._completed
+        try:
+            self._parse(data)
+        except HttpParserError as error:
+            if not self._ended:
+                if isinstance(error, HttpParserCallbackError):  # an error of ours, as of memory
+                    raise (error.__context__ or error) from None
+                self._end(Refusal.UNREADABLE)
+            return
+        if self._ended:
+            return
+        self._fed = self._fed + len(data) if completed == self._completed else 0
+        if self._in_body:
+            if self._fed - self._body_size > _MAX_OVERHEAD:
+                self._give_up()
+        elif self._fed > MAX_HEAD:
+            self._end(Refusal.HEAD_TOO_LARGE)
+
+    def take(self) -> Request | None:
+        """The next request, when it is whole. `None`: more must be read first."""
+        return self._requests.popleft() if self._requests else None
+
+    @property
+    def ready(self) -> bool:
+        """Whether a request is whole."""
+        return bool(self._requests)
+
+    @property
+    def begun(self) -> bool:
+        """Whether more than an empty line has come since the last request that is whole (RFC 9112 section 2.2)."""
+        return self._begun or self._fed > len(b"\r\n")
+
+    def __len__(self) -> int:
+        """Bytes in memory."""
+        size = self._request.size if self._in_body else self._fed
+        return size + sum([request.size for request in self._requests]) if self._requests else size
+
+    def close(self) -> None:
+        """Forgets everything. The parser and this refer to each other: only Python's collector would free them."""
+        self._ended = True
+        self._parser = None
+        self._requests.clear()
+
+    def _parse(self, data: bytes) -> None:
+        while data:
+            try:
+                self._parser.feed_data(data)
+                return
+            except HttpParserUpgrade as upgrade:
+                data = data[upgrade.args[0] :] if not self._ended else b""
+                if self._upgrading:
+                    self._stay()
+
+    def _stay(self) -> None:
+        """We stay with HTTP/1.1, whatever is offered. httptools leaves the body of such a request to the new protocol.
+
+        Java's `HttpClient` offers HTTP/2 with each request.
+        """
+        length = self._request.variables.get("CONTENT_LENGTH")
+        framing = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
+        self._upgrading = False
+        self._parser = HttpRequestParser(self)
+        self._parser.feed_data(f"POST / HTTP/1.1\r\n{framing}\r\n\r\n".encode())
+
+    def _end(self, refusal: Refusal | None) -> None:
+        """The request that is read is the last one, whole or not."""
+        self._request.refusal = refusal
+        self._request.last = True
+        self._complete()
+
+    def _stop(self, refusal: Refusal | None) -> NoReturn:
+        self._end(refusal)
+        raise _EndedError
+
+    def _give_up(self) -> None:
+        """The body is not waited for: it is too large, or in too many parts."""
+        self._end(None if self._room < 0 else Refusal.UNREADABLE)
+
+    def _complete(self) -> None:
+        request = self._request
+        request.body = b"".join(self._body)
+        self._requests.append(request)
+        self._ended = request.last
+        self._request = Request()
+        self._completed += 1
+        self._fed = self._fields = self._body_size = self._chunks = 0
+        self._body = []
+        self._room = self._limits.body
+        self._begun = self._in_body = self.expects_continue = False
+
+    # --- httptools tells ----------------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        if len(self._requests) >= _MOST_AHEAD:  # these are answered; the client has to send the others again
+            self._requests[-1].last = self._ended = True
+            raise _EndedError
+        self._begun = True
+
+    def on_url(self, part: bytes) -> None:
+        if self._in_body:  # `_stay`
+            return
+        request = self._request
+        request.target += part
+        request.size += len(part)
+        if len(request.target) > self._limits.line:
+            self._stop(Refusal.LINE_TOO_LONG)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._fields += 1
+        if self._fields > self._limits.fields or len(name) + len(value) > self._limits.field:
+            self._stop(Refusal.HEAD_TOO_LARGE)
+        if self._in_body:  # a trailer, which nobody asks for
+            return
+        request = self._request
+        request.size += len(name) + len(value)
+        if b"_" in name:
+            if self._limits.refuse_underscores:
+                self._stop(Refusal.UNREADABLE)
+            return
+        variable = _variable(name)
+        text = value.decode("latin-1").strip(" \t")
+        before = request.variables.get(variable)
+        if before is not None:
+            if variable in _ONCE:
+                self._stop(Refusal.UNREADABLE)
+            text = f"{before},{text}"
+        request.variables[variable] = text
+
+    def on_headers_complete(self) -> None:
+        if self._in_body:  # `_stay`
+            return
+        request = self._request
+        request.method = self._parser.get_method().decode()
+        request.version = self._parser.get_http_version()
+        request.last = request.method == "CONNECT" or not self._parser.should_keep_alive()
+        length = request.variables.get("CONTENT_LENGTH")
+        coding = request.variables.get("HTTP_TRANSFER_ENCODING")
+        if request.version not in _VERSIONS or request.method in _OTHER_PROTOCOLS:
+            self._stop(Refusal.UNREADABLE)
+        if coding is not None:
+            if length is not None or request.version == "1.0":
+                self._stop(Refusal.UNREADABLE)
+            if coding.lower() != "chunked":
+                self._stop(Refusal.UNKNOWN_CODING)
+        if length is not None and int(length) > self._limits.body:
+            self._room = -1
+        expected = request.variables.get("HTTP_EXPECT")
+        if expected is not None:
+            if expected.lower() != "100-continue":
+                self._stop(Refusal.UNKNOWN_EXPECTATION)
+            if self._room < 0:  # it asked before sending, and is answered no
+                self._stop(None)
+            self.expects_continue = request.version == "1.1"
+        self._in_body = True
+        self._upgrading = self._parser.should_upgrade() and (coding is not None or length not in (None, "0"))
+
+    def on_chunk_header(self) -> None:
+        self._chunks += 1
+        if self._chunks > _MAX_CHUNKS:
+            self._give_up()
+            raise _EndedError
+
+    def on_body(self, part: bytes) -> None:
+        self._body_size += len(part)
+        if self._room >= 0:
+            self._room -= len(part)
+            self._body.append(part)
+            self._request.size += len(part)
+        elif self._body_size > DRAIN + self._limits.body:
+            self._give_up()
+            raise _EndedError
+
+    def on_message_complete(self) -> None:
+        if not self._upgrading:
+            self._complete()
+
+
+@lru_cache(maxsize=128)
+def _variable(name: bytes) -> str:
+    """What WSGI calls a header field."""
+    variable = name.decode("ascii").upper().replace("-", "_")
+    return variable if variable in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{variable}"
