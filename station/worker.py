@@ -69,9 +69,7 @@ _REFUSALS = {
     Refusal.UNREADABLE: _canned("400 Bad Request", "text/plain", b"This is no HTTP/1.1.\n"),
     Refusal.LINE_TOO_LONG: _canned("414 URI Too Long", "text/plain", b"The request line is too long.\n"),
     Refusal.UNKNOWN_EXPECTATION: _canned("417 Expectation Failed", "text/plain", b"Nothing is expected.\n"),
-    Refusal.HEAD_TOO_LARGE: _canned(
-        "431 Request Header Fields Too Large", "text/plain", b"The header is too large.\n"
-    ),
+    Refusal.HEAD_TOO_LARGE: _canned("431 Request Header Fields Too Large", "text/plain", b"The header is too large.\n"),
     Refusal.UNKNOWN_CODING: _canned("501 Not Implemented", "text/plain", b"Send it chunked or whole.\n"),
 }
 

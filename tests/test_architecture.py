@@ -38,8 +38,8 @@ ORDER = [
     "station.journal", "station.store", "station.patience", "station.export", "station.stamps", "station.statistics",
     "station.gpd", "station.intake", "station.soap", "station.reconcile", "station.replay", "station.purge",
     "station.metrics", "station.health", "station.app", "station.wsgi", "station.connection",
-    "station.gateway", "station.worker", "station.metrics_folder", "station.server", "station.production", "station.demo",
-    "station.cli",
+    "station.gateway", "station.worker", "station.metrics_folder", "station.server", "station.production",
+    "station.demo", "station.cli",
 ]  # fmt: skip
 
 

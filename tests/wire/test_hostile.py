@@ -372,7 +372,7 @@ def test_continue(attacked, request):
 
 
 def test_another_protocol_is_offered(attacked, connect, request):
-    """A client that would rather speak HTTP/2, as Java's `HttpClient` says with each request, has its receipts stored."""
+    """A client that offers HTTP/2 with each request, as Java's `HttpClient` does, has its receipts stored."""
     connection = connect(attacked)
     offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\n"
     for _ in range(3):
