@@ -151,6 +151,7 @@ class Incoming:
         self._ended = True
         self._parser = None
         self._requests.clear()
+        self._begin()
 
     def _parse(self, data: bytes) -> None:
         while data:
@@ -192,8 +193,11 @@ class Incoming:
         request.body = b"".join(self._body)
         self._requests.append(request)
         self._ended = request.last
-        self._request = Request()
         self._completed += 1
+        self._begin()
+
+    def _begin(self) -> None:
+        self._request = Request()
         self._fed = self._fields = self._body_size = self._chunks = 0
         self._body = []
         self._room = self._limits.body
@@ -202,6 +206,8 @@ class Incoming:
     # --- httptools tells ----------------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
+        if self._ended:
+            raise _EndedError
         if len(self._requests) >= _MOST_AHEAD:  # these are answered; the client has to send the others again
             self._requests[-1].last = self._ended = True
             raise _EndedError

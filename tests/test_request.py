@@ -4,6 +4,7 @@ gunicorn's own parser, which shares nothing with httptools, is the other reader.
 """
 
 import gc
+import re
 
 import pytest
 from gunicorn.config import Config
@@ -111,6 +112,7 @@ def test_what_it_says():
         (b"GET / HTTP/1.0\r\n\r\n", True),
         (b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", False),
         (b"CONNECT a:1 HTTP/1.1\r\n\r\n", True),
+        (b"GET / HTTP/1.1\r\nConnection: close, upgrade\r\nUpgrade: h2c\r\nContent-Length: 1\r\n\r\n!", True),
     ],
 )
 def test_last(head, last):
@@ -144,6 +146,15 @@ def test_refused(data, refusal, cut):
     """What is not served says why, ends the connection, and hides nothing behind it. What came before is served."""
     found, _ = read(SMUGGLED + data + SMUGGLED, cut=cut)
     assert [(one.refusal, one.last) for one in found] == [(None, False), (refusal, True)]
+
+
+@pytest.mark.parametrize("target", ["/%s", "/?%s", "/#%s", "http://%s", "http://a%s:1/", "http://a/%s", "%s"])
+def test_targets_are_printable(target):
+    """No other byte than those of printable ASCII gets through, wherever in the target it stands."""
+    for byte in range(256):
+        head = (b"CONNECT " if target == "%s" else b"GET ") + target.replace("%s", "\0").encode() + b" HTTP/1.1\r\n\r\n"
+        for request in read(head.replace(b"\0", b"a" + bytes([byte]) + b"b"))[0]:
+            assert request.refusal is not None or re.fullmatch(rb"[!-~]+", request.target), byte
 
 
 @pytest.mark.parametrize("name", SMUGGLING)
