@@ -288,7 +288,11 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
                 self._watch(connection, selectors.EVENT_READ)
             else:
                 self._close(connection)
-        except (OSError, MemoryError):
+        except OSError:
+            self._close(connection)
+        except Exception as error:  # of memory, or one of ours: the other connections go on
+            with suppress(MemoryError):
+                _log.error("unexpected_error", exc_info=error)
             self._close(connection)
 
     def _go_on(self, connection: Connection) -> None:

@@ -61,3 +61,16 @@ def test_what_begins_has_a_bound():
     assert worker.Worker._may_begin(loop)
     loop._at_work += 1
     assert not worker.Worker._may_begin(loop)
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError, MemoryError, ValueError])
+def test_an_error_ends_its_own_connection_only(error):
+    """Whatever goes wrong with one connection: the loop goes on with the others."""
+
+    def fails(_):
+        raise error
+
+    closed = []
+    loop = SimpleNamespace(_go_on=fails, _close=closed.append)
+    worker.Worker._guarded(loop, "connection")
+    assert closed == ["connection"]
