@@ -20,10 +20,14 @@ with warnings.catch_warnings():
 
 from process import STATION, Server, migrate, running_server
 
-# What any operator's guide says to raise; durability is as PostgreSQL ships it (fsync, synchronous_commit on).
+# What docs/operations.md says to raise; durability is as PostgreSQL ships it (fsync, synchronous_commit on).
+_MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 POSTGRES_SETTINGS = {
-    "shared_buffers": "1GB", "max_wal_size": "8GB", "min_wal_size": "4GB", "max_connections": "100",
-}  # fmt: skip
+    "shared_buffers": f"{_MEMORY // 4 // 1024**2}MB",
+    "max_wal_size": "8GB",
+    "min_wal_size": "4GB",
+    "max_connections": "100",
+}
 # A server that has run for a while has files of its log to use again. A new one makes each, 16 MB that are written and
 # synced while everybody waits.
 _USED_LOG = 3_000_000_000
