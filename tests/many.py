@@ -33,7 +33,11 @@ def receipt(i: int) -> dict[str, Any]:
     """The `i`th receipt, as columns."""
     received_at = arrival(i)
     iuv = f"{i:017}"
-    amount = Decimal(9_999 + i) if i % 1000 == 0 else Decimal(100 + i * 7919 % 49_900) / 100
+    amount = Decimal(100 + i * 7919 % 49_900) / 100
+    if i % 1000 == 0:
+        amount = Decimal(9_999 + i)
+    elif i % 2 == 0 and i < 12_000:  # a tax that is no more
+        amount = Decimal("770.00")
     debtor = "ANONIMO" if i % 5 == 0 else f"DEBTOR{i // 4:010}"
     return {
         **key(i),

@@ -104,6 +104,7 @@ FILTERS: dict[str, tuple[store.Filter, Callable]] = {
         lambda r: f"{BROKER}_02" in r["stations"],
     ),
     "common amount": (F(amount_from=Decimal(16), amount_to=Decimal(16)), lambda r: r["amount"] == 16),
+    "amount of the old": (F(amount_from=Decimal(770), amount_to=Decimal(770)), lambda r: r["amount"] == 770),
     "rare amount": (F(amount_from=Decimal(10_999), amount_to=Decimal(10_999)), lambda r: r["amount"] == 10_999),
     "amounts": (
         F(amount_from=Decimal(100), amount_to=Decimal("200.5")),

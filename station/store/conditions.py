@@ -78,7 +78,7 @@ def plain(wanted: Filter) -> Iterator[Condition]:
         # As the index has it, word by word: a condition with parameters would not be known for the same.
         yield Condition(text("receipt.digital_stamp"), in_order="received_at")  # type: ignore[arg-type]
     if wanted.amount_from is not None and wanted.amount_from == wanted.amount_to:
-        yield Condition(receipt.amount == wanted.amount_from)
+        yield Condition(receipt.amount == wanted.amount_from, in_order="received_at")
     else:
         yield from _range(receipt.amount, wanted.amount_from, wanted.amount_to)
     yield from _range(receipt.payment_date_time, wanted.paid_from, wanted.paid_to)
