@@ -156,7 +156,7 @@ receipt = Table(
     Index(
         "ix_receipt_payer_id", "payer_id", "received_at", sqlite_where=_PAID_BY_OTHER, postgresql_where=_PAID_BY_OTHER
     ),
-    # Without the time, an amount that many paid last year and nobody since would be looked for through all of this year.
+    # Without the time, an amount that many paid once and nobody since would be looked for through all that is newer.
     Index("ix_receipt_amount", "amount", "received_at"),
     Index("ix_receipt_payment_date_time", "payment_date_time"),  # about 20 us: payments come nearly in order
     # Nothing to pay for most of what comes by push: few receipts have digital stamps.
