@@ -31,7 +31,9 @@ by `STATION_<SECTION>_<NAME>_FILE` with the path of a file that holds the value:
 written with commas there. The keys of an EC or broker in the file are set by `STATION_EC_<ID>_<NAME>` and
 `STATION_BROKER_<ID>_<NAME>`.
 
-`station serve` takes any option of gunicorn, too, and `GUNICORN_CMD_ARGS`; both go before the file. SIGHUP makes it
+`station serve` takes any option of gunicorn, too, and `GUNICORN_CMD_ARGS`; both go before the file. What gunicorn does
+with a request is not asked: its access log, its hooks `pre_request` and `post_request`, and `--forwarded-allow-ips`
+change nothing (`server.public_url` says by which address the station is reached). SIGHUP makes it
 read the configuration again: new worker processes take over while the old ones finish what they have. A configuration
 that cannot be loaded is refused, with a line in the log, and the old one stays.
 """

@@ -1,6 +1,7 @@
 """A row with all that belongs to it, inserted in one go. Nothing here commits."""
 
 import json
+import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, TypeAlias
@@ -27,7 +28,7 @@ def insert_whole(connection: Connection, table: Table, values: Mapping[str, Any]
     if connection.dialect.name == "postgresql":
         statement = _whole_statement(table, tuple(values), shape(parts))
         return connection.exec_driver_sql(statement, parameters(table, values, parts)).one_or_none() is not None
-    if _insert(connection, table, [values], if_new=True).rowcount == 0:
+    if not _insert(connection, table, [values], if_new=True):
         return False
     for part, rows in parts.items():
         if rows:
@@ -52,12 +53,25 @@ def run_sql(connection: Connection, statement: str, given: Mapping[str, Any]) ->
     return connection.exec_driver_sql(command, tuple(given[name] for name in names))
 
 
-def _insert(connection: Connection, table: Table, rows: Rows, *, if_new: bool = False) -> CursorResult[Any]:
-    """SQLite's statement for rows of one table, which SQLAlchemy only passes on as well: two thirds of the time."""
+def _insert(connection: Connection, table: Table, rows: Rows, *, if_new: bool = False) -> bool:
+    """SQLite's statement for rows of one table. Whether the last of them was inserted."""
     statement, columns = _sqlite_insert(connection.dialect, table, tuple(rows[0]))
-    given = [tuple(bind(row[name]) if bind else row[name] for name, bind in columns) for row in rows]
     statement += " ON CONFLICT DO NOTHING" if if_new else ""
-    return connection.exec_driver_sql(statement, given if len(given) > 1 else given[0])
+    count = 0
+    for row in rows:
+        count = run_on_sqlite(
+            connection, statement, tuple([bind(row[name]) if bind else row[name] for name, bind in columns])
+        )
+    return count > 0
+
+
+def run_on_sqlite(connection: Connection, statement: str, given: tuple[Any, ...]) -> int:
+    """How many rows it changed. By the driver, since SQLAlchemy takes as long to pass it on as SQLite to do it."""
+    raw: Any = connection.connection.dbapi_connection
+    try:
+        return int(raw.execute(statement, given).rowcount)
+    except sqlite3.Error:  # nothing of it was done: once more, for the error as SQLAlchemy has it
+        return connection.exec_driver_sql(statement, given).rowcount
 
 
 @cache
