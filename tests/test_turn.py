@@ -11,6 +11,7 @@ from sqlalchemy import event, text
 
 from station import loop, store
 from station.errors import StoreError
+from station.store.whole import run_on_sqlite
 
 
 @pytest.fixture
@@ -144,3 +145,23 @@ def test_a_slow_disk_is_for_a_thread(engine):
     for seconds in (0, 0.2, 0.2, 0, 0):
         together(engine, [work(seconds)])
     assert threads == [True, True, False, False, True]
+
+
+def test_all_undone_by_sqlite(engine):
+    """Where SQLite itself undoes the transaction, as on a full disk, nothing that came in it is written by itself."""
+    with store.transaction(engine) as connection:
+        connection.execute(
+            text(
+                "CREATE TRIGGER undo BEFORE INSERT ON written WHEN (SELECT count(*) FROM written) = 1 "
+                "BEGIN SELECT RAISE(ROLLBACK, 'undone'); END"
+            )
+        )
+
+    def write_two():
+        with store.transaction(engine) as connection:
+            for number in (1, 2):  # without the first one, the second could be written now
+                run_on_sqlite(connection, "INSERT INTO written VALUES (?)", (number,))
+
+    with pytest.raises(StoreError):
+        write_two()
+    assert numbers(engine) == []

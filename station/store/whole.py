@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, TypeAlias
 
-from sqlalchemy import JSON, Connection, CursorResult, Dialect, Engine, Table
+from sqlalchemy import JSON, Connection, CursorResult, Dialect, Engine, Table, exc
 from sqlalchemy.dialects import postgresql, sqlite
 
 from station.store.statements import numbered
@@ -70,7 +70,12 @@ def run_on_sqlite(connection: Connection, statement: str, given: tuple[Any, ...]
     raw: Any = connection.connection.dbapi_connection
     try:
         return int(raw.execute(statement, given).rowcount)
-    except sqlite3.Error:  # nothing of it was done: once more, for the error as SQLAlchemy has it
+    except sqlite3.Error as error:
+        if not raw.in_transaction:  # SQLite has undone all of it: what is run now would stand alone, and be committed
+            raise exc.DBAPIError.instance(
+                None, None, error, sqlite3.Error, hide_parameters=True, dialect=connection.dialect
+            ) from error
+        # Nothing of this statement was done: once more, for the error as SQLAlchemy has it.
         return connection.exec_driver_sql(statement, given).rowcount
 
 
