@@ -13,7 +13,7 @@ from station.journal import Exchange
 from station.receipt import Flag, Receipt, Source, Transfer
 from station.store import tables
 from station.store.together import run_alone
-from station.store.whole import Shape, insert_part, insert_whole, parameters, run_sql, shape, with_whole
+from station.store.whole import Shape, insert_parts, insert_whole, parameters, run_sql, shape, with_whole
 
 
 class Recorded(StrEnum):
@@ -93,7 +93,7 @@ def record_alone(
 def _alone(names: tuple[str, ...], parts: Shape) -> str:
     """The statement: the receipt is inserted with its parts, or counted as sent again, or neither."""
     of_either = {"wherever": "became", "outcome": "became.outcome"}
-    inserts = [insert_part(part, one, **(of_either if part is tables.journal else {})) for part, one in parts]
+    inserts = [insert_parts(part, count, **(of_either if part is tables.journal else {})) for part, count in parts]
     return f"{with_whole(tables.receipt, names)}, {_SENT_AGAIN}, {', '.join(inserts)} SELECT outcome FROM became"  # noqa: S608
 
 

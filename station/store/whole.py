@@ -87,18 +87,18 @@ def _sqlite_insert(dialect: Dialect, table: Table, names: tuple[str, ...]) -> tu
     return statement, [(name, table.c[name].type.dialect_impl(dialect).bind_processor(dialect)) for name in names]
 
 
-# Of which tables there are parts, and of which only one.
-Shape: TypeAlias = tuple[tuple[Table, bool], ...]
+# Of which tables there are parts, and how many.
+Shape: TypeAlias = tuple[tuple[Table, int], ...]
 
 
 def shape(parts: Mapping[Table, Rows]) -> Shape:
     """What the statement for a row and its parts depends on."""
-    return tuple((part, len(rows) == 1) for part, rows in parts.items() if rows)
+    return tuple((part, len(rows)) for part, rows in parts.items() if rows)
 
 
 @cache
 def _whole_statement(table: Table, names: tuple[str, ...], parts: Shape) -> str:
-    clauses = with_whole(table, names), *(insert_part(part, one) for part, one in parts)
+    clauses = with_whole(table, names), *(insert_parts(part, count) for part, count in parts)
     return f"{', '.join(clauses)} SELECT 1 FROM whole"  # noqa: S608
 
 
@@ -115,18 +115,17 @@ def with_whole(table: Table, names: Iterable[str]) -> str:
     )
 
 
-def insert_part(part: Table, one: bool, *, wherever: str = "whole", **instead: str) -> str:
-    """The clause that inserts the rows of `part` where `wherever` has a row. `instead` has SQL for some columns.
+def insert_parts(part: Table, count: int, *, wherever: str = "whole", **instead: str) -> str:
+    """The clauses that insert so many rows of `part` where `wherever` has a row. `instead` has SQL for some columns.
 
-    `one` row comes as parameters. Several come as JSON, and the table itself says of which types that is.
+    Each row has its own: several in one, as JSON or VALUES, took PostgreSQL longer.
     """
-    names = [column.name for column in part.c]
-    source = f"%({part.name}.{{}})s" if one else "part.{}"
-    values = ", ".join(instead.get(name, source.format(name)) for name in names)
-    rows = "" if one else f", json_populate_recordset(NULL::{part.name}, %({part.name} rows)s) AS part"
-    return (
-        f"part_{part.name} AS (INSERT INTO {part.name} ({', '.join(names)}) SELECT {values} FROM {wherever}{rows} "  # noqa: S608
-        "ON CONFLICT DO NOTHING)"
+    names = _names(part)
+    return ", ".join(
+        f"{part.name}_{number} AS (INSERT INTO {part.name} ({', '.join(names)}) SELECT "  # noqa: S608
+        f"{', '.join(instead.get(name, f'%({place})s') for name, place in zip(names, places, strict=True))} "
+        f"FROM {wherever} ON CONFLICT DO NOTHING)"
+        for number, places in enumerate(_places(part, count))
     )
 
 
@@ -136,15 +135,17 @@ def parameters(table: Table, values: Mapping[str, Any], parts: Mapping[Table, Ro
     for name in _json_columns(table):
         given[name] = _json_or_none(values.get(name))
     for part, rows in parts.items():
-        if len(rows) == 1:
-            row = rows[0]
-            places, names = _places(part)
+        names, in_json = _names(part), _json_columns(part)
+        for number, (row, places) in enumerate(zip(rows, _places(part, len(rows)), strict=True)):
             given.update(zip(places, map(row.get, names), strict=True))
-            for name in _json_columns(part):
-                given[f"{part.name}.{name}"] = _json_or_none(row.get(name))
-        elif rows:
-            given[f"{part.name} rows"] = _as_json(rows)
+            for name in in_json:
+                given[_place(part, number, name)] = _json_or_none(row.get(name))
     return given
+
+
+@cache
+def _names(table: Table) -> list[str]:
+    return [column.name for column in table.c]
 
 
 @cache
@@ -153,19 +154,17 @@ def _json_columns(table: Table) -> list[str]:
 
 
 @cache
-def _places(part: Table) -> tuple[list[str], list[str]]:
-    """The parameters for the only row of a part, and their columns."""
-    names = [column.name for column in part.c]
-    return [f"{part.name}.{name}" for name in names], names
+def _places(part: Table, count: int) -> list[list[str]]:
+    """The parameters for so many rows of a part."""
+    return [[_place(part, number, name) for name in _names(part)] for number in range(count)]
+
+
+def _place(part: Table, number: int, name: str) -> str:
+    return f"{part.name}.{number}.{name}"
 
 
 def _json_or_none(value: Any) -> str | None:
     return None if value is None else _as_json(value)
 
 
-def _text(one: Any) -> str:
-    return f"\\x{one.hex()}" if isinstance(one, bytes) else str(one)
-
-
-# JSON as PostgreSQL reads it into columns of any type.
-_as_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_text).encode
+_as_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
