@@ -33,6 +33,7 @@ _ADDRESS = re.compile(r"[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64})+|(?<=://)[^/\
 
 
 _SHORTEST_CODE = 15  # an IBAN's; neither has only digits
+_ID = re.compile(r"[0-9A-Fa-f]{32}")  # as most long values are, and none of these codes
 
 
 def safe(text: str) -> str:
@@ -41,7 +42,7 @@ def safe(text: str) -> str:
         text = text[:_MAX_LENGTH] + "..."
     if "@" in text:
         text = _ADDRESS.sub("***", text)
-    if len(text) >= _SHORTEST_CODE and not text.isdecimal():
+    if len(text) >= _SHORTEST_CODE and not text.isdecimal() and not _ID.fullmatch(text):
         text = _CODE.sub("***", text)
     return printable(text)
 
