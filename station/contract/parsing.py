@@ -55,8 +55,8 @@ _BOMS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 # The largest request has some 1,000 elements, and attributes on the envelope only. libxml2 validates attributes in time
 # that grows with their square: 80,000 of them on one element, 1 MiB of body, took 92 s.
 _TOO_MUCH = "count(//*) > 20000 or count(//@*) > 1000"
-# An attribute takes five bytes at least, as its namespace's name does: in a document of this size, as most are, there is
-# no need to count anything.
+# An attribute takes five bytes at least, and so does the name of a namespace: in a document of this size, as most are,
+# there is no need to count anything.
 _NEVER_TOO_MUCH = 5_000
 # The same before a tree is built, which takes thirty times the memory of such a document.
 _MAX_TAGS = 50_000
