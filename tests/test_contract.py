@@ -116,6 +116,23 @@ def test_no_more_than_a_request_may_have(raw):
         contract.parse(b"<r>" + raw + b"</r>")
 
 
+@pytest.mark.parametrize("count", [2_000, 2_001])
+@pytest.mark.parametrize(
+    ("encoding", "spelt"),
+    [("UTF-8", "xmlns"), ("UTF-16", "xmlns"), ("UTF-32", "xmlns"), ("UTF-7", "+AHg-mlns"), ("JAVA", r"\u0078mlns")],
+)
+def test_no_more_namespaces_than_a_request_may_declare(encoding, spelt, count):
+    """To validate takes elements times namespaces, in whatever bytes they are written."""
+    declared = "".join(f" {spelt}:n{number}='u'" for number in range(count))
+    raw = f"<?xml version='1.0' encoding='{encoding}'?><a{declared}/>"
+    raw = raw.encode(encoding if encoding in ("UTF-16", "UTF-32") else "ascii")
+    if count > 2_000:
+        with pytest.raises(MalformedDocumentError, match="more than 2000 declarations of namespaces"):
+            contract.parse(raw)
+    else:
+        contract.parse(raw)
+
+
 def test_schema_hint_is_not_followed(tmp_path):
     """A schema that the document names is never loaded: it could be any file or address, and change what is valid."""
     pipe = tmp_path / "hint.xsd"

@@ -114,6 +114,9 @@ ATTACKS = {
     "64 attributes on thousands of elements": (put(MANY_ATTRIBUTES * 1_500, b"</metadata>"), {400}),
     "40,000 namespaces": (put(b"<a " + b"".join(b"xmlns:n%d='u%d' " % (n, n) for n in range(40_000)) + b"/>"), {400}),
     "a namespace for each of 19,000 elements": (put(b"".join(b"<a xmlns='u%d'/>" % n for n in range(19_000))), {400}),
+    "namespaces and elements in UTF-16": (
+        put(b"<a " + b"".join(b"xmlns:n%x='u' " % n for n in range(15_000)) + b"/>" + b"<a/>" * 18_000)
+        .decode().replace('encoding="UTF-8"', 'encoding="UTF-16"').encode("utf-16"), {400}),
     "colliding names": (
         put(b"<a " + b"".join(b"n%d:a='' xmlns:n%d='u' " % (n, n) for n in range(3_000)) + b"/>"), {400}),
     "a name of 900,000 letters": (put(b"<" + b"a" * 900_000 + b"/>"), {400}),
