@@ -29,6 +29,7 @@ from station import contract, log, soap, store
 from station.app import create_app
 from station.config import load as load_settings
 from station.intake import Outcome, Result
+from station.receipt import Source
 
 
 class Accepting:
@@ -78,10 +79,10 @@ def _stages(application: Any, count: int) -> dict[str, float]:
         return documents.fill(chance.choice(pieces), documents.identifiers(chance))
 
     def record(receipt: Any, raw: bytes) -> None:
-        store.record_alone(
-            application.engine, receipt, flags=receipt.flags, raw=raw, charset="utf-8", received_at=datetime.now(UTC),
-            until=time.monotonic() + 8,
-        )  # fmt: skip
+        recording = store.Recording(
+            receipt, flags=receipt.flags, raw=raw, charset="utf-8", source=Source.PUSH, received_at=datetime.now(UTC)
+        )
+        store.record_alone(application.engine, recording, until=time.monotonic() + 8)
 
     for _ in range(count):
         raw = fresh()

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import partial
 from typing import Any, TypeVar
 
 from station import contract, journal, log, loop, store
@@ -184,73 +183,50 @@ class Intake:
     def _stored(
         self, arrival: _Arrival, receipt: Receipt, flags: frozenset[Flag]
     ) -> tuple[store.Recorded, frozenset[Flag]]:
-        if arrival.origin.source is Source.PUSH:
-            recorded = self._persist(
-                arrival,
-                lambda until, in_doubt: store.record_alone(
-                    self.engine,
-                    receipt,
-                    flags=flags,
-                    raw=arrival.raw,
-                    charset=arrival.charset,
-                    received_at=arrival.at,
-                    exchange=self._exchange(arrival, Result.STORED, receipt_id=receipt.receipt_id),
-                    in_doubt=in_doubt,
-                    until=until,
-                ),
-            )
-            if recorded is not None:
-                return recorded, flags if recorded is store.Recorded.STORED else frozenset()
-        return self._commit(
-            arrival, lambda connection, in_doubt: self._record(connection, arrival, receipt, flags, in_doubt=in_doubt)
-        )
+        origin = arrival.origin
 
-    def _record(
-        self,
-        connection: store.Connection,
-        arrival: _Arrival,
-        receipt: Receipt,
-        flags: frozenset[Flag],
-        *,
-        in_doubt: bool,
-    ) -> tuple[store.Recorded, frozenset[Flag]]:
-        recorded, flags = store.record(
-            connection,
-            receipt,
-            flags=flags,
-            raw=arrival.raw,
-            charset=arrival.charset,
-            source=arrival.origin.source,
-            received_at=arrival.at,
-            exchange=self._exchange(arrival, Result.STORED, receipt_id=receipt.receipt_id),
-            in_doubt=in_doubt,
-        )
-        if recorded is store.Recorded.DUPLICATE:  # a conflict is written down with its refusal
-            self._journal(connection, arrival, Result.DUPLICATE, receipt_id=receipt.receipt_id)
-        return recorded, flags
+        def attempt(until: float, in_doubt: bool) -> tuple[store.Recorded, frozenset[Flag]]:
+            recording = store.Recording(
+                receipt,
+                flags=flags,
+                raw=arrival.raw,
+                charset=arrival.charset,
+                source=origin.source,
+                received_at=arrival.at,
+                exchange=self._exchange(arrival, Result.STORED, receipt_id=receipt.receipt_id),
+            )
+            if origin.source is Source.PUSH:
+                recorded = store.record_alone(self.engine, recording, in_doubt=in_doubt, until=until)
+                if recorded is not None:
+                    return recorded, flags if recorded is store.Recorded.STORED else frozenset()
+            return store.commit(
+                self.engine, lambda connection: store.record(connection, recording, in_doubt=in_doubt), until=until
+            )
+
+        return self._persist(arrival, attempt)
 
     def _refuse(self, arrival: _Arrival, refusal: RefusalError, *, http_status: int = 200) -> Outcome:
         origin = arrival.origin
         outcome = journal.FAILED if isinstance(refusal, UnexpectedError) else Result.REFUSED
-        exchange = self._exchange(arrival, outcome, fault_code=refusal.fault_code, http_status=http_status)
 
-        refusing = store.Refusing(
-            arrival.identifiers,
-            refusal,
-            raw=arrival.raw,
-            charset=arrival.charset,
-            source=origin.source,
-            peer=origin.peer,
-            request_id=origin.request_id,
-            received_at=arrival.at,
-            operator=origin.operator,
-            exchange=exchange,
-        )
-        refused_id = self._persist(
-            arrival, lambda until, _in_doubt: store.keep_alone(self.engine, refusing, until=until)
-        )
-        if refused_id is None:
-            refused_id = self._commit(arrival, lambda connection, _in_doubt: store.keep(connection, refusing))
+        def attempt(until: float, _in_doubt: bool) -> str:
+            refusing = store.Refusing(
+                arrival.identifiers,
+                refusal,
+                raw=arrival.raw,
+                charset=arrival.charset,
+                source=origin.source,
+                peer=origin.peer,
+                request_id=origin.request_id,
+                received_at=arrival.at,
+                operator=origin.operator,
+                exchange=self._exchange(arrival, outcome, fault_code=refusal.fault_code, http_status=http_status),
+            )
+            return store.keep_alone(self.engine, refusing, until=until) or store.commit(
+                self.engine, lambda connection: store.keep(connection, refusing), until=until
+            )
+
+        refused_id = self._persist(arrival, attempt)
         return Outcome(Result.REFUSED, arrival.identifiers, refusal=refusal, refused_id=refused_id)
 
     def _keep_unexpected(self, arrival: _Arrival, error: Exception) -> None:
@@ -261,14 +237,10 @@ class Intake:
         except StoreError as also:
             _log.error("unexpected_not_kept", reason=also.reason)
 
-    def _journal(self, connection: store.Connection, arrival: _Arrival, outcome: str, **more: Any) -> None:
-        """Writes the exchange down, in the transaction of what it stores: neither is there without the other."""
-        if exchange := self._exchange(arrival, outcome, **more):
-            store.write_exchange(connection, exchange())
-
-    def _exchange(self, arrival: _Arrival, outcome: str, **more: Any) -> Callable[[], journal.Exchange] | None:
-        """Makes the journal's row, when it is written and if there is a journal."""
-        return partial(arrival.exchange, outcome, **more) if self.settings.journal.enabled else None
+    def _exchange(self, arrival: _Arrival, outcome: str, **more: Any) -> journal.Exchange | None:
+        """The journal's row, if there is a journal. It is written in the transaction of what it tells of: neither is
+        there without the other."""
+        return arrival.exchange(outcome, **more) if self.settings.journal.enabled else None
 
     def note(
         self, identifiers: Identifiers, origin: Origin, *, outcome: str, fault_code: str, raw: bytes = b""
@@ -276,26 +248,17 @@ class Intake:
         """Writes down an exchange that stores nothing, if that is possible: it never fails. Whether it was written."""
         if not self.settings.journal.enabled or (origin.source is Source.PUSH and not self._allowance.take()):
             return False
-        arrival = _Arrival(raw, None, identifiers, origin)
+        exchange = _Arrival(raw, None, identifiers, origin).exchange(outcome, fault_code=fault_code)
         try:
             store.commit(
                 self.engine,
-                lambda connection: self._journal(connection, arrival, outcome, fault_code=fault_code),
+                lambda connection: store.write_exchange(connection, exchange),
                 until=time.monotonic() + _WITHIN_S,
             )
         except StoreError as error:
             _log.warning("exchange_not_journaled", reason=error.reason)
             return False
         return True
-
-    def _commit(self, arrival: _Arrival, work: Callable[[store.Connection, bool], T]) -> T:
-        """Does `work` in a transaction."""
-        return self._persist(
-            arrival,
-            lambda until, in_doubt: store.commit(
-                self.engine, lambda connection: work(connection, in_doubt), until=until
-            ),
-        )
 
     def _persist(self, arrival: _Arrival, attempt: Callable[[float, bool], T]) -> T:
         """Calls `attempt`, a transaction that ends at the time it is given, and again where and while the database says

@@ -92,7 +92,7 @@ _LONGEST_MS = 2**31 - 1  # what the column holds
 class Exchange(NamedTuple):  # made in a quarter of the time of a frozen dataclass, for each push
     """One row of the journal: an inbound call with its answer, a fetch of the reconciliation, a replay.
 
-    `at` is when it began, `duration_ms` how long it took until this row was written, `size` and `document_hash`
+    `at` is when it began, `duration_ms` how long it took until this row was made, `size` and `document_hash`
     (SHA-256) are of the document as it came; `http_status` is the answer's. `id_pa` is empty where there was none.
     """
 

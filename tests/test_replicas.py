@@ -108,10 +108,10 @@ def test_nothing_stays_in_a_session(postgres_url):
             receipt = contract.read(contract.request_element(contract.parse(raw).root))
             for _ in range(2):
                 with store.transaction(engine) as connection:
-                    store.record(
-                        connection, receipt, flags=receipt.flags, raw=raw, charset=None, source=Source.PUSH,
+                    store.record(connection, store.Recording(
+                        receipt, flags=receipt.flags, raw=raw, charset=None, source=Source.PUSH,
                         received_at=datetime.now(UTC),
-                    )  # fmt: skip
+                    ))  # fmt: skip
             with store.transaction(engine, readonly=True) as connection:
                 store.list_receipts(connection, store.Filter(receipt_id=receipt.receipt_id))
         with store.transaction(engine, readonly=True) as connection:

@@ -25,7 +25,7 @@ from station.store.queries import (
     with_parts,
 )
 from station.store.rebuild import Change, changes, rebuild, replace_stored, stored_page, would_record
-from station.store.receipts import Recorded, record, record_alone
+from station.store.receipts import Recorded, Recording, record, record_alone
 from station.store.refused import (
     RefusedFilter,
     RefusedPosition,
@@ -59,6 +59,7 @@ __all__ = [
     "Plan",
     "Position",
     "Recorded",
+    "Recording",
     "RefusedFilter",
     "RefusedPosition",
     "RefusedState",

@@ -12,6 +12,7 @@ from station.errors import StoreError
 from station.journal import Exchange
 from station.receipt import Flag, Receipt, Source, Transfer
 from station.store import tables
+from station.store.journal import write_exchange
 from station.store.together import run_alone
 from station.store.whole import Shape, insert_parts, insert_whole, parameters, run_sql, shape, with_whole
 
@@ -24,67 +25,85 @@ class Recorded(StrEnum):
     CONFLICT = "conflict"  # same key, other content: the first stays as it is
 
 
-def record(
-    connection: Connection,
-    receipt: Receipt,
-    *,
-    flags: frozenset[Flag],
-    raw: bytes,
-    charset: str | None,
-    source: Source,
-    received_at: datetime,
-    exchange: Callable[[], Exchange] | None = None,
-    in_doubt: bool = False,
-) -> tuple[Recorded, frozenset[Flag]]:
-    """Inserts first and lets the unique constraints judge. Returns what became of it and the flags it was stored with:
-    `flags`, and one more where it is not the first receipt of its notice.
+class Recording:
+    """A receipt that is to be recorded, with the rows that it becomes: made before the database is waited for, since on
+    SQLite everybody waits for whoever has it.
 
-    A receipt that is there already is counted as resent where it came by push, and the station it came by is kept.
-    `exchange` makes the journal's row for a receipt that is stored; for another nothing is written. `in_doubt`: an
-    earlier try of the same arrival may have been committed, which then counts as no resend.
+    `flags` are those it deserves, `exchange` is its row in the journal as if it were stored, if it is to have one.
     """
-    values, parts = _rows(receipt, raw=raw, charset=charset, source=source, received_at=received_at, exchange=exchange)
-    ordinal = 0
+
+    def __init__(
+        self,
+        receipt: Receipt,
+        *,
+        flags: frozenset[Flag],
+        raw: bytes,
+        charset: str | None,
+        source: Source,
+        received_at: datetime,
+        exchange: Exchange | None = None,
+    ) -> None:
+        self.receipt = receipt
+        self.flags = flags
+        self.source = source
+        self.received_at = received_at
+        self.exchange = exchange
+        self.values = columns(receipt) | {
+            "source": source.value, "received_at": received_at, "charset": charset, "raw": raw, "resends": 0,
+            "notice_ordinal": 0,
+        }  # fmt: skip
+        key = {"id_pa": receipt.id_pa, "receipt_id": receipt.receipt_id}
+        self.parts: dict[Table, list[dict[str, Any]]] = {
+            tables.transfer: [
+                key | transfer_columns(position, one) for position, one in enumerate(receipt.transfers, start=1)
+            ],
+            tables.journal: [exchange.columns()] if exchange else [],
+            tables.receipt_flag: self.flag_rows(flags),
+        }
+
+    def flag_rows(self, flags: frozenset[Flag]) -> list[dict[str, Any]]:
+        """The rows for the flags that it is stored with."""
+        row = {"id_pa": self.receipt.id_pa, "receipt_id": self.receipt.receipt_id, "received_at": self.received_at}
+        return [row | {"flag": flag.value} for flag in sorted(flags)]
+
+
+def record(connection: Connection, recording: Recording, *, in_doubt: bool = False) -> tuple[Recorded, frozenset[Flag]]:
+    """Inserts first and lets the unique constraints judge. Returns what became of it and the flags it was stored with:
+    those it deserves, and one more where it is not the first receipt of its notice.
+
+    A receipt that is there already is counted as resent where it came by push, and the station it came by is kept. The
+    journal's row goes with either; with a conflict nothing is written. `in_doubt`: an earlier try of the same arrival
+    may have been committed, which then counts as no resend.
+    """
+    receipt, flags = recording.receipt, recording.flags
+    values, parts = recording.values, recording.parts
     # Each turn ends the loop or has lost a race for one ordinal of the same notice; nobody races that often.
     for _ in range(20):
-        parts[tables.receipt_flag] = _flag_rows(receipt, flags, received_at)
-        if insert_whole(connection, tables.receipt, values | {"notice_ordinal": ordinal}, parts):
+        if insert_whole(connection, tables.receipt, values, parts):
             return Recorded.STORED, flags
-        known = _again(connection, receipt, source, received_at, in_doubt)
+        known = _again(connection, recording, in_doubt)
         if known is not None:
+            if known is Recorded.DUPLICATE and recording.exchange is not None:
+                write_exchange(connection, recording.exchange._replace(outcome=known.value))
             return known, frozenset()
-        ordinal = next_ordinal(connection, receipt)
         flags = flags | {Flag.SECOND_RECEIPT}
+        values = values | {"notice_ordinal": next_ordinal(connection, receipt)}
+        parts = parts | {tables.receipt_flag: recording.flag_rows(flags)}
     raise StoreError("too many receipts for one notice at once", reason="notice ordinal", retry=True)
 
 
-def record_alone(
-    engine: Engine,
-    receipt: Receipt,
-    *,
-    flags: frozenset[Flag],
-    raw: bytes,
-    charset: str | None,
-    received_at: datetime,
-    exchange: Callable[[], Exchange] | None = None,
-    in_doubt: bool = False,
-    until: float,
-) -> Recorded | None:
+def record_alone(engine: Engine, recording: Recording, *, in_doubt: bool = False, until: float) -> Recorded | None:
     """What nearly every push needs of `record`, as one statement that fails or succeeds for itself; PostgreSQL only.
 
-    STORED with `flags`, or DUPLICATE, each with its row in the journal. `None`: neither, for all that the statement
-    could see, and nothing was written. It is for `record` to find out then. Raises `StoreError`.
+    STORED with the flags it deserves, or DUPLICATE, each with its row in the journal. `None`: neither, for all that the
+    statement could see, and nothing was written. It is for `record` to find out then. Raises `StoreError`.
     """
     if engine.dialect.name != "postgresql":
         return None
-    values, parts = _rows(
-        receipt, raw=raw, charset=charset, source=Source.PUSH, received_at=received_at, exchange=exchange
-    )
-    parts[tables.receipt_flag] = _flag_rows(receipt, flags, received_at)
-    values["notice_ordinal"] = 0
+    values, parts = recording.values, recording.parts
     statement = _alone(tuple(values), shape(parts))
-    given = parameters(tables.receipt, values, parts) | {"own": received_at if in_doubt else None}
-    key = ("receipt", receipt.id_pa, receipt.receipt_id)
+    given = parameters(tables.receipt, values, parts) | {"own": recording.received_at if in_doubt else None}
+    key = ("receipt", recording.receipt.id_pa, recording.receipt.receipt_id)
     outcome = run_alone(engine, statement, given, key=key, until=until)
     return None if outcome is None else Recorded(outcome)
 
@@ -119,33 +138,11 @@ route AS ({_KEEP_ROUTE.format(again="again", which=_BY_ANOTHER_WAY)}),
 became AS (SELECT 'stored' AS outcome FROM whole UNION ALL SELECT 'duplicate' FROM again)"""  # noqa: S608
 
 
-def _rows(
-    receipt: Receipt,
-    *,
-    raw: bytes,
-    charset: str | None,
-    source: Source,
-    received_at: datetime,
-    exchange: Callable[[], Exchange] | None,
-) -> tuple[dict[str, Any], dict[Table, list[dict[str, Any]]]]:
-    """The receipt's row but for its ordinal, and the rows that belong to it but for its flags."""
-    values = columns(receipt) | {
-        "source": source.value, "received_at": received_at, "charset": charset, "raw": raw, "resends": 0,
-    }  # fmt: skip
-    key = {"id_pa": receipt.id_pa, "receipt_id": receipt.receipt_id}
-    transfers = [key | transfer_columns(position, one) for position, one in enumerate(receipt.transfers, start=1)]
-    return values, {tables.transfer: transfers, tables.journal: [exchange().columns()] if exchange else []}
-
-
-def _flag_rows(receipt: Receipt, flags: frozenset[Flag], received_at: datetime) -> list[dict[str, Any]]:
-    row = {"id_pa": receipt.id_pa, "receipt_id": receipt.receipt_id, "received_at": received_at}
-    return [row | {"flag": flag.value} for flag in sorted(flags)]
-
-
-def _again(connection: Connection, receipt: Receipt, source: Source, now: datetime, in_doubt: bool) -> Recorded | None:
+def _again(connection: Connection, recording: Recording, in_doubt: bool) -> Recorded | None:
     """What a receipt whose insert was turned away is to the one stored under its key; `None` where there is none."""
-    pushed = source is Source.PUSH
-    if pushed and _count(connection, receipt, now, in_doubt):
+    receipt = recording.receipt
+    pushed = recording.source is Source.PUSH
+    if pushed and _count(connection, recording, in_doubt):
         return Recorded.DUPLICATE
     content_hash = connection.execute(select(tables.receipt.c.content_hash).where(_is(receipt))).scalar_one_or_none()
     if content_hash is None:
@@ -153,13 +150,14 @@ def _again(connection: Connection, receipt: Receipt, source: Source, now: dateti
     if content_hash != receipt.content_hash:
         return Recorded.CONFLICT
     if pushed:  # turned away by another receipt of the notice, and committed since it was counted in vain
-        _count(connection, receipt, now, in_doubt)
+        _count(connection, recording, in_doubt)
     return Recorded.DUPLICATE
 
 
-def _count(connection: Connection, receipt: Receipt, now: datetime, in_doubt: bool) -> bool:
+def _count(connection: Connection, recording: Recording, in_doubt: bool) -> bool:
     """Counts the stored receipt of the same content as resent, keeps the station it came by. Whether there is one."""
-    at = _as_written(connection.dialect)(now)
+    receipt = recording.receipt
+    at = _as_written(connection.dialect)(recording.received_at)
     given = {
         "id_pa": receipt.id_pa,
         "receipt_id": receipt.receipt_id,

@@ -1,6 +1,6 @@
 """Refused requests in the database: keep, find and settle them, with their history. Nothing here commits."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -27,7 +27,7 @@ class RefusedState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Refusing:
-    """A request that is being refused, and why. `exchange` makes the journal's row, which is written in any case."""
+    """A request that is being refused, and why. `exchange` is its row in the journal, if it is to have one."""
 
     identifiers: Identifiers
     refusal: RefusalError
@@ -38,7 +38,7 @@ class Refusing:
     request_id: str | None
     received_at: datetime
     operator: str | None = None
-    exchange: Callable[[], Exchange] | None = None
+    exchange: Exchange | None = None
 
     @property
     def key(self) -> tuple[str, bytes]:
@@ -82,7 +82,7 @@ class Refusing:
         }
         return values, {
             tables.refused_history: [_of(id_pa, raw_hash, 1, self.event())],
-            tables.journal: [self.exchange().columns()] if self.exchange else [],
+            tables.journal: [self.exchange.columns()] if self.exchange else [],
         }
 
 
@@ -140,7 +140,7 @@ def keep(connection: Connection, refusing: Refusing) -> str:
     if source is Source.REPLAY or reopened or (known.fault_code, known.reason) != tuple(judged.values()):
         _remember(connection, id_pa, raw_hash, refusing.event())
     if refusing.exchange:
-        write_exchange(connection, refusing.exchange())
+        write_exchange(connection, refusing.exchange)
     return _refused_id(raw_hash)
 
 
