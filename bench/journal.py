@@ -78,7 +78,10 @@ def measure(on: Under, off: Under, turns: int, seconds: float, at_once: bool) ->
             # The same receipts for both: one seed.
             loads = [pool.submit(one.load, seconds if turn >= 0 else 2, turn + 10) for one in order]
             made = dict(zip(map(id, order), [one.result() for one in loads], strict=True))
-            if turn >= 0:
+            if turn < 0:
+                for one in order:
+                    load.analyze(one.url)
+            else:
                 with_, without = made[id(on)], made[id(off)]
                 sides.append((with_, without))
                 print(f"  {with_.rate:6.0f}/s with, {without.rate:6.0f}/s without: {with_.rate / without.rate:.3f};"
