@@ -95,6 +95,7 @@ def measure(folder: Path, seconds: float, times: int) -> dict[str, list[float]]:
             note("pgbench bare", floors.pgbench(folder, floor_url, seconds, bare=True))
             os.sync()
             note("sqlite floor", floors.sqlite(sqlite_file, seconds))
+            print(f"  pgbench {figures['pgbench'][-1]:.0f}", flush=True)
             for name, station in (("postgres", postgres), ("sqlite", sqlite)):
                 new = station.push(TYPICAL, seconds)
                 note(f"{name} new", new.rate)
