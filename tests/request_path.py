@@ -37,6 +37,7 @@ class _Connection:
     def __init__(self) -> None:
         self.out = bytearray()
         self.last = False
+        self.health = False
         self.peer = PEER
         self.local = ("127.0.0.1", 8080)
 
