@@ -33,7 +33,7 @@ LINES = (
         "postgres new",
         "PostgreSQL: new receipts, 3.2 KB",
         "pgbench",
-        "0.25 of the floor, or 1,500/s if that is less: {here:,.0f}/s",
+        "0.25 of the floor, or 1,500/s if that is less: {at_least:,.0f}/s",
     ),
     Line("postgres resends", "PostgreSQL: the same again", "postgres new", "1.0 of new receipts"),
     Line("postgres refusals", "PostgreSQL: refused by the schema, kept", "postgres new", "0.5 of new receipts"),
@@ -54,7 +54,7 @@ def table(figures: Figures) -> str:
         if line.floor:
             pairs = zip(figures[line.figure], figures[line.floor], strict=True)
             ratio, to = f"{median(one / floor for one, floor in pairs):.2f}", line.floor
-        goal = line.goal.format(here=min(1500, median(figures["pgbench"]) / 4))
+        goal = line.goal.format(at_least=min(1500, median(figures["pgbench"]) / 4))
         out.append(f"| {line.title} | {median(figures[line.figure]):,.0f} | {ratio} | {to} | {goal} |")
     out += ["", "| at half of that rate, open loop | p50 | p99 | asked for |", "|---|---:|---:|---|"]
     for name, title in (("postgres", "PostgreSQL"), ("sqlite", "SQLite")):

@@ -451,13 +451,13 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         self.nr += 1
         if self.nr >= self.max_requests:
             self.alive = False
-        alive = self.alive
-        if not alive:
+        was_alive = self.alive
+        if not was_alive:
             self.wsgi.health.draining = True
         answer = gateway.Answer()
         body = b"".join(self.wsgi(environ, answer.start))
         # Whoever was told "ready" while the stop came is told otherwise on the same connection: no new one is taken.
-        alive = alive if connection.health else self.alive
+        alive = was_alive if connection.health else self.alive
         connection.last = connection.last or not alive or not self.cfg.keepalive
         connection.out += answer.head(last=connection.last)
         if request.method != "HEAD":

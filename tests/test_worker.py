@@ -63,6 +63,38 @@ def test_what_begins_has_a_bound():
     assert not worker.Worker._may_begin(loop)
 
 
+@pytest.mark.parametrize(
+    ("health", "stop", "last", "draining"),
+    [(True, "before", True, True), (True, "meanwhile", False, False), (False, "meanwhile", True, False)],
+)
+def test_a_stop_as_an_answer_is_made(health, stop, last, draining):
+    """Whoever was told "ready" can ask again on the same connection, since none is taken any more; who asks after the
+    stop is told so. Everybody else's connection ends with the answer."""
+    asked = []
+
+    def application(_environ, start):
+        asked.append(loop.wsgi.health.draining)
+        loop.alive = False
+        start("200 OK", [])
+        return []
+
+    application.health = SimpleNamespace(draining=False)
+    loop = SimpleNamespace(
+        alive=stop == "meanwhile",
+        cfg=SimpleNamespace(is_ssl=False, keepalive=75),
+        max_requests=10,
+        nr=0,
+        wsgi=application,
+    )
+    connection = SimpleNamespace(
+        health=health, last=False, local=("127.0.0.1", 1), out=bytearray(), peer=("127.0.0.1", 2)
+    )
+    worker.Worker._answer(loop, connection, Request(method="GET", target=b"/ready"), time.monotonic())
+    assert connection.last is last
+    assert asked == [draining]
+    assert (b"Connection: close" in connection.out) is last
+
+
 @pytest.mark.parametrize("error", [BrokenPipeError, MemoryError, ValueError])
 def test_an_error_ends_its_own_connection_only(error):
     """Whatever goes wrong with one connection: the loop goes on with the others."""
