@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from lxml import etree
 
-from station import config, log, soap, store, trust
+from station import certificate, config, log, soap, store, trust
 from station.errors import StoreError, UntrustedError
 from station.folder import folder
 from station.health import Health, is_health_door
@@ -68,6 +68,8 @@ class Station:
         # The same few senders come with every request. Nothing here grows old: a certificate's validity is for TLS or
         # the proxy, at each handshake. Whom we refuse is not remembered, and these are at most 64 heads of 64 KiB.
         self._sender = lru_cache(maxsize=64)(partial(_sender, settings.trust))
+        if settings.tls.client_ca or settings.trust.proxy_certificate:
+            certificate.load()
         self._soap = soap.create_soap_app(Intake(engine, settings))
         self.metrics = Metrics(settings, engine)
         self.health = Health(engine, self.metrics)

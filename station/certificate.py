@@ -1,18 +1,16 @@
-"""A client's certificate: its names and fingerprint, read from its DER, and the forms in which proxies pass it on.
+"""A client's certificate: its names and fingerprint, and the forms in which proxies pass it on.
 
 No decision about whom to let in (see `trust`). Whether the certificate is genuine was verified before it gets here: by
-OpenSSL where the station ends TLS, by the proxy otherwise. So all that is needed is to read two fields of a structure
-that somebody trusted has checked, and that is no reason for a dependency: the reader below walks definite lengths only,
-stays inside them, and gives up on anything it does not expect.
+OpenSSL where the station ends TLS, by the proxy otherwise.
 """
 
 import base64
 import binascii
 import re
-import ssl
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -35,115 +33,52 @@ class Identity:
         return self.names[0] if self.names else f"sha256:{self.fingerprint}"
 
 
-# --- DER --------------------------------------------------------------------------------------------------------------
+# --- reading ----------------------------------------------------------------------------------------------------------
 
-_SEQUENCE, _SET, _OID, _OCTETS, _VERSION, _EXTENSIONS, _DNS_NAME = 0x30, 0x31, 0x06, 0x04, 0xA0, 0xA3, 0x82
-_COMMON_NAME = b"\x55\x04\x03"
-_SUBJECT_ALT_NAME = b"\x55\x1d\x11"
-_STRINGS = {0x0C: "utf-8", 0x13: "ascii", 0x14: "latin-1", 0x16: "ascii", 0x1E: "utf-16-be"}
+# `cryptography` takes 12 MiB of each worker process, so it is imported only where certificates are read.
+
+
+def load() -> None:
+    """Import what reads certificates at start: a request must not fail because no file can be opened any more."""
+    import cryptography.x509  # noqa: F401
 
 
 @lru_cache(maxsize=256)  # the same few certificates come with every request
 def identity(der: bytes) -> Identity:
-    """The identity in a certificate. Raises `UntrustedError` where it cannot be read."""
+    """Return the identity in a certificate (DER). Raises `UntrustedError` where it cannot be read."""
+    from cryptography import x509
+
     try:
-        [(tag, certificate)] = _values(der)
-        to_be_signed = _expect(_SEQUENCE, _first(_expect(_SEQUENCE, (tag, certificate))))
-        fields = list(_values(to_be_signed))
-        # version (may be left out), serial number, algorithm, issuer, validity, subject, key, extensions
-        position = 5 if fields[0][0] == _VERSION else 4
-        names = list(_common_names(_expect(_SEQUENCE, fields[position])))
-        for kind, content in fields[position + 2 :]:
-            if kind == _EXTENSIONS:
-                names += _dns_names(content)
-    except (ValueError, IndexError):
+        certificate = x509.load_der_x509_certificate(der)
+        names = [str(name.value) for name in certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)]
+        with suppress(x509.ExtensionNotFound):
+            alternative = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            names += alternative.get_values_for_type(x509.DNSName)
+    except (ValueError, TypeError, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
         raise UntrustedError("the certificate cannot be read") from None
     shown = (name.lower() for name in names if name and name.isprintable())
     return Identity(tuple(dict.fromkeys(shown)), sha256(der).hexdigest())
 
 
-def _values(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The values that stand one after the other in `data`: tag and content. Raises `ValueError`."""
-    at = 0
-    while at < len(data):
-        if len(data) < at + 2:
-            raise ValueError("cut short")
-        tag, length = data[at], data[at + 1]
-        at += 2
-        if length >= 0x80:
-            octets = length - 0x80
-            if not 1 <= octets <= 3 or len(data) < at + octets:
-                raise ValueError("a length that no certificate has")
-            length = int.from_bytes(data[at : at + octets], "big")
-            at += octets
-        if len(data) < at + length:
-            raise ValueError("cut short")
-        yield tag, data[at : at + length]
-        at += length
+def identity_in(file: Path) -> Identity:
+    """Return the identity in the first certificate of a PEM file. Raises `UntrustedError`, and `OSError`."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
 
-
-def _first(data: bytes) -> tuple[int, bytes]:
-    for value in _values(data):
-        return value
-    raise ValueError("empty")
-
-
-def _expect(tag: int, value: tuple[int, bytes]) -> bytes:
-    if value[0] != tag:
-        raise ValueError("another kind of value was expected")
-    return value[1]
-
-
-def _common_names(name: bytes) -> Iterator[str]:
-    for relative in _values(name):
-        for attribute in _values(_expect(_SET, relative)):
-            kind, (tag, content) = _values(_expect(_SEQUENCE, attribute))
-            if _expect(_OID, kind) == _COMMON_NAME and tag in _STRINGS:
-                yield content.decode(_STRINGS[tag])
-
-
-def _dns_names(extensions: bytes) -> Iterator[str]:
-    for extension in _values(_expect(_SEQUENCE, _first(extensions))):
-        kind, *_critical, value = _values(_expect(_SEQUENCE, extension))
-        if _expect(_OID, kind) == _SUBJECT_ALT_NAME:
-            for tag, content in _values(_expect(_SEQUENCE, _first(_expect(_OCTETS, value)))):
-                if tag == _DNS_NAME:
-                    yield content.decode("ascii")
-
-
-def first_der(file: Path) -> bytes:
-    """The first certificate of a PEM file. Raises `UntrustedError` where there is none, and `OSError`."""
-    found = _BLOCK.search(file.read_text(encoding="ascii", errors="replace"))
-    if found is None:
-        raise UntrustedError("the file holds no certificate")
     try:
-        return ssl.PEM_cert_to_DER_cert(found[0])
+        return identity(x509.load_pem_x509_certificate(file.read_bytes()).public_bytes(Encoding.DER))
     except ValueError:
-        raise UntrustedError("the certificate cannot be read") from None
+        raise UntrustedError("the file holds no certificate that can be read") from None
 
 
 def first_end(file: Path) -> datetime | None:
-    """When the first of the certificates in a PEM file ends; `None` where there is none that can be read."""
+    """Return when the first of the certificates in a PEM file ends; `None` where none can be read."""
+    from cryptography import x509
+
     try:
-        found = _BLOCK.findall(file.read_text(encoding="ascii", errors="replace"))
-        return min([_end(ssl.PEM_cert_to_DER_cert(one)) for one in found], default=None)
-    except (OSError, ValueError, IndexError, StopIteration):
+        return min(one.not_valid_after_utc for one in x509.load_pem_x509_certificates(file.read_bytes()))
+    except (OSError, ValueError):
         return None
-
-
-_BLOCK = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
-_TIMES = {0x17: "%y%m%d%H%M%SZ", 0x18: "%Y%m%d%H%M%SZ"}
-
-
-def _end(der: bytes) -> datetime:
-    fields = list(_values(_expect(_SEQUENCE, next(_values(_expect(_SEQUENCE, next(_values(der))))))))
-    validity = fields[4 if fields[0][0] == _VERSION else 3]
-    _begin, (tag, content) = _values(_expect(_SEQUENCE, validity))
-    if tag not in _TIMES:
-        raise ValueError("a time was expected")
-    end = datetime.strptime(content.decode("ascii"), _TIMES[tag]).replace(tzinfo=UTC)
-    # Two digits of a year stand for 1950 to 2049 (RFC 5280), and for 1969 to 2068 in the library.
-    return end.replace(year=end.year - 100) if tag == 0x17 and end.year >= 2050 else end
 
 
 # --- what proxies pass on ---------------------------------------------------------------------------------------------

@@ -104,7 +104,7 @@ def _is_fqdn(host: str) -> bool:
 
 def _is_for(file: Path, host: str) -> bool:
     try:
-        names = certificate.identity(certificate.first_der(file)).names
+        names = certificate.identity_in(file).names
     except (OSError, UntrustedError):
         return True  # what cannot be read is told elsewhere
     return any(re.fullmatch(re.escape(name).replace(r"\*", "[^.]+"), host) for name in names)

@@ -134,6 +134,7 @@ def test_rubbish_is_no_certificate(data):
         certificate.identity(data)
 
 
+@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
 @given(st.integers(0, len(DER) - 1), st.integers(0, 255))
 def test_damaged_certificate(position, octet):
     """A certificate with one byte changed is read or refused, and its fingerprint is another."""
