@@ -15,16 +15,21 @@ COPY requirements-build.lock requirements.lock ./
 RUN python -m venv tools \
  && tools/bin/pip install --quiet --require-hashes -r requirements-build.lock \
  && tools/bin/pip wheel --quiet --no-build-isolation --require-hashes -r requirements.lock -w wheels
-COPY pyproject.toml README.md CHANGELOG.md ./
+COPY pyproject.toml README.md LICENSE ./
+COPY LICENSES LICENSES
 COPY migrations migrations
 COPY wsdl wsdl
 COPY station station
 RUN tools/bin/pip wheel --quiet --no-build-isolation --no-deps -w wheels . \
  && python -m venv --without-pip /opt/station \
- && tools/bin/pip --python /opt/station/bin/python install --quiet --no-index --find-links wheels station
+ && tools/bin/pip --python /opt/station/bin/python install --quiet --no-index --find-links wheels pagopa-receipt-station
 
 # --- what runs: the base, the installed wheels, a user, nothing else -----------------------------------------------------
 FROM ${PYTHON}
+LABEL org.opencontainers.image.title="pagopa-receipt-station" \
+      org.opencontainers.image.description="Receipt station for pagoPA: receives, stores and acknowledges payment receipts" \
+      org.opencontainers.image.source="https://code.example.invalid/pagopa-receipt-station" \
+      org.opencontainers.image.licenses="EUPL-1.2"
 RUN groupadd --gid 10001 station \
  && useradd --no-log-init --uid 10001 --gid station --home-dir /var/lib/station --shell /usr/sbin/nologin station \
  && install -d -o station -g station -m 0700 /var/lib/station

@@ -10,7 +10,7 @@ WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
 .DEFAULT_GOAL := help
 .PHONY: help run test chaos bench bench-growth bench-layers bench-memory bench-journal \
   bench-reconcile lint format lock audit sbom fuzz \
-  deploy-check docs release image-check clean
+  deploy-check docs dist release image-check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -94,8 +94,18 @@ docs: $(VENV)/dev ## write the generated pages and build the documentation in di
 	$(BIN)/python docs/site/reference.py
 	$(BIN)/python -m mkdocs build --strict --quiet -f docs/site/mkdocs.yml
 
-release: $(VENV)/run ## build wheel and sdist in dist/, of the version in station/__init__.py
-	$(BIN)/python -m hatchling build -t sdist -t wheel -d dist
+BUILD := rm -f dist/pagopa_receipt_station-* && $(BIN)/python -m hatchling build -t sdist -t wheel -d dist
+dist: $(VENV)/run ## build wheel and sdist in dist/, of the version in station/__init__.py
+	$(BUILD)
+
+release: $(VENV)/run ## check that all is committed and told in CHANGELOG.md, build wheel and sdist, tag the version
+	@version=$$($(BIN)/python -m hatchling version) && tag=v$$version && \
+	  fail() { echo "No release: $$*" >&2; exit 1; } && \
+	  { [ -z "$$(git status --porcelain)" ] || fail "git status shows changes; commit them first."; } && \
+	  { grep -q "^## \[$$version\] - 20" CHANGELOG.md || fail "CHANGELOG.md has no section [$$version] with a date."; } && \
+	  { ! git rev-parse --quiet --verify "refs/tags/$$tag" >/dev/null || fail "the tag $$tag exists; raise the version in station/__init__.py."; } && \
+	  $(BUILD) && git tag --annotate "$$tag" --message "Station $$version" && \
+	  echo "Tagged $$tag. Publish it with: git push origin $$tag"
 
 image-check: ## build the image without Docker and start it (root, Debian's buildah and debootstrap; 5 to 10 minutes)
 	deploy/image/check.sh

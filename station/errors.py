@@ -29,7 +29,9 @@ class MissingExtraError(ConfigError):
     code = "extra_missing"
 
     def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what} needs the extra `{extra}`, which is not installed: pip install 'station[{extra}]'")
+        super().__init__(
+            f"{what} needs the extra `{extra}`, which is not installed: pip install 'pagopa-receipt-station[{extra}]'"
+        )
         self.extra = extra
 
 

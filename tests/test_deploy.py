@@ -322,7 +322,7 @@ def instructions():
 
 def test_dockerfile():
     """Two stages; the last one has a user without rights, a health check and an entry point that gets the signals."""
-    known = {"ARG", "FROM", "ENV", "WORKDIR", "COPY", "RUN", "USER", "EXPOSE", "STOPSIGNAL", "HEALTHCHECK",
+    known = {"ARG", "FROM", "LABEL", "ENV", "WORKDIR", "COPY", "RUN", "USER", "EXPOSE", "STOPSIGNAL", "HEALTHCHECK",
              "ENTRYPOINT", "CMD"}  # fmt: skip
     all_ = instructions()
     assert {name for name, _ in all_} <= known
@@ -361,6 +361,7 @@ def test_dockerfile_copies_what_is_there():
     wanted = {
         "pyproject.toml",
         project["project"]["readme"],
+        *{file.partition("/")[0] for file in project["project"]["license-files"]},
         *project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"],
     }
     wanted |= set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"])

@@ -128,7 +128,7 @@ def test_without_pyarrow(special, database_url, tmp_path):
     (tmp_path / "pyarrow.py").write_text("raise ImportError")
     done = run(database_url, "export", "all.parquet", cwd=tmp_path, PYTHONPATH=str(tmp_path))
     assert done.returncode == 2
-    assert b"station[parquet]" in done.stderr
+    assert b"pip install 'pagopa-receipt-station[parquet]'" in done.stderr
     assert [file.name for file in tmp_path.glob("*all.parquet*")] == []
 
 
