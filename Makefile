@@ -92,7 +92,7 @@ deploy-check: $(VENV)/deploy ## lint the Dockerfile, check deploy/ against publi
 
 docs: $(VENV)/dev ## write the generated pages and build the documentation in dist/docs; a broken link is an error
 	$(BIN)/python docs/site/reference.py
-	$(BIN)/python -m mkdocs build --strict --quiet -f docs/site/mkdocs.yml
+	$(BIN)/python -m zensical build --strict
 
 BUILD := rm -f dist/pagopa_receipt_station-* && $(BIN)/python -m hatchling build -t sdist -t wheel -d dist
 dist: $(VENV)/run ## build wheel and sdist in dist/, of the version in station/__init__.py
@@ -111,7 +111,7 @@ image-check: ## build the image without Docker and start it (root, Debian's buil
 	deploy/image/check.sh
 
 clean: ## remove the virtual environment and what tools left behind
-	rm -rf $(VENV) dist .fuzz .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) dist .cache .fuzz .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # The build tools first: Spyne is published as source only, and is built with these and not with whatever is newest.
 $(VENV)/build: requirements-build.lock

@@ -83,11 +83,12 @@ def chart(figures: Figures) -> str:
     """The rates as bars, the floors grey, in SVG."""
     shown = [line for line in LINES if line.figure != "reading"]
     rates = [median(figures[line.figure]) for line in shown]
-    step, left, width = 26, 430, 330
-    height = step * len(shown) + 16
+    # Each title stands above its bar: beside it, long ones were cut.
+    step, width = 44, 560
     out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 80} {height}" '
-        'font-family="sans-serif" font-size="13">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width + 100} {step * len(shown) + 12}" '
+        'font-family="sans-serif" font-size="14" role="img">',
+        "<title>Receipts a second, beside what the databases reach alone</title>",
         '<rect width="100%" height="100%" fill="white"/>',
     ]
     for number, (line, rate) in enumerate(zip(shown, rates, strict=True)):
@@ -95,16 +96,16 @@ def chart(figures: Figures) -> str:
         length = width * rate / max(rates)
         colour = "#b8b8b8" if line.title.startswith("floor") else "#0066cc"
         out += [
-            f'<text x="{left - 8}" y="{y + 16}" text-anchor="end">{line.title}</text>',
-            f'<rect x="{left}" y="{y + 3}" width="{length:.1f}" height="{step - 8}" fill="{colour}"/>',
-            f'<text x="{left + length + 6:.1f}" y="{y + 16}">{rate:,.0f}/s</text>',
+            f'<text x="10" y="{y + 14}">{line.title}</text>',
+            f'<rect x="10" y="{y + 20}" width="{length:.1f}" height="16" fill="{colour}"/>',
+            f'<text x="{length + 16:.1f}" y="{y + 33}">{rate:,.0f}/s</text>',
         ]
     return "\n".join([*out, "</svg>", ""])
 
 
 def write(figures: Figures, *, dry_run: bool = False) -> None:
     """Prints the table, and puts table and chart into the documentation."""
-    text = f"{setting(figures)}\n\n{table(figures)}\n\n![Rates](performance.svg)"
+    text = f"{setting(figures)}\n\n{table(figures)}\n\n![The rates of the table as bars](performance.svg)"
     print(text)
     if not dry_run:
         CHART.write_text(chart(figures))

@@ -2,19 +2,24 @@
 
 import importlib.util
 import re
+import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import click
 import pytest
+from lxml import etree
 
+import station
 from station import config
 from station.cli import cli
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 SITE = DOCS / "site"
+CONFIG = tomllib.loads((ROOT / "zensical.toml").read_text())["project"]
 PAGES = sorted(page for page in DOCS.rglob("*.md") if SITE not in page.parents)
 
 
@@ -40,15 +45,74 @@ def test_every_setting_is_described():
             assert [setting for setting, one in model.model_fields.items() if not one.description] == [], name
 
 
-def test_site(tmp_path):
-    """MkDocs builds the site and finds no broken link, no missing anchor and no page that nobody links."""
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The site, built in a copy: Zensical writes below its own folder only."""
+    folder = tmp_path_factory.mktemp("site")
+    shutil.copytree(DOCS, folder / "docs", ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("zensical.toml", "CHANGELOG.md"):
+        shutil.copy(ROOT / file, folder)
     ended = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-f", SITE / "mkdocs.yml", "-d", tmp_path],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [sys.executable, "-m", "zensical", "build", "--strict"], cwd=folder, capture_output=True, text=True, check=False
+    )
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert (tmp_path / "it" / "primi-passi" / "index.html").exists()
-    assert (tmp_path / "changelog" / "index.html").exists()
+    assert "Warning" not in ended.stdout + ended.stderr
+    return folder / CONFIG["site_dir"]
+
+
+def test_site(site):
+    """It is built without a warning, broken links and anchors among them, and holds every page and the changelog."""
+    for page in PAGES:
+        name = page.relative_to(DOCS).with_suffix("")
+        assert (site / ("." if name.name == "index" else name) / "index.html").exists()
+    assert f"{station.__version__} - 20" in (site / "changelog" / "index.html").read_text()
+    assert not (site / "site").exists()
+    assert CONFIG["repo_url"] in (site / "index.html").read_text()
+    assert 'class="highlight"' in (site / "getting-started" / "index.html").read_text()
+
+
+def test_site_loads_nothing_from_elsewhere(site):
+    """A reader's browser asks the site's own host for everything: scripts, styles, fonts, images."""
+    for file in site.rglob("*.html"):
+        text = re.sub(r'<link[^>]+rel="?(?:canonical|prev|next)"?[^>]*>', "", file.read_text())
+        loaded = re.findall(
+            r"""<(?:script|link|img|iframe|source|object|embed)\b[^>]*?\b(?:src|href|data)=["']?([^"' >]+)""", text
+        )
+        assert loaded
+        assert [address for address in loaded if re.match("(?:https?:)?//", address)] == [], file
+    for file in site.rglob("*.css"):
+        assert not re.search(r"""(?:url\(|@import)\s*["']?(?:https?:)?//""", file.read_text()), file
+
+
+def test_every_page_is_found():
+    """The menu has every page, and so has the first one."""
+
+    def pages(entries):
+        for entry in entries:
+            for _, inside in entry.items():
+                yield from [inside] if isinstance(inside, str) else pages(inside)
+
+    written = {str(page.relative_to(DOCS)) for page in PAGES}
+    listed = list(pages(CONFIG["nav"]))
+    assert len(listed) == len(set(listed))
+    assert set(listed) == written
+    linked = set(re.findall(r"\]\(([\w./-]+\.md)\)", (DOCS / "index.md").read_text()))
+    assert linked == written - {"index.md"}
+
+
+@pytest.mark.parametrize("picture", sorted(DOCS.glob("*.svg")), ids=lambda picture: picture.name)
+def test_pictures_are_whole(picture):
+    """No text of a picture is cut at its edges, and each has a title for those who do not see it."""
+    root = etree.parse(picture).getroot()
+    svg = "{http://www.w3.org/2000/svg}"
+    assert root.findtext(f"{svg}title")
+    _, _, width, height = map(float, root.get("viewBox").split())
+    for text in root.iter(f"{svg}text"):
+        size = 0.65 * float(root.get("font-size")) * len("".join(text.itertext()))  # more than a letter takes
+        start = float(text.get("x")) - size * {None: 0, "middle": 0.5, "end": 1}[text.get("text-anchor")]
+        assert start >= 0, "".join(text.itertext())
+        assert start + size <= width, "".join(text.itertext())
+        assert 0 < float(text.get("y")) < height
 
 
 def commands_in(text):

@@ -107,7 +107,7 @@ def commands() -> str:
 
 
 def _each(command: click.Command, name: str) -> Iterator[str]:
-    context = click.Context(command, info_name=name, max_content_width=100, terminal_width=100)
+    context = click.Context(command, info_name=name, max_content_width=80, terminal_width=80)
     if isinstance(command, click.Group):
         for word in command.list_commands(context):
             if found := command.get_command(context, word):
