@@ -2,8 +2,16 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet
-LOCKED := $(INSTALL) --no-build-isolation --require-hashes
+PIP := $(BIN)/python -m pip --disable-pip-version-check install
+INSTALL := $(PIP) --quiet
+# $(call locked,title,file): install what a lock file names, with a line for each package, since that takes minutes.
+define locked
+	@echo "== $(1)"
+	@{ PYTHONUNBUFFERED=1 $(PIP) --no-build-isolation --require-hashes -r $(2) || echo failed; } | \
+	  while read -r verb what _; do case "$$verb $$what" in \
+	    "Collecting "*) echo "   $$what";; "Building wheels") echo "   building what comes as source";; \
+	    "Installing collected") echo "   installing all of these";; "failed "*) exit 1;; esac; done
+endef
 # Two more than there are cores: tests also wait, for servers, disks and time.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
 
@@ -119,17 +127,19 @@ $(VENV)/build: requirements-build.lock
 	  { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
 	  { echo "$(PYTHON) lacks the venv module (on Debian and Ubuntu: apt install python3-venv)"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) --require-hashes -r requirements-build.lock
+	@echo "== A virtual environment in $(VENV), once: one to three minutes, most of them downloads"
+	@$(PYTHON) -m venv $(VENV)
+	$(call locked,Build tools,requirements-build.lock)
 	@touch $@
 
 $(VENV)/run: requirements.lock pyproject.toml | $(VENV)/build
-	$(LOCKED) -r requirements.lock
-	$(INSTALL) --no-build-isolation --no-deps --editable .
+	$(call locked,Libraries of the station,requirements.lock)
+	@echo "== The station itself"
+	@$(INSTALL) --no-build-isolation --no-deps --editable .
 	@touch $@
 
 $(VENV)/dev: requirements-dev.lock $(VENV)/run
-	$(LOCKED) -r requirements-dev.lock
+	$(call locked,Tools for tests and documentation,requirements-dev.lock)
 	@touch $@
 
 # Tools that only look at lock files, or at what stands in deploy/, have an environment of their own.
@@ -144,5 +154,5 @@ $(VENV)/deploy: requirements-deploy.lock | $(VENV)/build
 	@touch $@
 
 $(VENV)/fuzz: requirements-fuzz.lock $(VENV)/dev
-	$(LOCKED) -r requirements-fuzz.lock
+	$(call locked,The fuzzer,requirements-fuzz.lock)
 	@touch $@
