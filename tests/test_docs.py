@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 SITE = DOCS / "site"
 CONFIG = tomllib.loads((ROOT / "zensical.toml").read_text())["project"]
+README = ROOT / "README.md"
 PAGES = sorted(page for page in DOCS.rglob("*.md") if SITE not in page.parents)
 
 
@@ -100,6 +101,14 @@ def test_every_page_is_found():
     assert linked == written - {"index.md"}
 
 
+def test_readme_links():
+    """What the README links to is there, its headings too."""
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]+)#?([^)]*)\)", README.read_text()):
+        assert (ROOT / target).is_file(), target
+        headings = re.findall(r"^#+ (.*)$", (ROOT / target).read_text(), re.MULTILINE) if anchor else []
+        assert not anchor or anchor in {heading.lower().replace(" ", "-") for heading in headings}, anchor
+
+
 @pytest.mark.parametrize("picture", sorted(DOCS.glob("*.svg")), ids=lambda picture: picture.name)
 def test_pictures_are_whole(picture):
     """No text of a picture is cut at its edges, and each has a title for those who do not see it."""
@@ -120,7 +129,7 @@ def commands_in(text):
     return re.findall(r"(?:^|[`$(] ?|&& )station ((?:[a-z]+ ?)+)", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+@pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_exist(page):
     """Each command that a page names exists."""
     context = click.Context(cli)
@@ -129,7 +138,7 @@ def test_commands_exist(page):
         assert line.split()[0] in known, line
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+@pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: str(page.relative_to(ROOT)))
 def test_settings_exist(page):
     """Each setting that a page names as `section.name` exists, and each block of TOML is a configuration."""
     text = page.read_text()
@@ -143,7 +152,7 @@ def test_settings_exist(page):
             assert name in models[section].model_fields, f"{section}.{name}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+@pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: str(page.relative_to(ROOT)))
 def test_toml_is_a_configuration(page, tmp_path):
     """Each block of TOML is a configuration that the station takes."""
     for number, block in enumerate(re.findall(r"```toml\n(.*?)```", page.read_text(), re.DOTALL)):

@@ -1,8 +1,11 @@
 """Every row of the README's table of answers, as raw bytes over HTTP."""
 
 import gzip
+import hashlib
 import http.client
+import re
 import time
+from pathlib import Path
 
 import pytest
 from build import (
@@ -19,6 +22,8 @@ from build import (
 )
 from lxml import etree
 from wire_schema import response_schema
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 def stored(station, request):
@@ -341,3 +346,13 @@ def logged(station, answer):
                 return line
         time.sleep(0.01)
     raise AssertionError("no log line")
+
+
+def test_first_refusal(station):
+    """The README's first refusal is answered, and found again, as it says."""
+    readme = (ROOT / "README.md").read_text()
+    [sample] = set(re.findall(r"@(tests/data/invalid\S+)", readme))
+    [answer] = re.findall(r"<outcome>KO</outcome>.*</fault>", readme)
+    raw = (ROOT / sample).read_bytes()
+    assert answer in station.push(raw).http.text
+    assert set(re.findall(r"refused show (\S+)", readme)) == {hashlib.sha256(raw).hexdigest()[:16]}
