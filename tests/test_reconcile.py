@@ -393,7 +393,7 @@ def test_watermark_waits_for_the_last_receipts(job):
 def test_killed_in_the_middle(either):
     """A run that is killed keeps what it stored; the next one starts at once, says so, and nothing is twice."""
     receipts = generate(either.gpd, 300)
-    either.gpd.settings(latency=0.01)
+    either.gpd.settings(latency=0.05)
     process = either.start()
     until(lambda: either.gpd.stats()["by_endpoint"]["receipt"] >= 60, "60 receipts asked for")
     process.kill()
@@ -412,7 +412,7 @@ def test_killed_in_the_middle(either):
 def test_terminated_in_the_middle(either):
     """SIGTERM ends a run after the receipts in hand, each stored and counted; the next run goes on."""
     receipts = generate(either.gpd, 300)
-    either.gpd.settings(latency=0.01)
+    either.gpd.settings(latency=0.05)
     process = either.start("--json")
     until(lambda: either.gpd.stats()["by_endpoint"]["receipt"] >= 60, "60 receipts asked for")
     process.send_signal(signal.SIGTERM)
@@ -550,7 +550,7 @@ def test_pushed_while_fetched(either, serve):
 def test_two_runs_at_once(either):
     """The second run says that another is active and ends with 3, asking for nothing; looking is allowed."""
     receipts = generate(either.gpd, 20)
-    name = either.gpd.fault(endpoint="list", delay=1, times=1)
+    name = either.gpd.fault(endpoint="list", delay=5, times=1)
     first = either.start()
     until(lambda: either.gpd.faults()[name] == 1, "the first run lists")
     first.send_signal(signal.SIGSTOP)  # so that it takes as long as the others need
