@@ -140,6 +140,19 @@ def test_repository():
     assert {"publiccode.yml", "Dockerfile", "CHANGELOG.md"} <= naming
 
 
+def test_templates():
+    """Each kind of issue has a name and says what it is for; weaknesses are sent to the security policy."""
+    folder = ROOT / ".github" / "ISSUE_TEMPLATE"
+    for template in folder.glob("*.md"):
+        head = yaml.safe_load(template.read_text().split("---\n")[1])
+        assert head["name"]
+        assert head["about"]
+    links = yaml.safe_load((folder / "config.yml").read_text())["contact_links"]
+    assert links[0]["url"].endswith("/SECURITY.md")
+    for command in re.findall(r"`make ([a-z-]+)`", (ROOT / ".github" / "PULL_REQUEST_TEMPLATE.md").read_text()):
+        assert f"\n{command}: " in (ROOT / "Makefile").read_text()
+
+
 # The keys of https://docs.publiccode.software, version 0.7, that we use: `!` marks those that must be there.
 PUBLICCODE = {
     "publiccodeYmlVersion!": {"0"},
