@@ -17,10 +17,12 @@ A scenario is a JSON object, all parts optional; `load` adds parts later:
 - `keys`, `core_keys`: key to `"*"`, a list of organisations, or `{orgs, segregation_codes, denied}`
 - `receipts`: `{org, n, seed}` names a generated receipt; beside them `iuv`, `receipt_id`, `payment_date_time` (null:
   the document has none, and no list shows it), `debtor`, `version`, `start`, `end`, `broker`, `station`,
-  `segregation`, `status`, `xml` (the document as text), `hidden` (takes its place in the page, but is not shown),
-  `unpaid` (true or `{calls, seconds, listed}`: 422 until then, and shown in no list unless `listed`)
+  `segregation`, `date_zone`, `status`, `xml` (the document as text), `hidden` (takes its place in the page, but is not
+  shown), `faulty` (its debt position: each list with it, and the receipt, is a 500), `unpaid` (true or `{calls,
+  seconds, listed}`: 422 until then, and shown in no list unless `listed`)
 - `generate`: one or a list of `{org, count, seed, from, to, version, first, without, hidden_every, hidden_range,
-  unpaid_every, unpaid, receipts, positions}`: `make_receipt(org, n, seed, start=from, end=to, ...)` for so many n
+  unpaid_every, unpaid, date_zone, receipts, positions}`: `make_receipt(org, n, seed, start=from, end=to, ...)` for so
+  many n
 - `positions`: `{org, n, seed}`, and `iupd`, `iuv`, `nav`, `amount` (cents), `id_receipt`, `payment_date`, `status`
 - `faults`: see `faults.Fault`
 - `insert_while_paging`: `{after, org, receipts, generate, remove}`

@@ -13,7 +13,7 @@ _names = (f"fault-{n}" for n in itertools.count(1))
 
 @dataclass(slots=True)
 class Fault:
-    """Strikes calls that match `endpoint`, `org`, `iuv`, `page` and `key`, as far as given.
+    """Strikes calls that match `endpoint`, `org`, `iuv`, `page` and `key`, and lists from `since` on, as far as given.
 
     Of the matching calls the first `skip` are spared, then every `every`-th is struck, `times` in all (no `times`:
     until it is taken away). What happens:
@@ -33,6 +33,7 @@ class Fault:
     iuv: str | None = None
     page: int | None = None
     key: str | None = None
+    since: str | None = None
     skip: int = 0
     every: int = 1
     times: int | None = None
@@ -52,12 +53,16 @@ class Fault:
     seen: int = 0
     hits: int = 0
 
-    def strikes(self, endpoint: str, org: str, iuv: str | None, page: int | None, key: str | None) -> bool:
-        """Whether this call is struck; counts it."""
+    def strikes(
+        self, endpoint: str, org: str, iuv: str | None, page: int | None, key: str | None, start: str = ""
+    ) -> bool:
+        """Whether this call is struck; counts it. `start`: where the period of a list begins."""
         if self.times is not None and self.hits >= self.times:
             return False
         asked = ((self.endpoint, endpoint), (self.org, org), (self.iuv, iuv), (self.page, page), (self.key, key))
         if any(wanted is not None and wanted != given for wanted, given in asked):
+            return False
+        if self.since is not None and start < self.since:
             return False
         self.seen += 1
         if self.seen <= self.skip or (self.seen - self.skip - 1) % self.every:

@@ -20,7 +20,7 @@ from .receipts import END, GENERATED, START, VERSIONS, headline, make_position, 
 
 RECEIPT_KEYS = {
     *("org", "n", "seed", "start", "end", "version", "broker", "station", "segregation"),
-    *("iuv", "receipt_id", "payment_date_time", "debtor", "xml", "status", "unpaid", "hidden"),
+    *("iuv", "receipt_id", "payment_date_time", "debtor", "xml", "status", "unpaid", "hidden", "faulty", "date_zone"),
 }
 POSITION_KEYS = {
     *("org", "n", "seed", "start", "end"),
@@ -28,9 +28,9 @@ POSITION_KEYS = {
 }
 GENERATE_KEYS = {
     *("org", "count", "seed", "from", "to", "version", "broker", "station", "segregation", "first"),
-    *("hidden_every", "hidden_range", "unpaid_every", "unpaid", "receipts", "positions", "without"),
+    *("hidden_every", "hidden_range", "unpaid_every", "unpaid", "receipts", "positions", "without", "date_zone"),
 }
-MAKE_KEYS = ("start", "end", "version", "broker", "station", "segregation")
+MAKE_KEYS = ("start", "end", "version", "broker", "station", "segregation", "date_zone")
 
 
 class BadRequestError(Exception):
@@ -53,6 +53,7 @@ class Row:
     status: str = "PAID"
     xml: bytes | None = None
     hidden: bool = False
+    faulty: bool = False
     calls_left: float = 0  # 422 is answered so many times yet
     unpaid_until: float = 0  # 422 is answered before this time (time.time())
     listed_unpaid: bool = False
@@ -161,6 +162,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.organisations: dict[str, Organisation] = {}
+        self.faulty = False  # whether some row is
         self._selections: OrderedDict[tuple[Any, ...], list[Row]] = OrderedDict()
 
     def organisation(self, code: str) -> Organisation:
@@ -175,6 +177,7 @@ class Ledger:
         for item in part.get("receipts", []):
             _known(item, RECEIPT_KEYS, "receipt")
             by_org.setdefault(item["org"], []).append(_row(item))
+            self.faulty |= item.get("faulty", False)
         for org, rows in by_org.items():
             taken = self.organisation(org).add(rows)
             counts["receipts"] += taken
@@ -197,7 +200,7 @@ class Ledger:
         org, seed = order["org"], order.get("seed", 0)
         start, end = order.get("from", START), order.get("to", END)
         options = {"start": start, "end": end}
-        options |= {name: order[name] for name in ("version", "broker", "station", "segregation") if name in order}
+        options |= {name: order[name] for name in MAKE_KEYS[2:] if name in order}
         segregation = order.get("segregation", "01")
         first, without = order.get("first", 0), set(order.get("without", ()))
         numbers = [n for n in range(first, first + order["count"]) if n not in without]
@@ -278,6 +281,7 @@ def _row(item: dict[str, Any]) -> Row:
     row = Row(item.get("iuv") or iuv, paid_at or "", item.get("debtor") or debtor, recipe)
     row.status = item.get("status", "PAID")
     row.hidden = item.get("hidden", False)
+    row.faulty = item.get("faulty", False)
     if "xml" in item:
         row.xml = item["xml"].encode()
     if item.get("unpaid"):
@@ -308,7 +312,7 @@ def pay(row: Row) -> None:
 
 # --- from and to ------------------------------------------------------------------------------------------------------
 
-_BOUND = re.compile(r"\d{4}-\d\d-\d\d(T\d\d:\d\d:\d\d(\.\d{1,9})?)?", re.ASCII)
+_BOUND = re.compile(r"\d{4}-\d\d-\d\d(T\d\d:\d\d(:\d\d(\.\d{1,9})?)?)?", re.ASCII)
 
 
 def period(start: str | None, end: str | None, now: datetime) -> tuple[str, str, float]:

@@ -55,13 +55,16 @@ def make_receipt(
     receipt_id: str | None = None,
     payment_date_time: str | None = GENERATED,
     debtor: str | None = None,
+    date_zone: str = "",
 ) -> dict[str, Any]:
     """Receipt number `n` of `org`, the same whenever the arguments are the same.
 
     Returns `org`, `n`, `seed`, `version`, `iuv`, `notice_number`, `receipt_id`, `payment_date_time`, `debtor` (its
     fiscal code), `amount` (euro, as text), `fields` (the whole content as dicts, lists and strings), `root` (the push's
     body element) and `xml` (the document as the API hands it out). The payment lies between `start` and `end`;
-    `payment_date_time=None` leaves it out. The IUV hangs on `n` and `seed` alone: two organisations share IUVs.
+    `payment_date_time=None` leaves it out. With `date_zone` (+00:00, say) applicationDate and transferDate carry it,
+    and `Z` in the document, as the real service writes them anew. The IUV hangs on `n` and `seed` alone: two
+    organisations share IUVs.
     """
     digest = _digest(org, n, seed)
     version = _version(digest, version)
@@ -72,6 +75,11 @@ def make_receipt(
         payment_date_time = paid_at
     receipt = _content(digest, org, iuv, receipt_id, payment_date_time, debtor or plain_debtor, version)
     fields = {"idPA": org, "idBrokerPA": broker, "idStation": station, "receipt": receipt}
+    rewritten = fields
+    if date_zone:
+        dates = {name: receipt[name] for name in ("applicationDate", "transferDate") if name in receipt}
+        rewritten = {**fields, "receipt": receipt | {name: f"{day}Z" for name, day in dates.items()}}
+        receipt |= {name: f"{day}{date_zone}" for name, day in dates.items()}
     document_root, root = ROOTS[version]
     return {
         "org": org,
@@ -86,7 +94,7 @@ def make_receipt(
         "amount": receipt["paymentAmount"],
         "fields": fields,
         "root": root,
-        "xml": _document(document_root, fields),
+        "xml": _document(document_root, rewritten),
     }
 
 

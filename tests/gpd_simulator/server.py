@@ -72,10 +72,10 @@ class Conversation(BaseHTTPRequestHandler):
         simulator = self.server.simulator
         request_id = self.headers.get("X-Request-Id")
         key = self.headers.get("Ocp-Apim-Subscription-Key", "")
-        call = Call.read(self.command, path, query, key, request_id)
+        call = Call.read(self.command, path, query, key, request_id, self.headers.get("Accept") or "*/*")
         answer, fault = simulator.answer(call, self.first_call)
         self.first_call = False
-        if silence := simulator.settings.latency + (fault.delay if fault else 0):
+        if silence := simulator.settings.latency + answer.silence + (fault.delay if fault else 0):
             time.sleep(silence)
         # Counted before it is sent: whoever has the answer finds it in the statistics.
         simulator.answered(call, "dropped" if fault and fault.drop else str(answer.status), fault)

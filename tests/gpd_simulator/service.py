@@ -43,6 +43,7 @@ class Settings:
     error_style: str | None = None  # problem, gateway or html for every error; None: each as its author writes it
     unknown_key_status: int = 401
     latency: float = 0.0  # seconds before every answer
+    slow_rows: int = 0  # rows of a period that cost each of its pages two seconds, as 5,000 do at the real one; 0: none
     now: str | None = None  # the service's clock, UTC without zone; None: the real one
 
 
@@ -66,6 +67,7 @@ class Answer:
     body: bytes
     content_type: str = "application/json"
     headers: dict[str, str] = field(default_factory=dict)
+    silence: float = 0.0  # seconds until it goes out
 
 
 @dataclass
@@ -79,6 +81,7 @@ class Call:
     key: str
     request_id: str | None
     path: str
+    accept: str = "*/*"
 
     @property
     def page(self) -> int | None:
@@ -86,7 +89,7 @@ class Call:
         return int(text) if text.isdecimal() and self.endpoint != "receipt" else None
 
     @classmethod
-    def read(cls, method: str, path: str, query: str, key: str, request_id: str | None) -> "Call":
+    def read(cls, method: str, path: str, query: str, key: str, request_id: str | None, accept: str = "*/*") -> "Call":
         params = {name: values[-1] for name, values in parse_qs(query, keep_blank_values=True).items()}
         endpoint, org, iuv = "other", "", None
         if method != "GET":
@@ -96,7 +99,7 @@ class Call:
             endpoint = "receipt" if iuv else "list"
         elif match := _POSITIONS.fullmatch(path):
             endpoint, org = "positions", unquote(match[1])
-        return cls(endpoint, org, iuv, params, key, request_id, f"{path}?{query}" if query else path)
+        return cls(endpoint, org, iuv, params, key, request_id, f"{path}?{query}" if query else path, accept)
 
 
 class Simulator:
@@ -230,7 +233,7 @@ class Simulator:
             self.stats.callers_gone += 1
 
     def _answer(self, call: Call) -> tuple[Answer, Fault | None]:
-        keys = self.core_keys if call.endpoint == "positions" else self.keys
+        keys = self.core_keys if call.path.startswith(CORE_BASE) else self.keys
         key = keys.get(call.key)
         if key is None:
             return self._unknown_key(call), None
@@ -241,7 +244,8 @@ class Simulator:
                 return self._too_many(wait), None
             headers = {"x-remaining-calls-per-period": str(remaining)}
         for fault in self.faults:
-            if fault.strikes(call.endpoint, call.org, call.iuv, call.page, call.key):
+            start = call.params.get("from", "")
+            if fault.strikes(call.endpoint, call.org, call.iuv, call.page, call.key, start):
                 self.stats.by_fault[fault.name] += 1
                 answer = self.struck(fault, None if fault.replaces() else self._serve(call, key))
                 answer.headers = headers | answer.headers
@@ -269,9 +273,13 @@ class Simulator:
 
     def _serve(self, call: Call, key: Key) -> Answer:
         if call.endpoint == "other":
+            if call.path.startswith((f"{RECEIPTS_BASE}/", f"{CORE_BASE}/")):
+                return self._spring(404, call.path)
             return self._gateway(404, "Resource not found")
         if not key.opens(call.org):
             return self._gateway(key.denied, "You are not allowed to access this resource.")
+        if not set(re.split(r"[;,\s]+", call.accept)) & {"*/*", "application/*", "application/json", "application/xml"}:
+            return Answer(406, b"")
         try:
             if call.endpoint == "list":
                 answer = self._list(call, key)
@@ -296,11 +304,15 @@ class Simulator:
             self.stats.asked(days)
             if self.settings.reject_over_days is not None and days > self.settings.reject_over_days:
                 raise BadRequestError("Invalid date range", f"{days:.2f} days are too many")
+        if "" in (params.get("service"), params.get("debtorOrIuv")):
+            return self._problem(500, "Internal Server Error", "An unexpected error has occurred")
         filters = {name: params.get(name) or None for name in ("debtor", "service", "debtorOrIuv")}
         codes = _codes(params, key)
         query = Query(low, high, filters["debtor"], filters["service"], filters["debtorOrIuv"], codes)
         after_paging = self.settings.date_filter == "after_paging"
         rows = self.ledger.select(call.org, query, after_paging)
+        if self.ledger.faulty and any(row.faulty for row in rows):
+            return self._problem(500, "Internal Server Error", "The list cannot be made")
         if not rows and page == 0 and self.settings.nothing_found == 404:
             detail = f"Not found receipts for Organization Fiscal Code {call.org} and page {page}"
             return self._problem(404, "Not found the receipts", detail)
@@ -314,7 +326,10 @@ class Simulator:
             if row.is_listed() and (not after_paging or query.in_period(row)):
                 shown.append(row.listed(call.org))
         head = f'{{"currentPageNumber": {page}, "length": {len(shown)}, "totalPages": {pages}, "results": ['
-        return Answer(200, b"".join((head.encode(), b", ".join(shown), b"]}")))
+        answer = Answer(200, b"".join((head.encode(), b", ".join(shown), b"]}")))
+        if self.settings.slow_rows:  # 5,000 rows took the real service 2 s a page, 20,000 took 40 s
+            answer.silence = 2 * (len(rows) / self.settings.slow_rows) ** 2.16
+        return answer
 
     def _insert(self, org: str) -> None:
         due = []
@@ -340,6 +355,8 @@ class Simulator:
         if row is None:
             detail = f"Not found a receipt for Organization Fiscal Code {org} and IUV {iuv}"
             return self._problem(404, "Not found the receipt", detail)
+        if row.faulty:
+            return self._problem(500, "Internal Server Error", f"The debt position is unknown {where}")
         if not row.is_paid():
             row.calls_left -= 1
             detail = "The debt position is in an inappropriate state [status= PO_UNPAID] to provide the receipt"
@@ -393,6 +410,12 @@ class Simulator:
     def _gateway(self, status: int, message: str) -> Answer:
         return self._error(status, message, message, self.settings.error_style or "gateway")
 
+    def _spring(self, status: int, path: str) -> Answer:
+        """As the application server writes it, before the service sees the call."""
+        at = f"{self._now().isoformat()}.000+00:00"
+        content = {"timestamp": at, "status": status, "error": phrase(status), "path": path.partition("?")[0]}
+        return Answer(status, json.dumps(content).encode())
+
     def _error(self, status: int, title: str, detail: str, style: str) -> Answer:
         if style == "html":
             return Answer(status, page_of(status, phrase(status)), "text/html")
@@ -423,10 +446,10 @@ def _refresh(row: Row) -> None:
 
 def _codes(params: dict[str, str], key: Key) -> tuple[str, ...]:
     """The segregation codes that hold: the key's, which the gateway sets whatever the caller says, or the caller's."""
-    asked = params.get("segregationCodes") or ""
-    if asked and not re.fullmatch(r"\d{2}(,\d{2})*", asked):
+    asked = params.get("segregationCodes")
+    if asked is not None and not re.fullmatch(r"\d{2}(,\d{2})*", asked):
         raise BadRequestError
-    return key.segregation_codes or tuple(filter(None, asked.split(",")))
+    return key.segregation_codes or tuple(asked.split(",") if asked else ())
 
 
 def _number(params: dict[str, str], name: str, default: int, least: int, most: int) -> int:
