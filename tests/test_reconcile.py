@@ -321,6 +321,51 @@ def test_edges_of_windows(job):
     assert ran["total"]["listed"] == len(edges)
 
 
+def copy_for(ec: str, owner: str, iuv: str) -> dict[str, Any]:
+    """A receipt of another EC's payment, as `ec` gets it because it is a beneficiary."""
+    receipt = make_receipt(owner, 1, iuv=iuv, **LAST_WEEKS)
+    return receipt | {"fields": receipt["fields"] | {"idPA": ec}}
+
+
+def test_copy_of_anothers_receipt_with_the_same_iuv(either, serve):
+    """A copy for a secondary beneficiary says nothing of the EC's own payment with that IUV: it is missing, fetched."""
+    [receipt] = generate(either.gpd, 1)
+    either.settings |= {"positions_key": "core-key"}
+    either.gpd.load(positions=[{"org": EC, "n": 0, **LAST_WEEKS}])
+    assert ">OK<" in push(serve(either.url).url, copy_for(EC, OTHER_EC, receipt["iuv"]))
+    assert [one["iuv"] for one in either.json("--dry-run")["missing"]] == [receipt["iuv"]]
+    ran = either.json("--positions")
+    assert (ran["total"]["fetched"], ran["total"]["here"]) == (1, 0)
+    owners = either.rows("SELECT fiscal_code FROM receipt WHERE iuv = :iuv ORDER BY 1", iuv=receipt["iuv"])
+    assert [row.fiscal_code for row in owners] == [EC, OTHER_EC]
+    ran = either.json("--positions", "--from", ago(41))
+    assert (ran["total"]["fetched"], ran["total"]["here"]) == (0, 1)
+
+
+def test_copy_of_anothers_receipt_by_positions(either, serve):
+    """Nor does it hide a payment that only the second opinion names, or one that is fetched by hand."""
+    receipt = make_receipt(EC, 0, **LAST_WEEKS)
+    either.settings |= {"positions_key": "core-key"}
+    either.gpd.load(positions=[{"org": EC, "n": 0, **LAST_WEEKS}])
+    assert ">OK<" in push(serve(either.url).url, copy_for(EC, OTHER_EC, receipt["iuv"]))
+    assert either.json("--positions")["total"]["not_yet"] == 1
+    either.gpd.load(receipts=[{"org": EC, "n": 0, **LAST_WEEKS, "hidden": True}])
+    assert either.json("--iuv", receipt["iuv"])["total"]["fetched"] == 1
+
+
+def test_copy_of_anothers_receipt_closes_no_item(either, serve):
+    """An open item stays open when such a copy comes, in the status and in the next run."""
+    [receipt] = made(1)
+    either.gpd.load(receipts=[{"org": EC, "n": 0, **LAST_WEEKS, "unpaid": {"listed": True}}])
+    either.run()
+    assert ">OK<" in push(serve(either.url).url, copy_for(EC, OTHER_EC, receipt["iuv"]))
+    status = either.json("--status")
+    assert (status["items_total"], [item["iuv"] for item in status["items"]]) == (1, [receipt["iuv"]])
+    assert status["ecs"][0]["open_items"] == 1
+    either.run()
+    assert list(either.items()) == [receipt["iuv"]]
+
+
 # --- windows and watermarks -------------------------------------------------------------------------------------------
 
 

@@ -65,7 +65,11 @@ def only_run(engine: Engine) -> Iterator[bool]:
 
 
 def known_iuvs(connection: Connection, id_pa: str, iuvs: Sequence[str]) -> set[str]:
-    """Those of the IUVs that the EC has a receipt for. One query, so pass some hundreds at most."""
+    """Those of the IUVs of the EC's own payments that it has a receipt for. One query: pass some hundreds at most.
+
+    IUVs are unique per owning EC. A copy for a secondary beneficiary bears the owner's IUV, which the EC may have given
+    to a payment of its own as well: it says nothing of that one.
+    """
     if not iuvs:
         return set()
     table = tables.receipt
@@ -80,9 +84,13 @@ def known_iuvs(connection: Connection, id_pa: str, iuvs: Sequence[str]) -> set[s
 
 
 def _has_receipt(iuv: Any, id_pa: Any) -> Any:
-    """A condition; a subquery with a limit is never made a join, so it costs one probe of the index on IUVs."""
+    """The condition that the EC's own payment has its receipt here (see `known_iuvs`).
+
+    A subquery with a limit is never made a join, so it costs one probe of the index on IUVs.
+    """
     table = tables.receipt
-    return select(literal(1)).where(table.c.iuv == iuv, table.c.id_pa == id_pa).limit(1).scalar_subquery().is_not(None)
+    own = (table.c.id_pa == id_pa, table.c.fiscal_code == id_pa)
+    return select(literal(1)).where(table.c.iuv == iuv, *own).limit(1).scalar_subquery().is_not(None)
 
 
 # --- watermarks -------------------------------------------------------------------------------------------------------
