@@ -114,7 +114,12 @@ def plain_loop(gpd: GpdSimulator, start: date, end: date, iuvs: list[str]) -> tu
             while number == 0 or number < total:
                 answer = client.get(
                     f"{gpd.receipts_url}/payments/{EC}/receipts",
-                    params={"pageNum": number, "pageSize": 100, "from": str(window.first), "to": str(window.last)},
+                    params={
+                        "pageNum": number,
+                        "pageSize": 100,
+                        "from": window.first.isoformat(),
+                        "to": window.last.isoformat(),
+                    },
                 )
                 total = answer.json()["totalPages"]
                 number += 1

@@ -185,10 +185,34 @@ class GpdUnavailableError(GpdError):
     code = "gpd_unavailable"
 
 
+class GpdTimeoutError(GpdUnavailableError):
+    """The GPD API's answer was not complete in time."""
+
+    code = "gpd_timeout"
+
+
+class GpdAddressError(GpdError):
+    """Nothing of the GPD API is at the configured address."""
+
+    code = "gpd_address_wrong"
+
+
 class GpdAnswerError(GpdError):
     """The GPD API's answer is not what it promises."""
 
     code = "gpd_answer_unreadable"
+
+
+class UnreadError(StationError):
+    """Some days or pages of the GPD API's lists could not be read."""
+
+    code = "gpd_unread"
+
+
+class ClockError(StationError):
+    """This machine's clock and the database do not agree on the time."""
+
+    code = "clock_wrong"
 
 
 class StoppedError(StationError):

@@ -204,6 +204,7 @@ class _Levels(Collector):
 
     def _ask(self, connection: store.Connection) -> Iterator[Metric]:
         ecs = self._settings.ecs
+        now = datetime.now(UTC)
         yield _gauge(
             "station_refused_open",
             f"Refused requests that nobody has settled (counted up to {store.OPEN_COUNTED}).",
@@ -214,9 +215,14 @@ class _Levels(Collector):
             "station_last_push_timestamp_seconds",
             "When the last new receipt came by push; 0: never.",
             ("ec",),
-            {(id_pa or _OTHER,): _stamp(at) for id_pa, at in store.last_pushes(connection, list(ecs)).items()},
+            {(id_pa or _OTHER,): _stamp(at) for id_pa, at in store.last_pushes(connection, list(ecs), now).items()},
         )
-        walked = {id_pa: row.walked_at for id_pa, row in store.runs.watermarks(connection).items() if id_pa in ecs}
+        # A time in the future comes from a wrong clock, and would look like no trouble until then.
+        walked = {
+            id_pa: row.walked_at
+            for id_pa, row in store.runs.watermarks(connection).items()
+            if id_pa in ecs and row.walked_at <= now + store.CLOCK_TOLERANCE
+        }
         yield _gauge(
             "station_reconcile_walked_timestamp_seconds",
             "When the last complete walk of station reconcile ended; 0: never.",
@@ -234,7 +240,7 @@ class _Levels(Collector):
             items,
         )
         fetched: dict[tuple[str, ...], float] = {}
-        for id_pa, number in store.fetched_since(connection, datetime.now(UTC) - timedelta(days=1)).items():
+        for id_pa, number in store.fetched_between(connection, now - timedelta(days=1), now).items():
             fetched[(self.label(id_pa),)] = fetched.get((self.label(id_pa),), 0) + number
         yield _gauge(
             "station_reconcile_fetched_last_day",

@@ -21,19 +21,21 @@ from station import config
 from station.config import Gpd
 from station.errors import (
     ConfigError,
+    GpdAddressError,
     GpdAnswerError,
     GpdError,
     GpdForbiddenError,
     GpdKeyError,
     GpdRequestError,
+    GpdTimeoutError,
     GpdUnavailableError,
     StoppedError,
 )
 from station.gpd import Client, EcClient, Pace, usable_iuv
-from station.reconcile.windows import italian_day, padded, three_months_before, windows
+from station.reconcile.windows import Span, cut, italian_day, midnight, padded, three_months_before, windows
 
 ORG = "77777777777"
-FIRST, LAST = date(2026, 3, 1), date(2026, 3, 30)
+FIRST, LAST = datetime(2026, 3, 1), datetime(2026, 3, 30, 23, 59, 59)  # noqa: DTZ001  (Italian civil time)
 MARCH = {"start": "2026-03-01", "end": "2026-03-29"}
 QUICK: dict[str, Any] = {"rate": 10_000, "retries": 2, "retry_pause": 0.05, "timeout": 60}
 
@@ -147,10 +149,70 @@ def test_rejected_request(gpd, connect):
         connect().page(FIRST, LAST, 0)
 
 
-def test_wrong_address_is_no_quiet_day(gpd, connect):
-    """The gateway's own 404 (nothing lives at this address) is an error, unlike the service's (nothing found)."""
-    with pytest.raises(GpdAnswerError, match="check its URL"):
-        connect(url=f"{gpd.base_url}/gpd/payments-receipts-service/v2").page(FIRST, LAST, 0)
+@pytest.mark.parametrize("path", ["/gpd/payments-receipts-service/v2", "/gpd/payments-receipts-service/v1/receipts"])
+def test_wrong_address_is_no_quiet_day(gpd, connect, path):
+    """The gateway's or the server's 404 (nothing is at this address) is an error, unlike the service's own."""
+    client = connect(url=gpd.base_url + path)
+    with pytest.raises(GpdAddressError, match=r"check gpd\.url"):
+        client.page(FIRST, LAST, 0)
+    with pytest.raises(GpdAddressError, match=r"check gpd\.url"):
+        client.receipt("01000000000000017")
+    with pytest.raises(GpdAddressError, match=r"check gpd\.positions_url"):
+        connect(positions_url=f"{gpd.core_url}/x").positions("PAID", FIRST.date(), LAST.date(), 0)
+    assert client.calls == 2
+
+
+NOT_ITS_OWN = {
+    "spring": {"json": {"timestamp": "2026-03-01T10:00:00Z", "status": 404, "error": "Not Found", "path": "/x"}},
+    "rfc 9457": {"json": {"title": "Not Found", "status": 404, "detail": "No static resource.", "instance": "/x"}},
+    "title no text": {"json": {"title": None, "status": 404}},
+    "list": {"json": ["title"]},
+    "html": {"style": "html"},
+    "html called json": {"style": "html", "content_type": "application/json"},
+    "empty": {"style": "empty"},
+    "gateway": {"style": "gateway"},
+}
+
+
+@pytest.mark.parametrize("fault", NOT_ITS_OWN.values(), ids=NOT_ITS_OWN)
+def test_only_the_services_own_404_is_nothing(gpd, connect, fault):
+    """Nothing was found only where the service says so, in a list or for a receipt."""
+    gpd.fault(status=404, **fault)
+    client = connect()
+    for call in (lambda: client.page(FIRST, LAST, 0), lambda: client.receipt("01000000000000017")):
+        with pytest.raises(GpdAddressError):
+            call()
+
+
+def test_hours_are_asked_for_by_the_second(gpd, connect):
+    """Whole days are asked for as days; other bounds as moments, of which nothing is lost."""
+    gpd.load(receipts=[{"org": ORG, "n": 1, "payment_date_time": "2026-03-02T10:59:59.5"}])
+    client = connect()
+    hour = cut(FIRST + timedelta(days=1, hours=10), LAST, 1)
+    assert client.page(hour.first, hour.last, 0).rows == []
+    assert len(client.page(hour.next_first, hour.last + timedelta(hours=1), 0).rows) == 1
+    client.page(FIRST, LAST, 0)
+    asked = [(call["params"]["from"], call["params"]["to"]) for call in gpd.log()]
+    assert asked[0] == ("2026-03-02T10:00:00", "2026-03-02T10:59:59")
+    assert asked[2] == ("2026-03-01", "2026-03-30")
+
+
+def test_narrowing_goes_before_trying_again(gpd, connect):
+    """Where the caller can do better than the same again, a timeout is not tried again, and an error once."""
+    client = connect(retries=5, timeout=0.3, connect_timeout=0.3)
+    gpd.fault(name="slow", delay=1)
+    with pytest.raises(GpdTimeoutError):
+        client.page(FIRST, LAST, 0, retries=1)
+    assert client.calls == 1
+    gpd.clear_faults()
+    gpd.fault(status=500)
+    with pytest.raises(GpdUnavailableError):
+        client.page(FIRST, LAST, 0, retries=1)
+    assert client.calls == 3
+    gpd.clear_faults()
+    gpd.fault(status=429, headers={"Retry-After": "0"}, times=3)
+    assert client.page(FIRST, LAST, 0, retries=1) is not None
+    assert client.calls == 7
 
 
 PAGE = {"currentPageNumber": 0, "length": 0, "totalPages": 1, "results": []}
@@ -485,7 +547,7 @@ def test_positions(gpd, connect):
     """Paid options come with notice number and euro, unpaid instalments do not."""
     gpd.load(positions=[{"org": ORG, "n": n, **MARCH} for n in range(60)])
     client = connect()
-    pages = [client.positions("PAID", FIRST, LAST, number) for number in (0, 1)]
+    pages = [client.positions("PAID", FIRST.date(), LAST.date(), number) for number in (0, 1)]
     assert pages[0].pages == 2
     made = [make_position(ORG, n, **MARCH)["paymentOption"][0] for n in range(60)]
     assert {(one.iuv, one.notice_number, str(one.amount)) for page in pages for one in page.paid} == {
@@ -496,9 +558,9 @@ def test_positions(gpd, connect):
 def test_positions_need_their_key(gpd, connect):
     """GPD-Core has a key of its own."""
     with pytest.raises(GpdRequestError):
-        connect(core_key=None).positions("PAID", FIRST, LAST, 0)
+        connect(core_key=None).positions("PAID", FIRST.date(), LAST.date(), 0)
     with pytest.raises(GpdKeyError):
-        connect(core_key="receipts-key").positions("PAID", FIRST, LAST, 0)
+        connect(core_key="receipts-key").positions("PAID", FIRST.date(), LAST.date(), 0)
 
 
 @pytest.mark.parametrize("body", [{}, {"payment_position_list": []}, {"payment_position_list": {}, "page_info": {}}])
@@ -506,7 +568,7 @@ def test_unreadable_positions(gpd, connect, body):
     """Positions that cannot be read are an error."""
     gpd.fault(json=body)
     with pytest.raises(GpdError):
-        connect().positions("PAID", FIRST, LAST, 0)
+        connect().positions("PAID", FIRST.date(), LAST.date(), 0)
 
 
 # --- days -------------------------------------------------------------------------------------------------------------
@@ -519,14 +581,72 @@ DAYS = st.dates(date(2025, 1, 1), date(2027, 12, 31))
 def test_windows_leave_no_gap(first, length, days, day, at):
     """Windows are short enough for the API, and each payment between the bounds is in one, whatever its fraction."""
     last = first + timedelta(days=length)
-    cut = list(windows(first, last, days))
-    assert all((window.last - window.first).days < days for window in cut)
-    assert (cut[0].first, cut[-1].last) == (first, last)
-    text = f"{day}T{at}"
-    if f"{first}T00:00:00" <= text <= f"{last}T23:59:59":
-        listed = [one for one in cut if f"{one.first}T00:00:00" <= text <= f"{one.last}T23:59:59"]
-        assert [one.again(text) for one in listed] == [True] * (len(listed) - 1) + [False]
+    found = list(windows(first, last, days))
+    assert all(window.last - window.first < timedelta(days=days) for window in found)
+    assert (found[0].first, found[-1].last) == (midnight(first), midnight(last) + timedelta(days=1, seconds=-1))
+    assert_no_gap(found, f"{day}T{at}")
+
+
+@given(DAYS, st.lists(st.integers(1, 720), min_size=1, max_size=6), st.times())
+@example(date(2026, 3, 1), [1], clock(23, 59, 59, 500_000))
+def test_narrow_windows_leave_no_gap(day, hours, at):
+    """Nor do windows of hours, whatever their length, and each begins behind the one before."""
+    end = midnight(day) + timedelta(days=3, seconds=-1)
+    found, start, lengths = [], midnight(day), iter(hours * 1000)
+    while start is not None:
+        length = next(lengths)
+        found.append(cut(start, end, length))
+        assert found[-1].last - found[-1].first < timedelta(hours=length)
+        assert found[-1].next_first is None or found[-1].next_first > start
+        start = found[-1].next_first
+    assert found[-1].last == end
+    assert_no_gap(found, f"{day + timedelta(days=1)}T{at}")
+
+
+def assert_no_gap(found, paid_at):
+    """As the service compares: with bounds as Java writes them, without seconds that are zero."""
+    bounds = [(java(one.first), java(one.last)) for one in found]
+    listed = [one for one, (low, high) in zip(found, bounds, strict=True) if low <= paid_at <= high]
+    if bounds[0][0] <= paid_at <= bounds[-1][1]:
         assert listed
+    assert [one.again(paid_at) for one in listed][-1:] in ([False], [])
+    assert all(one.again(paid_at) for one in listed[:-1])
+
+
+def java(moment):
+    return moment.isoformat(timespec="seconds" if moment.second else "minutes")
+
+
+def test_span():
+    """What one call covers is halved where it fails or is slow, down to an hour, and doubled where it is quick."""
+    span = Span(720, 720, timeout=30)
+    window = cut(midnight(date(2026, 3, 1)), midnight(date(2026, 6, 1)), span.hours)
+    tried = [span.hours]
+    while span.can_narrow(window):
+        span.narrow(window)
+        window = cut(window.first, midnight(date(2026, 6, 1)), span.hours)
+        tried.append(span.hours)
+    assert tried == [720, 360, 180, 90, 45, 22, 11, 5, 2, 1]
+    for slowest, hours in ((1, 2), (1, 4), (5, 4), (8, 2), (1, 4)):
+        span.read(cut(window.first, midnight(date(2026, 6, 1)), span.hours), slowest)
+        assert span.hours == hours
+
+
+def test_span_grows_over_what_cannot_be_read():
+    """Where no hour can be read for days, or only some pages can, the walk does not go on hour by hour for ever."""
+    span = Span(720, 1, timeout=30)
+    for _ in range(99):
+        span.leave(partly=False)
+    assert span.hours == 1
+    span.leave(partly=False)
+    span.leave(partly=False)
+    assert span.hours == 4
+    assert not span.can_narrow(cut(midnight(date(2026, 3, 1)), midnight(date(2026, 4, 1)), 4))
+    span.read(cut(midnight(date(2026, 3, 1)), midnight(date(2026, 4, 1)), 4), 1)
+    assert span.can_narrow(cut(midnight(date(2026, 3, 1)), midnight(date(2026, 4, 1)), 4))
+    span = Span(720, 1, timeout=30)
+    span.leave(partly=True)
+    assert span.hours == 2
 
 
 def test_padded():

@@ -150,7 +150,7 @@ def test_clock(settings, engine, monkeypatch):
 def test_command(tmp_path, sqlite_url, text, code):
     """The command tells what to do for each, and exits 1 where anything is missing."""
     (tmp_path / "station.toml").write_text(text)
-    ended = forked.run(["check", "--production"], environment(sqlite_url), tmp_path)
+    ended = forked.run(["check", "--production", "--offline"], environment(sqlite_url), tmp_path)
     assert ended.returncode == code
     assert "LACKS  not_" in ended.stdout
     assert ("LACKS  no_mutual_tls" in ended.stdout) is (not text)
@@ -161,6 +161,6 @@ def test_command_ready(tmp_path, engine, database_url):
     """Where nothing is missing the command exits 0."""
     (tmp_path / "station.toml").write_text(READY)
     env = environment(database_url, STATION_SERVER_HEALTH_LISTEN="127.0.0.1:8081")
-    ended = forked.run(["check", "--production"], env, tmp_path)
+    ended = forked.run(["check", "--production", "--offline"], env, tmp_path)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert ended.stdout.endswith("ok\n")

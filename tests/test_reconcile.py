@@ -21,7 +21,8 @@ from gpd_simulator.receipts import headline
 from process import STATION, environment
 from sqlalchemy import text
 
-from station import store
+from station import config, store
+from station.reconcile import run, walk
 from station.reconcile.windows import italian_day, padded, windows
 from station.store import tables
 
@@ -138,7 +139,7 @@ def ended(process: subprocess.Popen[str] | forked.Forked, expect: int) -> Ran:
 
 def a_job(gpd: GpdSimulator, url: str, folder: Path) -> Job:
     settings = {"url": gpd.receipts_url, "positions_url": gpd.core_url, "key": "receipts-key", "rate": 10_000}
-    return Job(gpd, url, folder, settings | {"retries": 1, "retry_pause": 0.05, "timeout": 10})
+    return Job(gpd, url, folder, settings | {"retries": 1, "retry_pause": 0.05, "timeout": 30})
 
 
 @pytest.fixture
@@ -206,7 +207,7 @@ def promised(receipts: list[dict[str, Any]], first: date, last: date) -> int:
     """List calls for receipts that are listed from `first` to `last`: what docs/reconciliation.md promises."""
     calls = 0
     for window in windows(first, last, 30):
-        low, high = f"{window.first}T00:00:00", f"{window.last}T23:59:59"
+        low, high = window.first.isoformat(), window.last.isoformat()
         inside = sum(low <= receipt["payment_date_time"] <= high for receipt in receipts)
         calls += max(1, -(-inside // 100))
     return calls
@@ -308,7 +309,7 @@ def test_rows_removed_while_paging(job):
 def test_edges_of_windows(job):
     """Payments at the very edges of days and calls are found: with fractions, or in another zone."""
     start, end = TODAY - timedelta(days=60), TODAY - timedelta(days=5)
-    border = next(windows(*padded(start, end, TODAY), 30)).last
+    border = next(windows(*padded(start, end, TODAY), 30)).last.date()
     before = start - timedelta(days=1)
     edges = [
         f"{border}T23:59:59.5", f"{border}T23:59:59.999999", f"{border}T00:00:00", f"{border}T23:59:59Z",
@@ -404,11 +405,11 @@ def test_late_receipts(job):
 
 
 def test_watermark_moves_for_a_whole_window_only(job):
-    """A run that could not read the last page leaves the watermark where it was; one over given days as well."""
+    """A run that could not read all leaves the watermark where it was; one over given days as well."""
     generate(job.gpd, 300)
     job.run("--from", ago(5))
     assert job.rows("SELECT * FROM reconcile_ec") == []
-    job.gpd.fault(endpoint="list", page=1, status=500, name="broken")
+    job.gpd.fault(endpoint="list", skip=1, status=500)
     ran = job.json(expect=1)
     assert "500" in ran["ecs"][0]["error"]
     assert job.rows("SELECT * FROM reconcile_ec") == []
@@ -430,6 +431,290 @@ def test_watermark_waits_for_the_last_receipts(job):
     job.gpd.fault(endpoint="receipt", status=401, delay=0.2)
     assert job.json(expect=1)["ecs"][0]["outcome"] == "failed"
     assert job.rows("SELECT * FROM reconcile_ec") == []
+
+
+# --- lists that cannot be read ----------------------------------------------------------------------------------------
+
+
+def in_one_hour(first: int, count: int, day: str) -> list[dict[str, Any]]:
+    """Receipts that no window can tell apart."""
+    return [{"org": EC, "n": n, "payment_date_time": f"{day}T10:30:07"} for n in range(first, first + count)]
+
+
+def numbers(*parts: list[dict[str, Any]]) -> list[str]:
+    return sorted(make_receipt(EC, one["n"])["iuv"] for part in parts for one in part)
+
+
+def test_page_that_stays_an_error(either):
+    """All other pages and windows are read, the error says which was not, and the watermark does not move."""
+    busy, before, after = in_one_hour(0, 250, ago(20)), in_one_hour(300, 3, ago(50)), in_one_hour(400, 3, ago(3))
+    either.gpd.load(receipts=[*busy, *before, *after])
+    lost = numbers(busy)[100:200]
+    either.gpd.fault(endpoint="list", page=1, status=500)
+    ran = either.json(expect=1)
+    assert set(numbers(busy, before, after)) - set(either.stored()) <= set(lost)
+    assert either.stored() != numbers(busy, before, after)
+    [ec] = ran["ecs"]
+    assert ec["outcome"] == "failed"
+    assert f"{ago(20)} 10:" in ec["error"] or f"{ago(20)} 09:" in ec["error"]
+    assert "page 1: 500" in ec["error"]
+    assert (ec["listed"], ec["fetched"], ec["failed"]) == (len(either.stored()), len(either.stored()), 0)
+    [row] = either.ledger()
+    assert (row.outcome, row.error) == ("failed", ec["error"])
+    assert either.rows("SELECT * FROM reconcile_ec") == []
+    assert ec["error"] in either.run("--status", expect=1).out
+    either.gpd.clear_faults()
+    either.run()
+    assert either.stored() == numbers(busy, before, after)
+    assert len(either.rows("SELECT * FROM reconcile_ec")) == 1
+
+
+def test_page_that_stays_an_error_everywhere(job):
+    """Where a page fails in each window, none of the others is left out, and the walk ends soon."""
+    parts = [in_one_hour(300 * n, 210, ago(days)) for n, days in enumerate((60, 4))]
+    job.gpd.load(receipts=[one for part in parts for one in part])
+    job.gpd.fault(endpoint="list", page=1, status=500)
+    ran = job.json(expect=1)
+    assert set(job.stored()) >= {iuv for part in parts for iuv in numbers(part)[:100] + numbers(part)[200:]}
+    for days in (60, 4):
+        assert ago(days) in ran["ecs"][0]["error"]
+    assert job.gpd.stats()["by_endpoint"]["list"] < 300
+
+
+def test_first_page_that_stays_an_error(job):
+    """The first page is a page like the others."""
+    part = in_one_hour(0, 250, ago(20))
+    job.gpd.load(receipts=part)
+    job.gpd.fault(endpoint="list", page=0, since="2016", status=500)
+    ran = job.json("--from", ago(20), "--to", ago(20), expect=1)
+    assert job.stored() == numbers(part)[100:]
+    assert "page 0: 500" in ran["ecs"][0]["error"]
+
+
+def test_faulty_position(either):
+    """One that makes each list an error with which it is keeps its own hour away, and nothing else."""
+    generate(either.gpd, 60)
+    at = next(
+        f"{ago(20)}T{hour:02d}:30:00"
+        for hour in range(2, 22)
+        if not any(
+            f"{ago(20)}T{hour - 1:02d}" <= one["payment_date_time"] <= f"{ago(20)}T{hour + 2:02d}" for one in made(60)
+        )
+    )
+    either.gpd.load(receipts=[{"org": EC, "n": 900, "payment_date_time": at, "faulty": True}])
+    ran = either.json(expect=1)
+    assert either.stored() == iuvs(made(60))
+    assert (ran["total"]["listed"], ran["total"]["fetched"]) == (60, 60)
+    assert "500" in ran["ecs"][0]["error"]
+    assert f"{ago(20)} " in ran["ecs"][0]["error"]
+    assert either.rows("SELECT * FROM reconcile_ec") == []
+    assert either.gpd.stats()["by_endpoint"]["list"] < 150
+    assert len(either.json("--dry-run", expect=1)["missing"]) == 0
+
+
+def test_hour_that_stays_an_error_in_the_sweep(job):
+    """It costs the sweep, and not the watermark, whose own days were read."""
+    job.run()
+    [mark] = job.rows("SELECT * FROM reconcile_ec")
+    job.rows("UPDATE reconcile_ec SET swept_at = :then", then=str(datetime.now(UTC) - timedelta(days=3))[:19])
+    job.gpd.load(receipts=[{"org": EC, "n": 1, "payment_date_time": f"{ago(70)}T10:00:00", "faulty": True}])
+    ran = job.json(expect=1)
+    assert ran["ecs"][0]["kind"] == "sweep"
+    [after] = job.rows("SELECT * FROM reconcile_ec")
+    assert after.watermark > mark.watermark
+    assert instant(after.swept_at) < instant(mark.swept_at)
+
+
+def test_dry_run_of_what_cannot_be_read(job):
+    """It names each missing receipt once, though windows are read again narrower, and fails as a run does."""
+    busy = in_one_hour(0, 250, ago(20))
+    job.gpd.load(receipts=busy)
+    job.gpd.fault(endpoint="list", page=1, status=500)
+    ran = job.json("--dry-run", expect=1)
+    assert sorted(one["iuv"] for one in ran["missing"]) == sorted(numbers(busy)[:100] + numbers(busy)[200:])
+    assert ran["total"]["missing"] == 150
+    assert job.rows("SELECT * FROM reconcile_ec") == job.ledger() == []
+
+
+def test_slow_windows_are_narrowed(either):
+    """A window that the API cannot list in time is narrowed; what fits is remembered, and grows where it may."""
+    receipts = generate(either.gpd, 240)
+    either.settings |= {"timeout": 1.0, "sweep_days": 0, "start": ago(45)}
+    either.gpd.settings(slow_rows=150)  # a month of them takes 3 s
+    ran = either.json()
+    assert either.stored() == iuvs(receipts)
+    assert ran["total"]["fetched"] == 240
+    [mark] = either.rows("SELECT * FROM reconcile_ec")
+    assert 1 <= mark.window_hours < 720
+    # The next one asks for no more at once, and for more as soon as the API is quick again.
+    either.gpd.settings(slow_rows=0)
+    either.rows("UPDATE reconcile_ec SET watermark = :then, swept_at = NULL", then=f"{ago(40)} 00:00:00")
+    either.settings["timeout"] = 30
+    either.gpd.clear_stats()
+    either.run()
+    asked = [hours_of(call) for call in either.gpd.log() if call["endpoint"] == "list"]
+    assert asked[0] <= mark.window_hours
+    assert max(asked) > asked[0]
+    assert either.rows("SELECT window_hours FROM reconcile_ec")[0].window_hours in (
+        None,
+        *range(mark.window_hours + 1, 720),
+    )
+
+
+def hours_of(call: dict[str, Any]) -> float:
+    low, high = call["params"]["from"], call["params"]["to"]
+    start = datetime.fromisoformat(low)
+    end = datetime.fromisoformat(high if "T" in high else f"{high}T23:59:59")
+    return (end - start).total_seconds() / 3600
+
+
+@pytest.mark.parametrize("path", ["/no-such-path", "/../v9"])
+def test_wrong_address(job, path):
+    """An address where the API is not says so for each EC, whatever 404 it gives; nothing counts as walked."""
+    job.settings["url"] = job.gpd.receipts_url + path
+    ran = job.json(expect=1)
+    assert "check gpd.url" in ran["ecs"][0]["error"]
+    assert job.rows("SELECT * FROM reconcile_ec") == []
+    assert job.gpd.stats()["calls"] == 1
+
+
+def test_wrong_address_of_positions(job):
+    """The same for GPD-Core's."""
+    job.settings |= {"positions_key": "core-key", "positions_url": f"{job.gpd.core_url}/x"}
+    ran = job.json("--positions", expect=1)
+    assert "check gpd.positions_url" in ran["ecs"][0]["error"]
+
+
+def test_position_pages_that_stay_an_error(job):
+    """The other pages and states are read, and the error names the one that was not."""
+    job.settings |= {"positions_key": "core-key"}
+    job.gpd.load(positions=[{"org": EC, "n": n, **LAST_WEEKS} for n in range(120)])
+    job.gpd.fault(endpoint="positions", page=1, status=500)
+    ran = job.json("--positions", "--from", ago(29), "--to", ago(2), expect=1)
+    assert "PAID positions, page 1" in ran["ecs"][0]["error"]
+    assert ran["total"]["positions"] > 0
+    assert ran["total"]["not_yet"] == ran["total"]["positions"]
+
+
+def test_receipt_at_a_wrong_address(job):
+    """A 404 for a receipt that the service did not write is a failure that is said, and not "not there yet"."""
+    [receipt] = generate(job.gpd, 1)
+    spring = {"timestamp": "2026-11-29T10:00:00Z", "status": 404, "error": "Not Found", "path": "/x"}
+    job.gpd.fault(endpoint="receipt", status=404, json=spring)
+    ran = job.json(expect=1)
+    assert (ran["total"]["failed"], ran["total"]["not_yet"]) == (1, 0)
+    item = job.items()[receipt["iuv"]]
+    assert (item.reason, "check gpd.url" in item.last_error) == ("gpd_address_wrong", True)
+    assert job.json("--iuv", receipt["iuv"], expect=1)["total"]["failed"] == 1
+
+
+def test_check_asks_the_api_once(job):
+    """`station check` finds a wrong address or key by one call, which can be left out."""
+
+    def check(*arguments: str, expect: int) -> str:
+        command, environ = job.prepare((), {})
+        job.gpd.clear_stats()
+        return ended(forked.station([*command[:-1], "check", *arguments], environ, job.folder), expect).out
+
+    assert "WRONG" not in check(expect=0)
+    assert job.gpd.stats()["calls"] == 1
+    check("--offline", expect=0)
+    assert job.gpd.stats()["calls"] == 0
+    job.settings["key"] = "another-key"
+    assert f"WRONG  gpd.url, asked for EC {EC}: 401" in check(expect=1)
+    job.settings |= {"key": "receipts-key", "url": f"{job.gpd.receipts_url}/x"}
+    assert "check gpd.url" in check(expect=1)
+    assert job.gpd.stats()["calls"] == 1
+    job.more = ""
+    job.ecs = ()
+    check(expect=0)  # nobody to ask for
+    assert job.gpd.stats()["calls"] == 0
+
+
+# --- a clock that was wrong -------------------------------------------------------------------------------------------
+
+
+def test_run_a_year_ahead(job, monkeypatch):
+    """One run by such a clock, and the next one by the right clock finds what is missing."""
+
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) + timedelta(days=365)
+
+    receipts = generate(job.gpd, 5)
+    command, environ = job.prepare((), {})
+    settings, engine = config.load(Path(command[1]), environ), store.connect(job.url)
+    with monkeypatch.context() as patch:
+        for module in (run, walk):
+            patch.setattr(module, "datetime", Ahead)
+        assert run.reconcile(settings, engine, run.Order()).complete
+    engine.dispose()
+    assert job.stored() == []
+    assert job.json("--status", expect=1)["late"]
+    job.run("--from", ago(3), "--to", ago(3))  # mends nothing
+    assert job.json("--status", expect=1)["late"]
+    assert job.json()["total"]["fetched"] == 5
+    assert job.stored() == iuvs(receipts)
+    assert not job.json("--status")["late"]
+    assert job.json()["ecs"][0]["error"] is None
+
+
+def test_clock_that_was_ahead(either):
+    """What a run wrote whose clock was a year ahead is said, shown as late, and mended by the next run."""
+    ahead = str(datetime.now(UTC) + timedelta(days=365))[:19]
+    receipts = generate(either.gpd, 5)
+    either.gpd.load(receipts=[{"org": EC, "n": 9, **LAST_WEEKS, "unpaid": {"listed": True}}])
+    either.run()
+    waiting = make_receipt(EC, 9, **LAST_WEEKS)["iuv"]
+    either.rows("UPDATE reconcile_ec SET watermark = :ahead, walked_at = :ahead, swept_at = :ahead", ahead=ahead)
+    either.rows("UPDATE reconcile_run SET started_at = :ahead, finished_at = :ahead", ahead=ahead)
+    either.rows(
+        "UPDATE reconcile_item SET first_at = :ahead, last_at = :ahead, next_attempt_at = :ahead, state = 'given_up'",
+        ahead=ahead,
+    )
+    either.rows("DELETE FROM transfer WHERE receipt_id = :id", id=receipts[0]["receipt_id"])
+    either.rows("DELETE FROM receipt_flag WHERE receipt_id = :id", id=receipts[0]["receipt_id"])
+    either.rows("DELETE FROM receipt WHERE receipt_id = :id", id=receipts[0]["receipt_id"])
+    assert [ec["late"] for ec in either.json("--status", expect=1)["ecs"]] == [True]
+    assert "IN THE FUTURE" in either.run("--status", expect=1).out
+
+    ran = either.run("--json")
+    [ec] = json.loads(ran.out)["ecs"]
+    assert (ec["outcome"], ec["kind"], ec["fetched"]) == ("done", "sweep", 1)
+    assert "a clock was ahead: its watermark was" in ec["error"]
+    assert len(ran.events("clock_was_ahead")) == 4
+    assert either.stored() == iuvs(receipts)
+    assert either.items()[waiting].state == "open"
+    assert instant_utc(either.items()[waiting].next_attempt_at) < datetime.now(UTC) + timedelta(days=2)
+    [mark] = either.rows("SELECT * FROM reconcile_ec")
+    assert max(map(instant_utc, (mark.watermark, mark.walked_at, mark.swept_at))) <= datetime.now(UTC)
+    old, new = either.ledger()
+    assert (old.outcome, "its clock was ahead" in old.error, new.outcome) == ("failed", True, "done")
+    status = either.json("--status")
+    assert [run["outcome"] for run in status["ecs"][0]["runs"]] == ["done"]
+    again = either.json()
+    assert (again["ecs"][0]["error"], again["ecs"][0]["kind"]) == (None, "window")
+
+
+def test_clock_that_was_ahead_goes_on_from_the_last_whole_walk(job):
+    """The walk starts where the ledger last says so, with the overlap: not from a run that saw one day only."""
+    job.settings["sweep_days"] = 0
+    job.run()
+    ahead = str(datetime.now(UTC) + timedelta(days=365))[:19]
+    job.rows("UPDATE reconcile_run SET started_at = :then", then=f"{ago(20)} 12:00:00")
+    job.rows("UPDATE reconcile_ec SET watermark = :ahead", ahead=ahead)
+    job.rows(
+        "INSERT INTO reconcile_run SELECT id_pa, 'later', kind, outcome, :day, :day, :at, :at, listed, here, fetched, "
+        "not_yet, waiting, failed, requests, error FROM reconcile_run",
+        day=ago(1), at=f"{ago(1)} 12:00:00",
+    )  # fmt: skip
+    assert job.json()["ecs"][0]["window_from"] == ago(28)
+
+
+def instant_utc(value: Any) -> datetime:
+    at = instant(value)
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 # --- things go wrong --------------------------------------------------------------------------------------------------
@@ -892,7 +1177,7 @@ def test_check_masks_keys(job):
     job.more = f'[[ec]]\nid = "{OTHER_EC}"\ngpd_key = "secret-of-an-ec"\n'
     job.settings |= {"key": "secret-of-all", "proxy": "http://user:secret-of-proxy@127.0.0.1:9"}
     command, environ = job.prepare((), {"STATION_EC_77777777777_GPD_POSITIONS_KEY": "secret-of-core"})
-    ran = ended(forked.station([*command[:-1], "check"], environ, job.folder), 0)
+    ran = ended(forked.station([*command[:-1], "check", "--offline"], environ, job.folder), 0)
     assert "secret-" not in ran.out + ran.err
     assert "gpd.key = **********" in ran.out
     assert f"ec {EC}: stations any, gpd_positions_key **********" in ran.out

@@ -235,7 +235,7 @@ def _status_json(found: Status) -> dict[str, Any]:
 def _print_status(found: Status) -> None:
     table = _table("EC", "walked completely (UTC)", "swept (UTC)", "open", "refused", "given up")
     for ec in found.ecs:
-        walked = f"{_moment(ec.walked_at) or 'never'}{'  LATE' if ec.late else ''}"
+        walked = f"{_moment(ec.walked_at) or 'never'}{'  LATE' if ec.late else ''}{'  IN THE FUTURE' * ec.in_future}"
         table.add_row(
             ec.id_pa, walked, _moment(ec.swept_at), *map(str, (ec.open_items, ec.refused_items, ec.given_up_items))
         )

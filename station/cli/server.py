@@ -4,9 +4,9 @@ import os
 
 import click
 
-from station import config, production, server, store
+from station import config, gpd, production, server, store
 from station.cli import Context, cli
-from station.errors import SchemaBehindError, StationError, StoreError
+from station.errors import GpdError, SchemaBehindError, StationError, StoreError
 
 
 @cli.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
@@ -50,9 +50,12 @@ def migrate(context: Context) -> None:
 
 @cli.command()
 @click.option("--production", "going_live", is_flag=True, help="Also tell what is missing before going live.")
+@click.option("--offline", is_flag=True, help="Do not ask the GPD receipts API.")
 @click.pass_obj
-def check(context: Context, going_live: bool) -> None:
+def check(context: Context, going_live: bool, offline: bool) -> None:
     """Show what is configured, secrets masked, and what is wrong. Exits 1 where something is.
+
+    Where there is a key, the GPD receipts API is asked once, for the first EC that has one.
 
     \b
     Example:
@@ -63,6 +66,8 @@ def check(context: Context, going_live: bool) -> None:
     for line in _configured(settings):
         click.echo(line)
     wrong, odd = _problems(context)
+    if not offline:
+        wrong += _gpd_problems(settings)
     for problem in wrong:
         click.echo(f"WRONG  {problem}")
     for notice in odd:
@@ -100,6 +105,19 @@ def _shown(value: object) -> str:
 def _keys(entry: config.Broker | config.Ec) -> str:
     """The keys of its own, masked."""
     return "".join(f", {name} {value}" for name, value in entry if name.endswith("_key") and value is not None)
+
+
+def _gpd_problems(settings: config.Settings) -> list[str]:
+    """What is wrong with gpd.url or a key, by one call: a wrong address would be found by the first run only."""
+    for ec in settings.ec:
+        key = settings.gpd_key(ec.id)
+        if ec.reconcile and key is not None:
+            try:
+                gpd.ask_once(settings.gpd, ec.id, key)
+            except GpdError as error:
+                return [f"gpd.url, asked for EC {ec.id}: {error}"]
+            break
+    return []
 
 
 def _problems(context: Context) -> tuple[list[str], list[str]]:

@@ -6,7 +6,7 @@ in an answer, all of it distrusted). What is done with an answer does not live h
 """
 
 from station.gpd.answers import Page, PaidPosition, PositionsPage, Row, usable_iuv, words
-from station.gpd.calls import EcClient
+from station.gpd.calls import EcClient, ask_once
 from station.gpd.http import Answer, Client, Pace
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "PaidPosition",
     "PositionsPage",
     "Row",
+    "ask_once",
     "usable_iuv",
     "words",
 ]

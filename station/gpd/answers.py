@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from station import log
-from station.errors import GpdAnswerError, GpdKeyError, GpdRequestError
+from station.errors import GpdAddressError, GpdAnswerError, GpdKeyError, GpdRequestError
 from station.gpd.http import Answer
 
 # A list that never ends is a defect of the other side; ten million receipts in one window end before.
@@ -27,11 +27,15 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page of a list: its rows, how many pages there are, and how many rows say nothing that could be used."""
+    """One page of a list: its rows, how many pages there are, and how many rows say nothing that could be used.
+
+    `took_s`: seconds that the API took for it.
+    """
 
     rows: Sequence[Row]
     pages: int
     unreadable: int
+    took_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +55,8 @@ class PositionsPage:
     pages: int
 
 
-def expect_ok(answer: Answer, *media_types: str) -> None:
-    """Raises unless the answer is a 200 of one of the media types."""
+def expect_ok(answer: Answer, setting: str, *media_types: str) -> None:
+    """Raises unless the answer is a 200 of one of the media types. `setting` holds the address that was called."""
     told: dict[str, Any] = {"request_id": answer.request_id, "status": answer.status}
     match answer.status:
         case 200 if answer.media_type in media_types:
@@ -64,21 +68,25 @@ def expect_ok(answer: Answer, *media_types: str) -> None:
         case 400:
             raise GpdRequestError(f"400{words(answer)}: the API rejects the request", **told)
         case 404:
-            raise GpdAnswerError(f"404{words(answer)}: the API is not at this address: check its URL", **told)
+            raise GpdAddressError(
+                f"404{words(answer)} that is not the API's own: nothing of it is at this address, check {setting}",
+                **told,
+            )
     raise GpdAnswerError(f"{answer.status}{words(answer)}: an answer that is not documented", **told)
 
 
-def from_gateway(answer: Answer) -> bool:
-    """Whether an error is the gateway's (JSON with statusCode, or HTML) and not the service's own.
+def nothing_found(answer: Answer) -> bool:
+    """Whether it is the service's own 404, JSON with a `title`, which says that nothing was found.
 
-    A 404 of the service says that nothing was found. One of the gateway says that nothing lives at the address: taken
-    for "nothing found", a mistyped URL would look like a quiet day, every day.
+    Any other 404 says that nothing of the service is at the address: the gateway's (JSON with `statusCode`, or HTML),
+    the application server's (JSON with `timestamp`, `status`, `error` and `path`, or as RFC 9457 has it, with
+    `instance`), an empty one. Taken for "nothing found", a mistyped URL would look like a quiet day, every day.
     """
-    if answer.media_type == "text/html":
-        return True
+    if answer.status != 404:
+        return False
     with suppress(ValueError, RecursionError):
         body = json.loads(answer.body)
-        return isinstance(body, dict) and "statusCode" in body
+        return isinstance(body, dict) and isinstance(body.get("title"), str) and "instance" not in body
     return False
 
 
@@ -98,7 +106,7 @@ def page_of(answer: Answer, id_pa: str) -> Page:
     body = _json(answer)
     rows = [_row(one, id_pa) for one in _list(body.get("results"), answer)]
     readable = [row for row in rows if row is not None]
-    return Page(readable, _pages(body.get("totalPages"), answer), len(rows) - len(readable))
+    return Page(readable, _pages(body.get("totalPages"), answer), len(rows) - len(readable), answer.took_s)
 
 
 def positions_of(answer: Answer) -> PositionsPage:

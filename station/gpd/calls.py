@@ -4,22 +4,25 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from datetime import date
+from datetime import date, datetime
+from datetime import time as clock
 from typing import TypeVar
 from urllib.parse import quote
 
 import httpx
 
 from station import log
+from station.config import Gpd
 from station.errors import (
     GpdAnswerError,
     GpdError,
     GpdForbiddenError,
     GpdRequestError,
+    GpdTimeoutError,
     GpdUnavailableError,
     StoppedError,
 )
-from station.gpd.answers import Page, PositionsPage, expect_ok, from_gateway, page_of, positions_of, words
+from station.gpd.answers import Page, PositionsPage, expect_ok, nothing_found, page_of, positions_of, words
 from station.gpd.http import Answer, Client
 
 T = TypeVar("T")
@@ -32,8 +35,18 @@ POSITIONS_PAGE_SIZE = 50
 _RECEIPT_BYTES = 4 * 1024 * 1024
 _PAGE_BYTES = 4 * 1024 * 1024
 
+_QUIET_DAY = date(2015, 1, 1)  # before there was such an API
+
 _BACKOFF_MOST_S = 30.0
+_ONCE_S = 10.0
 _MESSAGE_LENGTH = 200
+
+
+def ask_once(settings: Gpd, id_pa: str, key: str) -> None:
+    """Make one call for an EC, without retries, that gives its answer soon. Raises `GpdError`."""
+    hasty = settings.model_copy(update={"retries": 0, "timeout": min(settings.timeout, _ONCE_S)})
+    with Client(hasty, threading.Event()) as client:
+        EcClient(client, id_pa, key).probe()
 
 
 class EcClient:
@@ -51,22 +64,30 @@ class EcClient:
         self._receipts_url = f"{settings.url.rstrip('/')}/payments/{organisation}/receipts"
         self._positions_url = f"{settings.positions_url.rstrip('/')}/organizations/{organisation}/debtpositions"
 
-    def page(self, first: date, last: date, number: int) -> Page | None:
+    def page(self, first: datetime, last: datetime, number: int, *, retries: int | None = None) -> Page | None:
         """Page `number`, from 0, of the receipts whose payment the API dates from `first` to `last`, both included.
 
-        `None`: there is no such page (nothing found, or the list has become shorter). Raises `GpdError`.
+        `None`: there is no such page (nothing found, or the list has become shorter). `retries`: further tries after an
+        error of the service, none after a timeout; without it as configured. Raises `GpdError`.
         """
-        params = {"pageNum": str(number), "pageSize": str(PAGE_SIZE), "from": str(first), "to": str(last)}
+        bounds = [first.isoformat(), last.isoformat()]
+        if first.time() == clock() and last.time() == clock(23, 59, 59):
+            bounds = [str(first.date()), str(last.date())]
+        params = {"pageNum": str(number), "pageSize": str(PAGE_SIZE), "from": bounds[0], "to": bounds[1]}
 
         def read(answer: Answer) -> Page | None:
-            if answer.status == 404 and not from_gateway(answer):
+            if nothing_found(answer):
                 return None
             if answer.status == 400 and number > 0:
                 return None
-            expect_ok(answer, "application/json")
+            expect_ok(answer, "gpd.url", "application/json")
             return page_of(answer, self.id_pa)
 
-        return self._call(self._receipts_url, params, self._key, "application/json", _PAGE_BYTES, read)
+        return self._call(self._receipts_url, params, self._key, "application/json", _PAGE_BYTES, read, retries=retries)
+
+    def probe(self) -> None:
+        """Ask for a day on which nothing was paid: does the API answer at all? Raises `GpdError`."""
+        self.page(datetime.combine(_QUIET_DAY, clock()), datetime.combine(_QUIET_DAY, clock(23, 59, 59)), 0)
 
     def receipt(self, iuv: str) -> Answer:
         """The document of one receipt as it came, or an answer of status 404 (not there) or 422 (not paid yet).
@@ -75,7 +96,7 @@ class EcClient:
         """
 
         def read(answer: Answer) -> Answer:
-            if answer.status in (404, 422):
+            if answer.status == 422 or nothing_found(answer):
                 return answer
             if answer.status == 403:
                 raise GpdForbiddenError(
@@ -83,7 +104,7 @@ class EcClient:
                     request_id=answer.request_id,
                     status=403,
                 )
-            expect_ok(answer, "application/xml", "text/xml")
+            expect_ok(answer, "gpd.url", "application/xml", "text/xml")
             return answer
 
         url = f"{self._receipts_url}/{quote(iuv, safe='')}"
@@ -107,9 +128,9 @@ class EcClient:
         }
 
         def read(answer: Answer) -> PositionsPage | None:
-            if answer.status == 404 and not from_gateway(answer):
+            if nothing_found(answer):
                 return None
-            expect_ok(answer, "application/json")
+            expect_ok(answer, "gpd.positions_url", "application/json")
             return positions_of(answer)
 
         return self._call(self._positions_url, params, self._positions_key, "application/json", _PAGE_BYTES, read)
@@ -124,11 +145,13 @@ class EcClient:
         read: Callable[[Answer], T],
         *,
         retry_read: int = 1,
+        retries: int | None = None,
     ) -> T:
         """Calls until there is an answer that `read` takes or that no further try will change.
 
         Tried again, with growing pauses and within bounds: no answer, 429, 5xx, and `retry_read` times an answer that
-        cannot be read. Raises `GpdError`, and `StoppedError` instead of waiting once the client was stopped.
+        cannot be read. With `retries` no answer and 5xx at most so often, and a timeout not at all. Raises `GpdError`,
+        and `StoppedError` instead of waiting once the client was stopped.
         """
         settings, stop = self._client.settings, self._client.stop
         begun = time.monotonic()
@@ -145,9 +168,9 @@ class EcClient:
                 if answer.status != 429 and answer.status < 500:
                     self._client.called(in_vain=False)
                     return read(answer)
-                error = GpdUnavailableError(
-                    f"{answer.status}{words(answer)}", request_id=answer.request_id, status=answer.status
-                )
+                # 504: the gateway gave up waiting.
+                kind = GpdTimeoutError if answer.status == 504 else GpdUnavailableError
+                error = kind(f"{answer.status}{words(answer)}", request_id=answer.request_id, status=answer.status)
                 if answer.retry_after is not None:
                     backoff = max(backoff, answer.retry_after)
                 if answer.status == 429:
@@ -155,14 +178,18 @@ class EcClient:
             except httpx.HTTPError as failure:
                 request_id = failure.__notes__[0]
                 what = log.safe(str(failure))[:_MESSAGE_LENGTH]
-                error = GpdUnavailableError(f"{type(failure).__name__}: {what}", request_id=request_id)
+                kind = GpdTimeoutError if isinstance(failure, httpx.ReadTimeout) else GpdUnavailableError
+                error = kind(f"{type(failure).__name__}: {what}", request_id=request_id)
             except GpdAnswerError as failure:
                 if retry_read <= 0:
                     raise
                 retry_read -= 1
                 error = failure
             too_late = time.monotonic() - begun + backoff > settings.retry_within
-            if tries > self._client.retries or too_late:
+            most = self._client.retries
+            if retries is not None and error.status != 429:
+                most = 0 if isinstance(error, GpdTimeoutError) else min(most, retries)
+            if tries > most or too_late:
                 self._client.called(in_vain=isinstance(error, GpdUnavailableError))
                 raise error
             _log.warning("gpd_call_retried", id_pa=self.id_pa, tries=tries, pause_s=round(backoff, 2),

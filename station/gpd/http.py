@@ -25,13 +25,14 @@ _CALLS_IN_VAIN = 3  # so many in a row, with all their tries: the API is down
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one call was answered. `charset` as the media type names it."""
+    """What one call was answered. `charset` as the media type names it; `took_s`: seconds until it was complete."""
 
     status: int
     media_type: str
     charset: str | None
     body: bytes
     request_id: str
+    took_s: float
     retry_after: float | None = None
 
 
@@ -120,7 +121,8 @@ class Client:
         """One call. Raises `httpx.HTTPError`, and `GpdAnswerError` where the body cannot be taken in."""
         request_id = str(uuid.uuid4())
         headers = {"Ocp-Apim-Subscription-Key": key, "X-Request-Id": request_id, "Accept": accept}
-        deadline = time.monotonic() + self.settings.connect_timeout + self.settings.timeout
+        begun = time.monotonic()
+        deadline = begun + self.settings.connect_timeout + self.settings.timeout
         try:
             with self._http.stream("GET", url, params=params, headers=headers) as response:
                 remaining = response.headers.get("x-remaining-calls-per-period", "")
@@ -129,12 +131,14 @@ class Client:
                 most = limit if response.status_code == 200 else _ERROR_BYTES
                 content_type = Message()
                 content_type["Content-Type"] = response.headers.get("Content-Type", "")
+                body = _body(response, most, deadline, request_id)
                 return Answer(
                     status=response.status_code,
                     media_type=content_type.get_content_type() if "Content-Type" in response.headers else "",
                     charset=content_type.get_content_charset(),
-                    body=_body(response, most, deadline, request_id),
+                    body=body,
                     request_id=request_id,
+                    took_s=time.monotonic() - begun,
                     retry_after=_retry_after(response.headers.get("Retry-After")),
                 )
         except httpx.HTTPError as error:

@@ -24,7 +24,6 @@ from station.intake import Intake, Origin, Outcome, Result
 from station.patience import patiently
 from station.receipt import Identifiers, Source
 from station.reconcile.tally import Tally
-from station.reconcile.windows import italian_day
 from station.store.runs import Item
 
 T = TypeVar("T")
@@ -234,8 +233,7 @@ class Fetcher:
         self._in_vain += 1
         if self._in_vain >= _FAILURES_UNTIL_PROBE:
             self._in_vain = 0
-            today = italian_day(datetime.now(UTC))
             try:
-                self.client.page(today, today, 0)
+                self.client.probe()
             except GpdError as error:
                 self._failure = error

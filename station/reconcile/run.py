@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from station import config, gpd, log, store
-from station.errors import AnotherRunError, ConfigError, GpdKeyError, StationError, StoppedError, StoreError
+from station.errors import AnotherRunError, ClockError, ConfigError, GpdKeyError, StationError, StoppedError, StoreError
 from station.intake import Intake
 from station.patience import patiently
 from station.reconcile.fetch import Fetcher
@@ -97,12 +97,13 @@ def reconcile(
 ) -> Summary:
     """Walks the ECs and takes in what is missing. Setting `stop` ends it after the receipts in hand.
 
-    Raises `ConfigError`, `StoreError`, and `AnotherRunError` where another run has the lock; a dry run, which writes
-    nothing, needs no lock. What happens to an EC or a receipt is in the summary.
+    Raises `ConfigError`, `StoreError`, `ClockError`, and `AnotherRunError` where another run has the lock; a dry run,
+    which writes nothing, needs no lock. What happens to an EC or a receipt is in the summary.
     """
     id_pas = selected(settings, order.id_pas)
     _with_keys(settings, id_pas, positions=order.positions)
     run = _Run(settings, engine, order, stop or threading.Event())
+    patiently(lambda: _check_clock(engine))
     if order.dry_run:
         return run.walk(id_pas)
     with store.runs.only_run(engine) as free:
@@ -110,10 +111,24 @@ def reconcile(
             raise AnotherRunError
         with store.transaction(engine) as connection:
             aborted = store.runs.abort_runs(connection)
+            ahead = store.runs.mend_runs(connection, run.started_at)
             store.runs.forget_runs(connection, run.started_at - timedelta(days=settings.gpd.keep_runs_days))
         if aborted:
             _log.warning("earlier_run_aborted", ecs=aborted)
+        if ahead:
+            _log.error("clock_was_ahead", error=f"{ahead} rows of the ledger of runs")
         return run.walk(id_pas)
+
+
+def _check_clock(engine: store.Engine) -> None:
+    """Raises `ClockError` where this machine's clock is not the database's: it would be written into watermarks."""
+    with store.transaction(engine, readonly=True) as connection:
+        now, theirs = datetime.now(UTC), store.clock(connection)
+    if theirs is not None and abs(now - theirs) > store.CLOCK_TOLERANCE:
+        raise ClockError(
+            f"nothing was done: this machine's clock says {now:%Y-%m-%d %H:%M} UTC, and the database's "
+            f"{theirs:%Y-%m-%d %H:%M}: set them"
+        )
 
 
 def fetch_by_hand(
@@ -179,13 +194,16 @@ class _Run:
             self._walk(tally, client, receipts, iuvs)
             tally.outcome = "done"
         except StoppedError as error:
-            tally.outcome, tally.error = "stopped", str(error)
+            tally.outcome = "stopped"
+            tally.say(str(error))
         except StationError as error:
             reason = f" ({error.reason})" if isinstance(error, StoreError) else ""
-            tally.outcome, tally.error = "failed", f"{error}{reason}"
+            tally.outcome = "failed"
+            tally.say(f"{error}{reason}")
         except Exception as error:
             _log.error("unexpected_error", id_pa=tally.id_pa, exc_info=error)
-            tally.outcome, tally.error = "failed", f"unexpected {type(error).__name__}: see the log"
+            tally.outcome = "failed"
+            tally.say(f"unexpected {type(error).__name__}: see the log")
         tally.finished_at = datetime.now(UTC)
         self._order.show(tally)
         say = _log.error if tally.outcome == "failed" else _log.info
@@ -199,7 +217,7 @@ class _Run:
             except StoreError as error:
                 _log.error("ledger_not_written", id_pa=tally.id_pa, reason=error.reason)
                 tally.outcome = "failed"
-                tally.error = tally.error or f"the ledger could not be written ({error.reason})"
+                tally.say(f"the ledger could not be written ({error.reason})")
 
     def _write(self, tally: Tally) -> None:
         with store.transaction(self._engine) as connection:

@@ -13,13 +13,16 @@ from station.store.runs import Item
 class EcStatus:
     """One EC. `late`: it is to be walked and was not walked completely for longer than `gpd.late_hours`, or ever.
 
-    `walked_at`: the end of the last complete walk, `watermark` its start; `swept_at`: the end of the last complete wide
-    sweep. `runs`: the latest rows of the ledger, the latest first. Items are receipts that are missing: open ones are
-    asked for again, refused ones are kept as refused requests, given-up ones were asked for long enough.
+    `in_future`: one of these times lies in the future, written by a clock that was ahead: it counts as late, and the
+    next run mends it. `walked_at`: the end of the last complete walk, `watermark` its start; `swept_at`: the end of the
+    last complete wide sweep. `runs`: the latest rows of the ledger, the latest first. Items are receipts that are
+    missing: open ones are asked for again, refused ones are kept as refused requests, given-up ones were asked for long
+    enough.
     """
 
     id_pa: str
     late: bool
+    in_future: bool
     watermark: datetime | None
     walked_at: datetime | None
     swept_at: datetime | None
@@ -62,10 +65,13 @@ def status(
             ec = settings.ecs.get(id_pa)
             wanted = ec.reconcile if ec else not settings.ec
             since = timedelta(hours=settings.gpd.late_hours)
+            times = (mark.watermark, mark.walked_at, mark.swept_at) if mark else ()
+            in_future = any(at is not None and at > now + store.CLOCK_TOLERANCE for at in times)
             ecs.append(
                 EcStatus(
                     id_pa=id_pa,
-                    late=wanted and (mark is None or now - mark.walked_at > since),
+                    late=wanted and (mark is None or in_future or now - mark.walked_at > since),
+                    in_future=in_future,
                     watermark=mark.watermark if mark else None,
                     walked_at=mark.walked_at if mark else None,
                     swept_at=mark.swept_at if mark else None,

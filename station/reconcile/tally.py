@@ -17,6 +17,7 @@ class Tally:
     for and not there yet; `waiting`: not there, and not due for another try; `failed`: asked for in vain, or kept as
     refused. Receipts that an earlier run left open and that are due are asked for whether they are listed or not.
     `missing` is counted by a dry run only, `positions` by a second opinion only. `page` of `pages` is for the eye.
+    `error` says what was wrong, also where it was mended.
     """
 
     id_pa: str
@@ -45,6 +46,10 @@ class Tally:
         """Threads share it."""
         with self._lock:
             setattr(self, name, getattr(self, name) + number)
+
+    def say(self, error: str) -> None:
+        """Adds to what was wrong."""
+        self.error = f"{self.error}; {error}" if self.error else error
 
     @property
     def duration_s(self) -> float:

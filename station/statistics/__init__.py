@@ -195,7 +195,7 @@ def collect(
                 its.add(took.seconds, took.worst, took.count)
         refused_pushes = counted.last_refused_pushes(connection)
         for ec in ecs.values():
-            ec.last_push = counted.last_push(connection, ec.id_pa) if ec.seen else None
+            ec.last_push = counted.last_push(connection, ec.id_pa, now) if ec.seen else None
             ec.last_refused_push = refused_pushes.get(ec.id_pa)
     return _summed(start, end, now, silent_after, cells, by_source, ecs, delay)
 

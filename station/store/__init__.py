@@ -10,7 +10,17 @@ from station.store.conditions import Filter
 from station.store.engine import connect, parse_url, transaction
 from station.store.grants import grants
 from station.store.journal import ExchangeFilter, ExchangePosition, list_exchanges, write_exchange
-from station.store.levels import OPEN_COUNTED, clock, fetched_since, last_pushes, open_by_fault, pool_use
+from station.store.levels import (
+    CLOCK_TOLERANCE,
+    OPEN_COUNTED,
+    bound,
+    clock,
+    fetched_between,
+    last_pushes,
+    newest_entry,
+    open_by_fault,
+    pool_use,
+)
 from station.store.purge import Part, count_older, open_refused, purge_batch
 from station.store.queries import (
     EXPORTED,
@@ -45,6 +55,7 @@ from station.store.search import Plan, plan
 from station.store.turn import commit
 
 __all__ = [
+    "CLOCK_TOLERANCE",
     "EXPORTED",
     "LISTED",
     "OPEN_COUNTED",
@@ -65,6 +76,7 @@ __all__ = [
     "RefusedState",
     "Refusing",
     "be_patient",
+    "bound",
     "changes",
     "check_schema",
     "clock",
@@ -73,7 +85,7 @@ __all__ = [
     "count_older",
     "discard",
     "document_of",
-    "fetched_since",
+    "fetched_between",
     "find",
     "find_refused",
     "flags_of",
@@ -85,6 +97,7 @@ __all__ = [
     "list_receipts",
     "list_refused",
     "migrate",
+    "newest_entry",
     "open_by_fault",
     "open_refused",
     "page",

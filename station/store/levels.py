@@ -1,7 +1,7 @@
 """What the database knows at this moment, for monitoring. Each query is short, however much is stored."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, Engine, QueuePool, func, literal, select
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -10,6 +10,9 @@ from sqlalchemy.types import Text
 from station.store import tables
 
 OPEN_COUNTED = 100_000
+# A stored time may lie so far in the future, since machines' clocks differ. What lies further comes from a clock that
+# was wrong.
+CLOCK_TOLERANCE = timedelta(minutes=10)
 
 
 def open_by_fault(connection: Connection) -> dict[str, int]:
@@ -22,10 +25,14 @@ def open_by_fault(connection: Connection) -> dict[str, int]:
     return {row.fault_code: row.number for row in connection.execute(query)}
 
 
-def last_pushes(connection: Connection, id_pas: Sequence[str]) -> dict[str, datetime | None]:
-    """When each EC's last new receipt came by push. Without ECs the last of all, under the empty name."""
+def last_pushes(connection: Connection, id_pas: Sequence[str], now: datetime) -> dict[str, datetime | None]:
+    """When each EC's last new receipt came by push. Without ECs the last of all, under the empty name.
+
+    A receipt that a wrong clock dated in the future would hide a silence until then: it does not count.
+    """
     receipt = tables.receipt.c
-    last = select(receipt.received_at).where(receipt.source == "push").order_by(receipt.received_at.desc()).limit(1)
+    last = select(receipt.received_at).where(receipt.source == "push", receipt.received_at <= now + CLOCK_TOLERANCE)
+    last = last.order_by(receipt.received_at.desc()).limit(1)
     if not id_pas:
         return {"": connection.execute(last).scalar()}
     if connection.dialect.name == "postgresql":
@@ -35,11 +42,11 @@ def last_pushes(connection: Connection, id_pas: Sequence[str]) -> dict[str, date
     return {id_pa: connection.execute(last.where(receipt.id_pa == id_pa)).scalar() for id_pa in id_pas}
 
 
-def fetched_since(connection: Connection, moment: datetime) -> dict[str, int]:
-    """How many receipts of each EC reconcile brought since."""
+def fetched_between(connection: Connection, start: datetime, end: datetime) -> dict[str, int]:
+    """How many receipts of each EC reconcile brought."""
     receipt = tables.receipt.c
     query = select(receipt.id_pa, func.count().label("number")).group_by(receipt.id_pa)
-    query = query.where(receipt.source == "reconcile", receipt.received_at >= moment)
+    query = query.where(receipt.source == "reconcile", receipt.received_at >= start, receipt.received_at <= end)
     return {row.id_pa: row.number for row in connection.execute(query)}
 
 
@@ -48,6 +55,33 @@ def clock(connection: Connection) -> datetime | None:
     if connection.dialect.name != "postgresql":
         return None
     return connection.execute(select(func.clock_timestamp())).scalar()
+
+
+_ENTERED = {
+    "receipt": tables.receipt.c.received_at,
+    "refused": tables.refused.c.received_at,
+    "journal": tables.journal.c.at,
+    "reconcile_run": tables.reconcile_run.c.started_at,
+}
+
+
+def newest_entry(connection: Connection, *names: str, until: datetime | None = None) -> datetime | None:
+    """The latest time that was written down, until a moment, in these tables or in any.
+
+    The tables are receipt, refused, journal and reconcile_run.
+    """
+    newest = []
+    for name in names or _ENTERED:
+        column = _ENTERED[name]
+        query = select(column).order_by(column.desc()).limit(1)
+        newest.append(connection.execute(query if until is None else query.where(column <= until)).scalar())
+    return max((at for at in newest if at is not None), default=None)
+
+
+def bound(connection: Connection, name: str, now: datetime) -> datetime:
+    """A moment before which lies all that is in a table now: later than `now` where a clock was ahead."""
+    newest = newest_entry(connection, name)
+    return now if newest is None else max(now, newest + timedelta(microseconds=1))
 
 
 def pool_use(engine: Engine) -> tuple[int, int]:

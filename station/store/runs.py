@@ -8,14 +8,15 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import ARRAY, Connection, Engine, Row, String, delete, exc, func, literal, select, text, update
+from sqlalchemy import ARRAY, Connection, Engine, Row, String, case, delete, exc, func, literal, select, text, update
 
 from station.store import tables
 from station.store.engine import ours
+from station.store.levels import CLOCK_TOLERANCE
 from station.store.whole import insert
 
 _RUN_LOCK = 0x5741_7270  # any number that nobody else locks in this database
@@ -74,7 +75,8 @@ def known_iuvs(connection: Connection, id_pa: str, iuvs: Sequence[str]) -> set[s
         return set()
     table = tables.receipt
     if connection.dialect.name == "sqlite":
-        query = select(table.c.iuv).where(table.c.id_pa == id_pa, table.c.iuv.in_(iuvs))
+        own = (table.c.id_pa == id_pa, table.c.fiscal_code == id_pa)
+        query = select(table.c.iuv).where(*own, table.c.iuv.in_(iuvs))
     else:
         # One probe of the index for each IUV. For a plain IN a planner without fresh statistics reads all of the EC's
         # receipts instead: 130 ms a page with 40,000 of them.
@@ -97,7 +99,7 @@ def _has_receipt(iuv: Any, id_pa: Any) -> Any:
 
 
 def watermark(connection: Connection, id_pa: str) -> Row[Any] | None:
-    """`watermark`, `walked_at` and `swept_at` of an EC; `None` where it was never walked."""
+    """`watermark`, `walked_at`, `swept_at` and `window_hours` of an EC; `None` where it was never walked."""
     return connection.execute(select(tables.reconcile_ec).filter_by(id_pa=id_pa)).one_or_none()
 
 
@@ -107,13 +109,13 @@ def watermarks(connection: Connection) -> dict[str, Row[Any]]:
 
 
 def set_watermark(connection: Connection, id_pa: str, moment: datetime, *, walked_at: datetime) -> None:
-    """The EC was walked up to `moment`; a watermark never goes back."""
+    """The EC was walked up to `moment`; a watermark never goes back, unless it lies in the future."""
     table = tables.reconcile_ec
     statement = insert(connection, table).values(id_pa=id_pa, watermark=moment, walked_at=walked_at)
     connection.execute(
         statement.on_conflict_do_update(
             index_elements=[table.c.id_pa], set_={"walked_at": walked_at, "watermark": moment},
-            where=table.c.watermark <= moment,
+            where=(table.c.watermark <= moment) | (table.c.watermark > walked_at),
         )
     )  # fmt: skip
 
@@ -121,6 +123,11 @@ def set_watermark(connection: Connection, id_pa: str, moment: datetime, *, walke
 def set_swept(connection: Connection, id_pa: str, moment: datetime) -> None:
     """The EC's wide sweep was walked completely at `moment`."""
     connection.execute(update(tables.reconcile_ec).filter_by(id_pa=id_pa).values(swept_at=moment))
+
+
+def set_window_hours(connection: Connection, id_pa: str, hours: int | None) -> None:
+    """How much one call may cover; `None`: as much as is configured. Says nothing where the EC was never walked."""
+    connection.execute(update(tables.reconcile_ec).filter_by(id_pa=id_pa).values(window_hours=hours))
 
 
 # --- the ledger of runs -----------------------------------------------------------------------------------------------
@@ -143,6 +150,40 @@ def abort_runs(connection: Connection) -> int:
     table = tables.reconcile_run
     statement = update(table).where(table.c.outcome == "running").values(outcome="aborted")
     return connection.execute(statement).rowcount
+
+
+def mend_runs(connection: Connection, now: datetime) -> int:
+    """Dates runs that a wrong clock dated in the future to now, so that they are not the latest ones until then.
+
+    They count as failed: nothing follows from them. Returns how many.
+    """
+    table = tables.reconcile_run
+    ahead = table.c.started_at > now + CLOCK_TOLERANCE
+    found = connection.execute(select(table.c.id_pa, table.c.run_id, table.c.started_at).where(ahead)).all()
+    for row in found:
+        said = f"{row.started_at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+        connection.execute(
+            update(table)
+            .filter_by(id_pa=row.id_pa, run_id=row.run_id)
+            .values(started_at=now, finished_at=now, outcome="failed", error=f"its clock was ahead, at {said} UTC")
+        )
+    return len(found)
+
+
+def last_whole_walk(connection: Connection, id_pa: str, now: datetime) -> datetime | None:
+    """When the EC's latest run started that walked its whole window, by a clock that was not ahead.
+
+    A window of one day comes from a watermark in the future: such a run looked at no earlier day.
+    """
+    table = tables.reconcile_run
+    query = select(table.c.started_at).where(
+        table.c.id_pa == id_pa,
+        table.c.outcome == "done",
+        table.c.kind.in_(("window", "sweep")),
+        table.c.window_from < table.c.window_to,
+        table.c.started_at <= now,
+    )
+    return connection.execute(query.order_by(table.c.started_at.desc()).limit(1)).scalar()
 
 
 def forget_runs(connection: Connection, before: datetime) -> int:
@@ -215,6 +256,25 @@ def write_item(connection: Connection, item: Item) -> None:
     connection.execute(
         statement.on_conflict_do_update(index_elements=[table.c.id_pa, table.c.iuv], set_=changed)
     )  # fmt: skip
+
+
+def mend_items(connection: Connection, id_pa: str, now: datetime) -> int:
+    """Makes due what a run with a clock ahead wrote: its next try is far away, or it was given up too early.
+
+    Returns how many.
+    """
+    table = tables.reconcile_item
+    statement = (
+        update(table)
+        .where(table.c.id_pa == id_pa, table.c.last_at > now + CLOCK_TOLERANCE)
+        .values(
+            state=case((table.c.state == "given_up", "open"), else_=table.c.state),
+            first_at=case((table.c.first_at > now, literal(now, tables.UtcDateTime())), else_=table.c.first_at),
+            last_at=now,
+            next_attempt_at=now,
+        )
+    )
+    return connection.execute(statement).rowcount
 
 
 def close_item(connection: Connection, id_pa: str, iuv: str) -> None:

@@ -10,6 +10,7 @@ from sqlalchemy import BigInteger, Connection, Integer, case, cast, func, litera
 
 from station.store import tables
 from station.store.conditions import distinct
+from station.store.levels import CLOCK_TOLERANCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +98,11 @@ def seen_ecs(connection: Connection) -> list[str]:
     return list(distinct(connection, tables.receipt.c.id_pa))
 
 
-def last_push(connection: Connection, id_pa: str) -> datetime | None:
-    """When the latest of an EC's receipts that came by push arrived."""
+def last_push(connection: Connection, id_pa: str, now: datetime) -> datetime | None:
+    """When the latest of an EC's receipts that came by push arrived; one that a wrong clock dated later not counted."""
     receipt = tables.receipt.c
     query = select(receipt.received_at).where(receipt.id_pa == id_pa, receipt.source == "push")
+    query = query.where(receipt.received_at <= now + CLOCK_TOLERANCE)
     return connection.execute(query.order_by(receipt.received_at.desc()).limit(1)).scalar_one_or_none()
 
 

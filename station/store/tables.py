@@ -322,7 +322,8 @@ journal = Table(
 # --- reconciliation ---------------------------------------------------------------------------------------------------
 
 # How far each EC was walked. `watermark`: the start of the last run that walked its whole window; `walked_at`: the end
-# of it; `swept_at`: the end of the last walk that also covered the wide sweep.
+# of it; `swept_at`: the end of the last walk that also covered the wide sweep; `window_hours`: how much one call may
+# cover where the API was too slow for more.
 reconcile_ec = Table(
     "reconcile_ec",
     metadata,
@@ -330,6 +331,7 @@ reconcile_ec = Table(
     Column("watermark", UtcDateTime, nullable=False),
     Column("walked_at", UtcDateTime, nullable=False),
     Column("swept_at", UtcDateTime),
+    Column("window_hours", Integer),
     PrimaryKeyConstraint("id_pa"),
 )
 
