@@ -51,8 +51,8 @@ def batches(engine: store.Engine, wanted: store.Filter) -> Iterator[list[dict[st
     What arrives after the start is left out, so that a run ends.
     """
     if wanted.order == "received_at":
-        now = datetime.now(UTC)
-        wanted = replace(wanted, received_to=min(wanted.received_to or now, now))
+        end = _bound(engine, "receipt")
+        wanted = replace(wanted, received_to=min(wanted.received_to or end, end))
     planned = patiently(lambda: _plan(engine, wanted))
     after: store.Cursor | None = None
     while True:
@@ -61,6 +61,14 @@ def batches(engine: store.Engine, wanted: store.Filter) -> Iterator[list[dict[st
             yield page
         if after is None:
             return
+
+
+def _bound(engine: store.Engine, table: str) -> datetime:
+    def ask() -> datetime:
+        with store.transaction(engine, readonly=True) as connection:
+            return store.bound(connection, table, datetime.now(UTC))
+
+    return patiently(ask)
 
 
 def _plan(engine: store.Engine, wanted: store.Filter) -> store.Plan:
@@ -89,8 +97,8 @@ def last(engine: store.Engine, wanted: store.Filter) -> datetime | None:
 
 def exchanges(engine: store.Engine, wanted: store.ExchangeFilter) -> Iterator[Sequence[Any]]:
     """All exchanges of the journal that fit, in order of time, in the same way."""
-    now = datetime.now(UTC)
-    wanted = replace(wanted, at_to=min(wanted.at_to or now, now))
+    end = _bound(engine, "journal")
+    wanted = replace(wanted, at_to=min(wanted.at_to or end, end))
     after: store.ExchangePosition | None = None
     while True:
         page = patiently(lambda after=after: _exchanges(engine, wanted, after))  # type: ignore[misc]  # mypy: lambda

@@ -6,16 +6,19 @@ Each batch is a transaction of its own: a run that was stopped is simply run aga
 import calendar
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from station import log, store
 from station.config import Retention
-from station.errors import ConfigError
+from station.errors import ClockError, ConfigError
 from station.patience import patiently
 from station.store import Part
 
 _log = log.get(__name__)
+
+
+_QUIET = timedelta(days=31)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +35,24 @@ class Purged:
 
 
 def purge(
-    engine: store.Engine, retention: Retention, *, dry_run: bool = False, batch: int = 500, operator: str | None = None
+    engine: store.Engine,
+    retention: Retention,
+    *,
+    dry_run: bool = False,
+    batch: int = 500,
+    operator: str | None = None,
+    trust_clock: bool = False,
 ) -> Iterator[Purged]:
     """Purges what `retention` has an age for; one `Purged` for each batch, and for each part at least one.
 
-    Raises `ConfigError` where it has none, and `StoreError`: run it again then.
+    Raises `ConfigError` where it has none, `ClockError` where this machine's clock seems to be ahead (`trust_clock`
+    says that it is right), and `StoreError`: run it again then.
     """
     now = datetime.now(UTC)
     ages = {part: getattr(retention, f"{part}_months") for part in Part}
     if not any(ages.values()):
         raise ConfigError("nothing is to be purged: set raw_months, personal_months, refused_months or journal_months")
+    patiently(partial(_check_clock, engine, now, trust=trust_clock))
     for part, months in ages.items():
         if months is None:
             continue
@@ -62,6 +73,27 @@ def months_before(moment: datetime, months: int) -> datetime:
     """The same time of day `months` calendar months earlier; on the month's last day where it has no such day."""
     year, month = divmod(moment.year * 12 + moment.month - 1 - months, 12)
     return moment.replace(year=year, month=month + 1, day=min(moment.day, calendar.monthrange(year, month + 1)[1]))
+
+
+def _check_clock(engine: store.Engine, now: datetime, *, trust: bool) -> None:
+    """Raises `ClockError` where the clock seems to be ahead: what is purged too early is lost."""
+    with store.transaction(engine, readonly=True) as connection:
+        theirs, latest = store.clock(connection), store.newest_entry(connection)
+        newest = store.newest_entry(connection, until=now + store.CLOCK_TOLERANCE)
+    if latest is not None and latest != newest:
+        _log.warning("entries_in_future", latest=latest.isoformat())  # kept for longer than configured
+    if trust:
+        return
+    why = None
+    if theirs is not None and abs(now - theirs) > store.CLOCK_TOLERANCE:
+        why = f"the database's says {theirs:%Y-%m-%d %H:%M}"
+    elif newest is not None and now - newest > _QUIET:
+        why = f"the newest entry in the database is of {newest:%Y-%m-%d %H:%M}"
+    if why:
+        raise ClockError(
+            f"nothing was purged: this machine's clock says {now:%Y-%m-%d %H:%M} UTC, and {why}. A clock that is ahead "
+            "would purge too early: set it, or say --trust-clock if it is right"
+        )
 
 
 def _batch(engine: store.Engine, part: Part, before: datetime, now: datetime, limit: int) -> tuple[int, bool]:

@@ -146,13 +146,14 @@ def test_refused_by_the_decision(door):
 def test_journal(door):
     """The journal goes by age, but nobody can have less than 24 months of it."""
     with store.transaction(door.engine) as connection:
-        connection.execute(tables.journal.insert(), [event(1, OLD), event(2, NOW - timedelta(days=700))])
+        events = [event(1, OLD), event(2, NOW - timedelta(days=700)), event(3, NOW)]
+        connection.execute(tables.journal.insert(), events)
     with pytest.raises(click.UsageError, match="not in the range"):
         purge_command.main(["--journal-months", "23"], standalone_mode=False, obj=Context(None))
     with pytest.raises(ConfigError, match="STATION_RETENTION_JOURNAL_MONTHS"):
         load(environ={"STATION_RETENTION_JOURNAL_MONTHS": "23"})
     assert run(door, journal_months=24) == {Part.JOURNAL: 1}
-    assert [row["event_id"] for row in door.rows(tables.journal)] == [2]
+    assert [row["event_id"] for row in door.rows(tables.journal)] == [2, 3]
 
 
 def event(number, at):

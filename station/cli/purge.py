@@ -26,11 +26,19 @@ _MONTHS = click.IntRange(1, 1200)
 @click.option("--journal-months", type=click.IntRange(24, 1200), help="The event journal; 24 at least.")
 @click.option("--dry-run", is_flag=True, help="Count what would be purged; write nothing.")
 @click.option("--batch", type=click.IntRange(1, 5000), default=500, show_default=True, help="Rows in a transaction.")
+@click.option("--trust-clock", is_flag=True, help="Purge though the database suggests that this clock is ahead.")
 @operator_option
 @click.option("--json", "json_lines", is_flag=True, help="One JSON object a line, one for each part.")
 @click.pass_obj
 def purge(
-    context: Context, /, dry_run: bool, batch: int, operator: str | None, json_lines: bool, **months: Any
+    context: Context,
+    /,
+    dry_run: bool,
+    batch: int,
+    trust_clock: bool,
+    operator: str | None,
+    json_lines: bool,
+    **months: Any,
 ) -> None:
     """Remove what was kept for longer than [retention] says, or the options instead of it.
 
@@ -47,7 +55,14 @@ def purge(
     done: dict[Part, Purged] = {}
     ended = False
     try:
-        for one in run(context.engine(), retention, dry_run=dry_run, batch=batch, operator=operator_name(operator)):
+        for one in run(
+            context.engine(),
+            retention,
+            dry_run=dry_run,
+            batch=batch,
+            operator=operator_name(operator),
+            trust_clock=trust_clock,
+        ):
             before = done[one.part].count if one.part in done else 0
             done[one.part] = Purged(one.part, one.before, before + one.count, one.kept_open)
         ended = True

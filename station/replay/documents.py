@@ -69,7 +69,7 @@ class Replay:
     def refused(self, wanted: store.RefusedFilter) -> Iterator[Item]:
         """The refused requests that `wanted` selects, the oldest first. Raises `StoreError`: run it again then."""
         # What comes in meanwhile is for the next time: a replay ends.
-        until = datetime.now(UTC)
+        until = patiently(self._until)
         wanted = replace(wanted, received_to=min(wanted.received_to or until, until))
         after: store.RefusedPosition | None = None
         while True:
@@ -89,6 +89,10 @@ class Replay:
                 yield Item(found.name, Verdict.FAILED, reason=found.error)
             else:
                 yield self._one(found.name, found.raw, None)
+
+    def _until(self) -> datetime:
+        with store.transaction(self.intake.engine, readonly=True) as connection:
+            return store.bound(connection, "refused", datetime.now(UTC))
 
     def _page(self, wanted: store.RefusedFilter, after: store.RefusedPosition | None) -> Sequence[Any]:
         with store.transaction(self.intake.engine, readonly=True) as connection:

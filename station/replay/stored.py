@@ -66,7 +66,7 @@ class Reread:
 
     def run(self, wanted: Selection) -> Iterator[StoredItem]:
         """The receipts that `wanted` selects, the oldest first. Raises `StoreError`: run it again then."""
-        until = datetime.now(UTC)  # those that come meanwhile are read by the parser of today
+        until = patiently(self._until)  # those that come meanwhile are read by the parser of today
         after: store.Position | None = None
         while True:
             page = patiently(partial(self._page, wanted, until, after))
@@ -75,6 +75,10 @@ class Reread:
                 return
             last = page[-1]
             after = store.Position(last["received_at"], last["id_pa"], last["receipt_id"])
+
+    def _until(self) -> datetime:
+        with store.transaction(self.engine, readonly=True) as connection:
+            return store.bound(connection, "receipt", datetime.now(UTC))
 
     def _page(self, wanted: Selection, until: datetime, after: store.Position | None) -> list[dict[str, Any]]:
         with store.transaction(self.engine, readonly=True) as connection:

@@ -130,7 +130,8 @@ def _behind(connection: Connection, part: Part, before: datetime, *, lock: bool)
     conditions: list[ColumnElement[bool]] = [table.c.received_at < before]
     query = select(progress).where(progress.c.part == part)
     place = connection.execute(query.with_for_update() if lock else query).one_or_none()
-    if place is not None:
+    # A place behind what is old comes from a purge by a clock that was ahead: what came before it is looked at again.
+    if place is not None and place.received_at < before:
         conditions.append(
             tuple_(table.c.received_at, table.c.id_pa, table.c.receipt_id)
             > tuple_(literal(place.received_at, tables.UtcDateTime()), literal(place.id_pa), literal(place.receipt_id))
