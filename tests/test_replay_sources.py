@@ -233,6 +233,119 @@ def test_too_much(found):
     assert found(bomb)[-2:] == [("!t.gz", "unpacks to more than 20 times its size"), ("!c.xml", DOCUMENT)]
 
 
+@pytest.mark.parametrize("format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_long_names_in_tar(found, format):
+    """Names that do not fit into a header's first block are read whole, whichever way they are written."""
+    names = ["d" * 90 + "/" + "è" * 90 + ".xml", "n" * 500, "7" * 60]
+    assert found(a_tar(*[(name, DOCUMENT) for name in names], format=format)) == [(f"!{n}", DOCUMENT) for n in names]
+
+
+def a_header(name="a", kind=tarfile.REGTYPE, size=0, content=b"", field=None):
+    """The first block of a tar member, and what follows padded to blocks. `field`: the size as it is written there."""
+    header = tarfile.TarInfo(name)
+    header.type, header.size = kind, len(content) or size
+    block = bytearray(header.tobuf(tarfile.GNU_FORMAT))
+    if field is not None:
+        block[124:136] = field
+        block[148:156] = b" " * 8
+        block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block) + content + b"\0" * (-len(content) % 512)
+
+
+def a_pax_header(records, kind=tarfile.XHDTYPE):
+    return a_header(kind=kind, content=records)
+
+
+def a_zip_of_one(count):
+    """A zip archive whose list names the same member `count` times."""
+    archive = a_zip(("a", DOCUMENT))
+    start, end = archive.index(b"PK\x01\x02"), archive.index(b"PK\x05\x06")
+    directory = archive[start:end] * count
+    total = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, count, count, len(directory), start, 0)
+    return archive[:start] + directory + total
+
+
+BEFORE, AFTER = a_header("before", content=DOCUMENT), a_header("after", content=DOCUMENT) + b"\0" * 1024
+BROKEN = "broken or cut off: what was read before it counts"
+CUT = "cannot be read to its end (ReadError)"
+LIES = {
+    # What stands in a tar archive between two documents, and what is found in place of the second one.
+    "huge": (a_header("huge", field=b"77777777777\0"), [("!huge", CUT), ("", CUT)]),
+    "huge_in_bytes": (a_header("huge", field=b"\x80" + b"\xff" * 11), [("!huge", CUT), ("", CUT)]),
+    "negative": (a_header(field=b"\xff" * 12), [("", BROKEN)]),
+    "negative_name": (a_header(kind=tarfile.GNUTYPE_LONGNAME, field=b"\xff" * 12), [("", BROKEN)]),
+    "pax_negative": (a_pax_header(b"15 size=-99999\n") + a_header(), [("", BROKEN)]),
+    "pax_huge": (a_pax_header(b"25 size=9999999999999999\n") + a_header("huge"),
+                 [("!huge", CUT), ("", CUT)]),
+    "pax_digits": (a_pax_header(b"1" * 50_000) + a_header(), [("", BROKEN)]),
+    "pax_digits_in_a_value": (a_pax_header(b"50008 a=" + b"1" * 49_999 + b"\n") + a_header(),
+                              [("", "a tar header holds a number that is longer than any")]),
+    "pax_overlapping": (a_pax_header(b"2 " * 25_000 + b"=") + a_header(), [("", BROKEN)]),
+    "pax_long": (a_pax_header(b"70007 a=" + b"b" * 69_998 + b"\n") + a_header(),
+                 [("", "a tar header is longer than any")]),
+    "pax_chain": (a_pax_header(b"6 a=b\n") * 5_000 + a_header(), [("", "a tar header is longer than any")]),
+    "name_chain": (a_header(kind=tarfile.GNUTYPE_LONGNAME, content=b"n") * 5_000 + a_header(),
+                   [("", "a tar header is longer than any")]),
+    "globals": (b"".join(a_pax_header(b"11 k%d=v\n" % n, tarfile.XGLTYPE) + a_header() for n in range(1000, 1200)),
+                [*[("!a", "empty")] * 19, ("", "holds more than 20 members: split it")]),
+    "sparse": (a_header("sparse", kind=tarfile.GNUTYPE_SPARSE, field=b"77777777777\0"),
+               [("!sparse", "no regular file"), ("", CUT)]),
+    "device": (a_header("device", kind=tarfile.BLKTYPE, field=b"77777777777\0"),
+               [("!device", "no regular file"), ("!after", DOCUMENT)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_tar_headers_are_not_believed(found, lie):
+    """What a header says of sizes and numbers costs no more than the bytes there are, and never ends silently."""
+    between, wanted = LIES[lie]
+    assert found(BEFORE + between + AFTER) == [("!before", DOCUMENT), *wanted]
+
+
+def test_what_global_headers_hold(found):
+    """tarfile copies it for each member."""
+    header = a_pax_header(b"".join(b"11 k%d=v\n" % number for number in range(1000, 1101)), tarfile.XGLTYPE)
+    assert found(BEFORE + header + AFTER) == [("!before", DOCUMENT), ("", BROKEN)]
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (a_zip_of_one(2), "its members overlap"),
+        (a_zip_of_one(20_000), "its members overlap"),
+        (gzip.compress(b"\x1f\x8b\x08\x08" + b"\0" * 6 + b"n" * MB), "unpacks to more than 20 times its size"),
+        *[(make(b"") * 1_000, "holds more than 20 members: split it") for make in (gzip.compress, bz2.compress)],
+        (lzma.compress(b"") * 1_000, "holds more than 20 members: split it"),
+    ],
+    ids=["zip_twice", "zip_overlapping", "gzip_name", "gzip_streams", "bzip2_streams", "xz_streams"],
+)
+def test_work_is_bounded(found, content, error):
+    """What costs time and gives no bytes is counted as well as these."""
+    assert found(content) == [("", error)]
+
+
+def test_work_of_members(found):
+    """Members cost time, however well they are packed: beyond a multiple of its size the path is given up."""
+    packed = a_tar(*[(str(number), b"<x/>") for number in range(2_000)], mode="w:gz")
+    limits = Limits(work_from=MB, work_ratio=50)
+    *documents, (name, error) = found(packed, limits)
+    assert (name, error) == ("", "is more work than 50 times its size: unpack it first")
+    assert {raw for _, raw in documents} == {b"<x/>"}
+    assert 100 < len(documents) < 250  # 4 KiB and two blocks each
+    assert len(found(packed, Limits(work_from=MB))) == 2_000
+
+
+def test_bad_archives_leave_others_alone(tmp_path):
+    """An archive that is given up is named, and the other paths are read."""
+    paths = [tmp_path / name for name in ("1.tar", "2.zip", "3.xml")]
+    for path, content in zip(paths, (LIES["huge"][0], a_zip_of_one(9), DOCUMENT), strict=True):
+        path.write_bytes(content)
+    listed = documents([str(path) for path in paths], SMALL, io.BytesIO())
+    assert [(one.name.removeprefix(f"{tmp_path}/"), one.error) for one in listed] == [
+        ("1.tar!huge", CUT), ("1.tar", CUT), ("2.zip", "its members overlap"), ("3.xml", None),
+    ]  # fmt: skip
+
+
 SIZE = 64 * MB
 
 

@@ -3,24 +3,26 @@
 What a file is, its first bytes tell and not its name: XML, base64 of anything that is read here, zip, tar, gzip, bzip2
 or xz. Nothing is ever written to a place that an archive names; a zip archive that cannot be jumped about in is put
 aside in a temporary file without a name. Archives come from anywhere, so each of `Limits` is held against them while
-they are unpacked.
+they are unpacked, and what costs time is counted. No size that an archive names is believed.
 """
 
 import base64
 import binascii
 import bz2
-import gzip
 import io
 import lzma
 import re
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import IO, Protocol, Self, cast
+from typing import IO, Any, Protocol, Self, cast
 
 from station.errors import StationError
 
@@ -30,10 +32,19 @@ _CHUNK = 64 * 1024
 _HEAD = 512  # where a tar archive tells what it is
 _XZ_MEMORY = 128 * _MiB  # `xz -9` needs 65 MiB; what an archive asks for is its maker's choice
 _ZIP_DIRECTORY = 32 * _MiB  # the list of members, which zipfile holds in memory
-_TAR_HEADERS = 1 * _MiB  # long names and the like between two members, which tarfile holds in memory
+_TAR_HEADERS = 64 * 1024  # long names and the like between two members, which tarfile holds in memory
+_TAR_GLOBALS = 100  # what global headers say, which tarfile copies for each member
 _IN_MEMORY = 8 * _MiB  # of an archive inside an archive; the rest goes to a temporary file
 _BASE64 = re.compile(rb"[A-Za-z0-9+/_-]+={0,2}")
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
+_ZIP_HEADER = 30  # bytes before a member's name, at least
+# What takes as long as to unpack so many bytes: a member, and each byte of PAX records.
+_MEMBER_WORK = 4096
+_PAX_WORK = 32
+_PAX_TYPES = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+_PAX_RECORD = re.compile(rb"([1-9][0-9]{0,6}) [^=]+=")
+_MANY_DIGITS = re.compile(rb"[0-9]{65}")
+_BROKEN = "broken or cut off: what was read before it counts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +54,13 @@ class Limits:
     document: int = _MiB
     total: int = 16 * 1024 * _MiB
     members: int = 1_000_000
-    # What was unpacked to what it was packed in, once there is more than `ratio_from`. Receipts alone reach 50.
+    # What was unpacked to what it was packed in, once there is more than `ratio_from`. Receipts reach 160 (xz).
     ratio: int = 250
     ratio_from: int = 16 * _MiB
+    # A path's work to its size, once there is more than `work_from`: what all its archives unpack to, and what members
+    # cost. Receipts reach 720.
+    work_ratio: int = 1000
+    work_from: int = 64 * _MiB
     nesting: int = 5  # archive in archive, base64 and compression each count
 
 
@@ -129,29 +144,56 @@ class _Stream:
         return b"".join(parts)
 
 
-class _Xz:
-    """An xz stream unpacked with bounded memory, which lzma.LZMAFile cannot be told."""
+class _Gzip:
+    """zlib's decompressor with the interface of bz2's and lzma's."""
 
-    def __init__(self, packed: _Readable) -> None:
+    def __init__(self) -> None:
+        self._zlib = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        return self._zlib.decompress(self._zlib.unconsumed_tail + data, max_length)
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._zlib.unconsumed_tail
+
+    @property
+    def eof(self) -> bool:
+        return self._zlib.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._zlib.unused_data
+
+
+class _Unpacked:
+    """gzip, bzip2 or xz unpacked with bounded memory and work.
+
+    The library's own files read a gzip header byte by byte and as many empty streams as there are, and lzma's cannot be
+    told how much memory it may take.
+    """
+
+    def __init__(self, packed: _Readable, new: Callable[[], Any], count_stream: Callable[[], None]) -> None:
         self._packed = packed
-        self._decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
+        self._new = new
+        self._count_stream = count_stream
+        self._decompressor = new()
 
     def read(self, size: int, /) -> bytes:
-        while not self._decompressor.eof:
-            more = self._packed.read(_CHUNK) if self._decompressor.needs_input else b""
-            if self._decompressor.needs_input and not more:
+        while True:
+            more = b""
+            if self._decompressor.eof:
+                # `cat a.gz b.gz` is a gzip file, and so is one with padding behind it.
+                more = self._decompressor.unused_data
+                while not (more := more.lstrip(b"\0")):
+                    if not (more := self._packed.read(_CHUNK)):
+                        return b""
+                self._count_stream()
+                self._decompressor = self._new()
+            elif self._decompressor.needs_input and not (more := self._packed.read(_CHUNK)):
                 raise EOFError
             if data := self._decompressor.decompress(more, size):
-                return data
-        return self._next_stream(size)
-
-    def _next_stream(self, size: int) -> bytes:
-        """`cat a.xz b.xz` is an xz file, and so is one with padding behind it."""
-        rest = self._decompressor.unused_data.lstrip(b"\0") or self._packed.read(_CHUNK).lstrip(b"\0")
-        if not rest:
-            return b""
-        self._decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
-        return self._decompressor.decompress(rest, size) or self.read(size)
+                return bytes(data)
 
 
 class _Limited:
@@ -180,40 +222,96 @@ class _TarHeader(tarfile.TarInfo):
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         try:
-            return super().frombuf(buf, encoding, errors)
+            header = super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
             if len(buf) == tarfile.BLOCKSIZE and not any(buf):
                 raise  # the proper end
-            raise _UnreadableError("broken or cut off: what was read before it counts") from error
+            raise _UnreadableError(_BROKEN) from error
+        if header.size < 0:
+            raise _UnreadableError(_BROKEN)
+        return header
+
+    def _proc_member(self, archive: tarfile.TarFile) -> Any:
+        """What tarfile has subclasses override: reads what follows the header's first block."""
+        cast("_TarInput", archive.fileobj).pax_follows = self.type in _PAX_TYPES
+        return super()._proc_member(archive)  # type: ignore[misc]  # not in typeshed
 
 
 class _TarInput:
-    """What tarfile reads. Between two members it is given a bounded number of bytes: it holds them in memory."""
+    """What tarfile reads, forward only. A size that a header names is skipped as far as there are bytes.
 
-    def __init__(self, stream: _Stream) -> None:
+    While `in_header`, between two members, tarfile is given a bounded number of bytes: it holds them in memory.
+    """
+
+    def __init__(self, stream: _Stream, work: Callable[[int], None]) -> None:
+        self.in_header = True
+        self.pax_follows = False
         self._stream = stream
-        self.count = 0
-        self.up_to = _TAR_HEADERS
+        self._work = work
+        self._at = 0
+        self._room = _TAR_HEADERS
+
+    def next(self, archive: tarfile.TarFile) -> tarfile.TarInfo | None:
+        """The next member's header."""
+        self.in_header, self._room = True, _TAR_HEADERS
+        member = archive.next()
+        self.in_header = False
+        return member
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, position: int) -> int:
+        if position < self._at:
+            raise _UnreadableError(_BROKEN)
+        while self._at < position and (skipped := self._stream.read(position - self._at)):
+            self._at += len(skipped)
+        return self._at
 
     def read(self, size: int, /) -> bytes:
-        data = self._stream.read(size)
-        self.count += len(data)
-        if self.count > self.up_to:
-            raise _UnreadableError("a tar header is longer than any")
+        if self.in_header:
+            self._room -= size
+            if self._room < 0:
+                raise _UnreadableError("a tar header is longer than any")
+        data = self._stream.read_all(size)
+        self._at += len(data)
+        if self.pax_follows:
+            self.pax_follows = False
+            self._work(_PAX_WORK * len(data))
+            _check_pax(data)
         return data
+
+
+def _check_pax(data: bytes) -> None:
+    """Raises `_UnreadableError` unless `data` is PAX records, each as long as it says and without endless digits.
+
+    tarfile takes time and memory that grow with the square of such a header (CVE-2024-6232, until Python 3.11.10 and
+    3.12.6), and with records that overlap.
+    """
+    at = 0
+    while at < len(data) and data[at]:
+        record = _PAX_RECORD.match(data, at)
+        end = at + int(record[1]) if record else 0
+        if record is None or not record.end() < end <= len(data) or data[end - 1] != ord("\n"):
+            raise _UnreadableError(_BROKEN)
+        at = end
+    if _MANY_DIGITS.search(data):
+        raise _UnreadableError("a tar header holds a number that is longer than any")
 
 
 class _ZipInput:
     """What zipfile reads: no piece of it is too long, since zipfile holds the list of members whole."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], work: Callable[[int], None]) -> None:
         self._file = file
+        self._work = work
         self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
 
     def read(self, size: int = -1, /) -> bytes:
         data = self._file.read(_ZIP_DIRECTORY + 1 if size < 0 or size > _ZIP_DIRECTORY else size)
         if len(data) > _ZIP_DIRECTORY:
             raise _UnreadableError("holds too many members: split it, or use tar")
+        self._work(len(data))
         return data
 
 
@@ -224,21 +322,35 @@ class _Source:
         self.limits = limits
         self._total = 0
         self._members = 0
+        self._work = 0
+        self._path: _Stream | None = None  # its bytes, as they are read
 
     def take(self, size: int) -> None:
+        """Counts bytes that were unpacked."""
         self._total += size
         if self._total > self.limits.total:
             raise _ExhaustedError(f"unpacks to more than {self.limits.total} bytes: split it")
+        self.work(size)
 
-    def _member(self) -> None:
+    def work(self, size: int) -> None:
+        """Counts what takes as long as to unpack so many bytes."""
+        self._work += size
+        packed = self._path.count if self._path else 0
+        if self._work > self.limits.work_from and self._work > self.limits.work_ratio * packed:
+            raise _ExhaustedError(f"is more work than {self.limits.work_ratio} times its size: unpack it first")
+
+    def member(self) -> None:
+        """Counts a member of an archive, or a stream of several in one compressed file."""
         self._members += 1
         if self._members > self.limits.members:
             raise _ExhaustedError(f"holds more than {self.limits.members} members: split it")
+        self.work(_MEMBER_WORK)
 
     def read(self, name: str, file: IO[bytes]) -> Iterator[Found]:
         """The documents of one file."""
+        self._path = _Stream(file, file)
         try:
-            yield from self._content(name, _Stream(file, file), 0)
+            yield from self._content(name, self._path, 0)
         except _ExhaustedError as error:
             yield Found(name, error=str(error))
 
@@ -266,14 +378,20 @@ class _Source:
         elif tar:
             yield from self._tar(name, stream, depth + 1)
         elif packed:
-            yield from self._content(name, _Stream(_Limited(_decompressed(head, stream), stream, self)), depth + 1)
+            unpacked = _Unpacked(stream, _decompressor(head), self.member)
+            yield from self._content(name, _Stream(_Limited(unpacked, stream, self)), depth + 1)
         else:
             yield from self._document(name, stream, depth)
 
     def _zip(self, name: str, stream: _Stream, depth: int) -> Iterator[Found]:
-        with self._seekable(stream) as file, zipfile.ZipFile(_ZipInput(file)) as archive:
-            for member in archive.infolist():
-                self._member()
+        with self._seekable(stream) as file, zipfile.ZipFile(_ZipInput(file, self.work)) as archive:
+            members = archive.infolist()
+            in_place = sorted(members, key=lambda member: member.header_offset)
+            for one, behind in pairwise(in_place):
+                if one.header_offset + _ZIP_HEADER + one.compress_size > behind.header_offset:
+                    raise _UnreadableError("its members overlap")
+            for member in members:
+                self.member()
                 inside = f"{name}!{member.filename}"
                 if member.is_dir():
                     continue
@@ -291,6 +409,7 @@ class _Source:
     def _seekable(self, stream: _Stream) -> Iterator[IO[bytes]]:
         """The whole stream as a file to jump about in: a zip archive's list of members stands at its end."""
         if stream.file is not None and stream.file.seekable():
+            stream.count = stream.file.seek(0, io.SEEK_END)
             stream.file.seek(0)
             yield stream.file
             return
@@ -302,13 +421,14 @@ class _Source:
             yield file
 
     def _tar(self, name: str, stream: _Stream, depth: int) -> Iterator[Found]:
-        given = _TarInput(stream)
-        with tarfile.open(fileobj=cast("IO[bytes]", given), mode="r|", tarinfo=_TarHeader) as archive:
-            while (member := archive.next()) is not None:
+        given = _TarInput(stream, self.work)
+        with tarfile.TarFile(fileobj=cast("IO[bytes]", given), tarinfo=_TarHeader) as archive:
+            while (member := given.next(archive)) is not None:
                 archive.members.clear()  # type: ignore[attr-defined]  # it would keep them all
-                self._member()
+                self.member()
                 inside = f"{name}!{member.name}"
-                given.up_to = archive.offset + _TAR_HEADERS
+                if member.size < 0 or len(archive.pax_headers) > _TAR_GLOBALS:
+                    raise _UnreadableError(_BROKEN)
                 if member.isfile() and not member.issparse():
                     content = archive.extractfile(member)
                     if content is not None:
@@ -341,13 +461,12 @@ class _Source:
             yield from self._content(name, _Stream(io.BytesIO(decoded)), depth + 1)
 
 
-def _decompressed(head: bytes, packed: _Stream) -> _Readable:
-    file = cast("IO[bytes]", packed)  # read is all they need
+def _decompressor(head: bytes) -> Callable[[], Any]:
     if head.startswith(b"\x1f\x8b"):
-        return gzip.GzipFile(fileobj=file)
+        return _Gzip
     if head.startswith(b"BZh"):
-        return bz2.BZ2File(file)
-    return _Xz(packed)
+        return bz2.BZ2Decompressor
+    return partial(lzma.LZMADecompressor, lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
 
 
 def _is_xml(head: bytes) -> bool:
