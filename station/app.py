@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from lxml import etree
 
 from station import certificate, config, log, soap, store, trust
-from station.errors import StoreError, UntrustedError
+from station.errors import StoreError, UntrustedError, out_of_resource
 from station.folder import folder
 from station.health import Health, is_health_door
 from station.intake import Intake
@@ -33,8 +33,8 @@ _MEDIA_TYPES = ("text/xml", "application/xml", "")
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 # What is left of a body that is too long is read up to this much, so that the sender reads our answer before a reset.
 _DRAIN = 4 * 1024 * 1024
+_WSDL = "paForNode.wsdl"
 _SCHEMAS = ("paForNode.xsd", "sac-common-types-1.0.xsd")
-
 
 # When the worker had the whole request, of `time.monotonic()`: what waited for a thread waited for us.
 ARRIVED = "station.arrived"
@@ -71,6 +71,8 @@ class Station:
         if settings.tls.client_ca or settings.trust.proxy_certificate:
             certificate.load()
         self._soap = soap.create_soap_app(Intake(engine, settings))
+        # Read now: there may be no file descriptor left when somebody asks for one.
+        self._contract = {name: (folder("wsdl") / name).read_bytes() for name in (_WSDL, *_SCHEMAS)}
         self.metrics = Metrics(settings, engine)
         self.health = Health(engine, self.metrics)
 
@@ -99,11 +101,17 @@ class Station:
             notes.update(result="rejected", reason=str(error), peer=environ.get("REMOTE_ADDR") or "unix")
             return _send(start, _NOT_ALLOWED)
         except Exception as error:
-            _log.error("unexpected_error", request_id=request_id, exc_info=error)
-            notes.update(result="unexpected_error")
-            body = soap.fault_document("Internal error: send the request again.")
+            if lacking := out_of_resource(error):
+                _log.error("out_of_resource", request_id=request_id, lacking=lacking, exc_info=error)
+                notes.update(result="store_error", reason=lacking)
+                failed, text = "503 Service Unavailable", soap.AGAIN
+            else:
+                _log.error("unexpected_error", request_id=request_id, exc_info=error)
+                notes.update(result="unexpected_error")
+                failed, text = "500 Internal Server Error", "Internal error: send the request again."
+            body = soap.fault_document(text)
             headers = [("Content-Type", _XML), ("Content-Length", str(len(body))), ("Retry-After", soap.RETRY_AFTER_S)]
-            start("500 Internal Server Error", headers)
+            start(failed, headers)
             return [body]
         finally:
             seconds = time.monotonic() - begun
@@ -169,9 +177,9 @@ class Station:
         query = environ.get("QUERY_STRING", "")
         base = self.settings.server.public_url or _own_url(environ, self.settings.server.path)
         if query.lower() == "wsdl":
-            return _with_addresses("paForNode.wsdl", base)
+            return _with_addresses(self._contract[_WSDL], base)
         if query.startswith("xsd=") and query[4:] in _SCHEMAS:
-            return _with_addresses(query[4:], base)
+            return _with_addresses(self._contract[query[4:]], base)
         return None
 
 
@@ -184,8 +192,8 @@ def _sender(policy: config.Trust, peer: str, values: tuple[str | None, ...], sho
     return trust.admit(policy, peer, lambda header: given[header] or "", shown)
 
 
-def _with_addresses(name: str, base: str) -> bytes:
-    tree = etree.parse(folder("wsdl") / name, etree.XMLParser(no_network=True))
+def _with_addresses(document: bytes, base: str) -> bytes:
+    tree = etree.fromstring(document, etree.XMLParser(no_network=True))
     for imported in tree.iter("{http://www.w3.org/2001/XMLSchema}import"):
         if location := imported.get("schemaLocation"):
             imported.set("schemaLocation", f"{base}?xsd={location}")

@@ -5,6 +5,7 @@ reader needs beyond the message is an attribute. A refusal carries the pagoPA fa
 Duplicates are no errors: they are values that `intake.accept` returns.
 """
 
+import errno
 from typing import ClassVar
 
 
@@ -231,3 +232,22 @@ class AnotherRunError(StationError):
     """Another `station reconcile` is running on this database."""
 
     code = "another_run"
+
+
+_LACKING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EAGAIN}
+
+
+def out_of_resource(error: BaseException) -> str | None:
+    """Name of what the machine ran out of, where that is the error or among its causes: memory, file descriptors, disk
+    space or threads. None for any other error. It says nothing about the document: sent again, it may be stored.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, MemoryError):
+            return "MemoryError"
+        if isinstance(seen, OSError) and seen.errno in _LACKING:
+            return f"OSError {errno.errorcode[seen.errno]}"
+        if isinstance(seen, RuntimeError) and "start new thread" in str(seen):
+            return "RuntimeError no thread"
+        seen = seen.__cause__ or seen.__context__
+    return None

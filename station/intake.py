@@ -5,6 +5,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -21,6 +22,7 @@ from station.errors import (
     UnknownBrokerError,
     UnknownEcError,
     UnknownStationError,
+    out_of_resource,
 )
 from station.receipt import Flag, Identifiers, Receipt, Source
 
@@ -230,7 +232,15 @@ class Intake:
         return Outcome(Result.REFUSED, arrival.identifiers, refusal=refusal, refused_id=refused_id)
 
     def _keep_unexpected(self, arrival: _Arrival, error: Exception) -> None:
-        """A document that hits a defect of ours would hit it again at every resend, and be lost after the last one."""
+        """A document that hits a defect of ours would hit it again at every resend, and be lost after the last one.
+
+        Not where the machine ran out of something: the document is not to blame, and a resend may find it back.
+        """
+        if out_of_resource(error):
+            # A connection that could not be given back goes at the next use; until then it may keep SQLite locked.
+            with suppress(StoreError), store.transaction(self.engine, readonly=True):
+                pass
+            return
         refusal = UnexpectedError(f"unexpected {type(error).__name__}")
         try:
             self._refuse(arrival, refusal, http_status=503 if isinstance(error, StoreError) else 500)

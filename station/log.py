@@ -4,6 +4,7 @@ No name, fiscal code of a person, e-mail, address or payload belongs in a log. O
 what looks like personal data all the same, in ours or a library's lines, is masked here.
 """
 
+import codecs
 import json
 import logging
 import re
@@ -45,6 +46,9 @@ def safe(text: str) -> str:
     if len(text) >= _SHORTEST_CODE and not text.isdecimal() and not _ID.fullmatch(text):
         text = _CODE.sub("***", text)
     return printable(text)
+
+
+codecs.lookup("unicode_escape")  # loaded now: a line must not fail for want of file descriptors
 
 
 def printable(text: str) -> str:

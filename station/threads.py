@@ -14,11 +14,12 @@ _log = log.get(__name__)
 
 class Threads:
     """So many threads, which do in turn what they are given. They end with the process, and it with any of them: work
-    raises nothing.
+    raises nothing. Each calls `begin` first.
     """
 
-    def __init__(self, count: int, name: str) -> None:
+    def __init__(self, count: int, name: str, begin: Callable[[], None] = lambda: None) -> None:
         self.count = count
+        self._begin = begin
         self._given: SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]] = SimpleQueue()
         for number in range(count):
             Thread(target=self._run, name=f"{name}-{number}", daemon=True).start()
@@ -29,6 +30,7 @@ class Threads:
 
     def _run(self) -> None:
         try:
+            self._begin()
             while True:
                 work, arguments = self._given.get()
                 work(*arguments)

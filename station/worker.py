@@ -20,9 +20,10 @@ from functools import partial
 from gunicorn import sock as gunicorn_sock
 from gunicorn.workers import base
 
-from station import gateway, log, soap
+from station import contract, gateway, log, soap
 from station.app import ARRIVED
 from station.connection import Connection, State
+from station.errors import out_of_resource
 from station.health import is_health_door
 from station.loop import Loop, Task, elsewhere
 from station.request import DRAIN, MAX_HEAD, Incoming, Limits, Refusal, Request
@@ -109,7 +110,8 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         )
         # Each of what waits has a connection to the database, and a question about health has one.
         threads = min(self.cfg.threads, max(1, self.settings.connections - 1))
-        self._loop = Loop(self._poller, Threads(threads, "request"), self._wake)
+        contract.load_schema()
+        self._loop = Loop(self._poller, Threads(threads, "request", contract.load_schema), self._wake)
         self._health_loop = Loop(self._poller, Threads(_HEALTH_THREADS, "health"), self._wake)
 
     def run(self) -> None:
@@ -432,7 +434,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
                 _log.error("unexpected_error", exc_info=error)
             connection.last = True
             if not connection.out:
-                connection.out += _FAILED
+                connection.out += _BUSY if out_of_resource(error) else _FAILED
         self._at_work -= not connection.health
         held = len(connection.incoming)
         self._held += held - connection.held

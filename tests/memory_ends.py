@@ -1,7 +1,7 @@
 """Pushes in which one allocation fails, each time another one: what does a push leave behind that failed there?
 
 `python tests/memory_ends.py URL STEP`: every STEP-th allocation of a push fails in a push of its own, on SQLite. After
-each nothing may be held, and the next push must be stored. CPython's own hook lets allocations fail.
+each nothing may be held, and the next push must be stored. None is refused. CPython's own hook lets allocations fail.
 """
 
 import gc
@@ -12,6 +12,7 @@ from io import BytesIO
 from wsgiref.util import setup_testing_defaults
 
 from build import a_request, an_envelope
+from sqlalchemy import text
 
 from station import config
 from station.app import Station, create_app
@@ -66,6 +67,9 @@ def main() -> None:
         next_one = push(application)
         if held != (0, False) or next_one != "200":
             raise SystemExit(f"allocation {number}: held {held}, next answer {next_one}")
+    with application.engine.connect() as connection:
+        if refused := connection.execute(text("SELECT fault_code, reason FROM refused")).all():
+            raise SystemExit(f"kept as refused: {refused}")
     sys.stdout.write(f"{failed}\n")
 
 

@@ -513,7 +513,6 @@ def test_retry_after_has_three_forms(gpd: GpdSimulator) -> None:
     """Seconds, an HTTP date not before the period's end, none, or one after the other."""
     gpd.settings(rate_calls=1, rate_period=600)
     assert listed(gpd).status == 200
-    after = time.time()
     seen = []
     for form in ("seconds", "date", "none", "mixed", "mixed", "mixed"):
         gpd.settings(retry_after=form)

@@ -1,9 +1,12 @@
 """The use case: what comes in is stored once or kept as refused, and nothing else."""
 
+import errno
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from decimal import Decimal
+from io import BytesIO
 
 import pytest
 from build import ABSENT, BROKER, EC, OTHER_EC, STATION, a_request, a_stamp_transfer, a_transfer, an_envelope
@@ -19,6 +22,10 @@ from station.errors import StoreError, StoreRejectedError
 from station.intake import Intake, Origin, Result
 from station.receipt import Flag, Source
 from station.store import tables
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # Spyne imports what is deprecated
+    from station.app import Station
 
 REGISTRY = {
     "broker": [{"id": BROKER, "stations": [STATION, "15376371009_02"]}],
@@ -304,6 +311,41 @@ def test_defect_keeps_the_document(engine, take, error, monkeypatch):
             take(raw)
     kept = rows(engine, tables.refused)
     assert [(row["raw"], row["fault_code"], row["times"]) for row in kept] == [(raw, "PAA_SYSTEM_ERROR", 2)]
+
+
+def caused(error, cause):
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.EMFILE, "Too many open files"),
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("can't start new thread"),
+        caused(ValueError("in a library"), OSError(errno.ENFILE, "Too many open files in system")),
+        caused(StoreRejectedError(reason="StatementError"), MemoryError()),
+    ],
+    ids=["memory", "file descriptors", "disk", "threads", "within a library", "within the database's"],
+)
+@pytest.mark.parametrize("where", ["read", "record"])
+def test_out_of_resource(engine, monkeypatch, error, where):
+    """Where the machine runs out of something the answer is 503, and the document is not kept as one with a defect."""
+
+    def fails(*_arguments, **_more):
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(contract, "read", fails) if where == "read" else patched.setattr(Intake, "_stored", fails)
+        answers = []
+        environ = {"PATH_INFO": "/paForNode", "REQUEST_METHOD": "POST", "CONTENT_TYPE": "text/xml"}
+        environ |= {"wsgi.input": BytesIO(an_envelope(a_request())), "REMOTE_ADDR": "127.0.0.1"}
+        list(Station(Settings(), engine)(environ, lambda status, headers: answers.append((status, dict(headers)))))
+    [(status, headers)] = answers
+    assert (status, headers["Retry-After"]) == ("503 Service Unavailable", "60")
+    assert rows(engine, tables.refused) == []
 
 
 # --- whatever the schema admits ---------------------------------------------------------------------------------------

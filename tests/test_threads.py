@@ -1,7 +1,14 @@
 """The threads that answer requests."""
 
+import re
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+from build import a_request, an_envelope
+
+from station import contract
+from station.errors import InvalidReceiptError
 from station.threads import Threads
 
 
@@ -23,3 +30,23 @@ def test_all_at_once_and_then_in_turn():
     assert all(begun.acquire(timeout=10) for _ in range(2))
     assert sorted(order[:3]) == [0, 1, 2]
     assert sorted(order[3:]) == [3, 4]
+
+
+def test_breaches_of_two_threads_do_not_mix():
+    """A schema object keeps the breaches of its last use, and validates without Python's lock."""
+    elements = ("outcome", "noticeNumber", "fiscalCode", "description")
+
+    def broken(name):
+        raw = re.sub(rb"<%b>.*?</%b>" % (name.encode(), name.encode()), b"", an_envelope(a_request()), count=1)
+        return contract.request_element(contract.parse(raw).root)
+
+    def rules(name):
+        found = set()
+        for _ in range(50):
+            with pytest.raises(InvalidReceiptError) as error:
+                contract.read(broken(name))
+            found.add(re.search(r"Expected is (?:one of )?\( (\w+)", error.value.rule)[1])
+        return found
+
+    with ThreadPoolExecutor(len(elements)) as pool:
+        assert list(pool.map(rules, elements)) == [{name} for name in elements]

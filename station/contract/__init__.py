@@ -18,6 +18,7 @@ from station.contract.parsing import (
     request_element,
 )
 from station.contract.reading import read
+from station.contract.schema import load_schema
 from station.contract.values import read_date_time
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Document",
     "Element",
     "identify",
+    "load_schema",
     "parse",
     "read",
     "read_date_time",

@@ -89,6 +89,8 @@ def parse(raw: bytes, charset: str | None = None) -> Document:
     try:
         return _checked(raw, None, etree.fromstring(raw, _parser(None)))
     except (etree.XMLSyntaxError, ValueError) as error:
+        if getattr(error, "code", None) == etree.ErrorTypes.ERR_NO_MEMORY:
+            raise MemoryError from None
         raise MalformedDocumentError(f"not well-formed XML{_where(error)}") from None
 
 

@@ -16,11 +16,37 @@ from station.folder import folder
 XS = "{http://www.w3.org/2001/XMLSchema}"
 
 
+class _Schema(etree.XMLSchema):
+    """lxml's schema. Where memory ends, libxml2 reports a breach like any other: here that is a `MemoryError`."""
+
+    def validate(self, request: Any) -> bool:
+        error = None
+        try:
+            if super().validate(request):
+                return True
+        except etree.XMLSchemaValidateError as raised:
+            error = raised
+        log: Any = self.error_log
+        if any(entry.type == etree.ErrorTypes.ERR_NO_MEMORY for entry in log):
+            raise MemoryError
+        if error is not None:
+            raise error
+        return False
+
+
 class _PerThread(threading.local):
     """lxml's schema keeps the error log of its last use: one for every thread."""
 
     def __init__(self) -> None:
-        self.schema = etree.XMLSchema(_schema_tree())
+        self.schema = _Schema(_schema_tree())
+
+
+def load_schema() -> None:
+    """Read the schema for the calling thread, which would read it with its first document: it may not be able to then,
+    for want of file descriptors.
+    """
+    _per_thread.schema  # noqa: B018  (reads it)
+    _known_elements()
 
 
 def _schema_tree() -> etree._ElementTree:

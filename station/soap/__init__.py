@@ -12,7 +12,7 @@ from lxml import etree
 
 from station import contract, log
 from station.contract import NS
-from station.errors import DocumentError, MalformedDocumentError, RefusalError, StoreError
+from station.errors import DocumentError, MalformedDocumentError, RefusalError, StoreError, out_of_resource
 from station.intake import Intake, Origin, Outcome, Result
 from station.journal import DECLINED
 from station.receipt import Identifiers, Source
@@ -27,6 +27,7 @@ _log = log.get(__name__)
 
 RETRY_AFTER_S = "60"
 NOT_OFFERED = "not offered by a broadcast station"
+AGAIN = "The receipt cannot be stored now: send it again."
 
 # Where `app` finds what the log line of a request shall say, in the WSGI environment.
 NOTES = "station.notes"
@@ -127,10 +128,12 @@ def _receive(ctx: Any, request: contract.Element, identifiers: Identifiers, answ
         outcome = intake.accept(ctx.in_document, request, _origin(environ), identifiers)
     except StoreError as error:
         notes.update(result="store_error", reason=error.reason)
-        raise _server_fault(
-            ctx, "503 Service Unavailable", "The receipt cannot be stored now: send it again."
-        ) from error
+        raise _server_fault(ctx, "503 Service Unavailable", AGAIN) from error
     except Exception as error:
+        if lacking := out_of_resource(error):
+            _log.error("out_of_resource", lacking=lacking, exc_info=error)
+            notes.update(result="store_error", reason=lacking)
+            raise _server_fault(ctx, "503 Service Unavailable", AGAIN) from error
         _log.error("unexpected_error", exc_info=error)
         notes.update(result="unexpected_error")
         raise _server_fault(ctx, "500 Internal Server Error", "Internal error: send the receipt again.") from error
