@@ -46,7 +46,14 @@ def admit(trust: Trust, peer: str, header: Header, shown: bytes | None = None) -
         forged = next((name for name in certificate.ALL_HEADERS if header(name)), None)
         if forged is not None:
             raise UntrustedError(f"the header {forged} came from an address that is no configured proxy")
-    origin = _forwarded_for(header("x-forwarded-for"), address, trust) if by_proxy else address
+    origin = address
+    if by_proxy:
+        try:
+            origin = _forwarded_for(header("x-forwarded-for"), address, trust)
+        except UntrustedError:
+            if trust.addresses:
+                raise
+            origin = None  # no address decides: the certificate does, or the proxy did
     _check_address(trust, origin, by_proxy=by_proxy)
     identity = None
     if by_proxy and trust.proxy_certificate:

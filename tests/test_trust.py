@@ -384,6 +384,20 @@ def test_forwarded_address(peer, forwarded, address):
             admit(policy, peer, x_forwarded_for=forwarded)
 
 
+@pytest.mark.parametrize("forwarded", ["unknown", "20.86.139.86, ", "_hidden, unknown", "1.2.3.4.5", ",", "9" * 5000])
+@pytest.mark.parametrize(
+    "policy",
+    [{"nodo": "production", "proxy_certificate": "rfc9440"}, {}],
+    ids=["certificate", "proxy"],
+)
+def test_unreadable_forwarded_address(policy, forwarded):
+    """It turns nobody away where no address decides, and is no address."""
+    headers = FORMS["rfc9440"][1] if "nodo" in policy else {}
+    assert admit(a_trust(proxies=[PROXY], **policy), PROXY, x_forwarded_for=forwarded, **headers).address is None
+    with pytest.raises(UntrustedError, match="X-Forwarded-For"):
+        admit(a_trust(proxies=[PROXY], addresses=[PROXY], **policy), PROXY, x_forwarded_for=forwarded, **headers)
+
+
 def test_unix_socket_is_a_proxy_if_named():
     """Behind a Unix socket stands a proxy of this machine, believed where it is named."""
     policy = a_trust(nodo="production", proxies=["unix"], proxy_certificate="rfc9440")
