@@ -50,6 +50,12 @@ class _Arbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
             # Without memory to log why it ends, a worker would go on as a master, and end the other workers.
             os._exit(1)
 
+    def handle_usr2(self) -> None:
+        """Refuse gunicorn's upgrade in place (SIGUSR2). Its second step ends the old master, whether or not the new one
+        started.
+        """
+        _log.error("upgrade_refused", hint="SIGUSR2 is not served: install the new version and restart the station")
+
     def reload(self) -> None:
         """Starts new workers with the configuration as it is now, and lets the old ones finish."""
         try:
@@ -89,9 +95,20 @@ class _Gunicorn(WSGIApplication, _Application):  # type: ignore[misc]  # gunicor
             with suppress(ConfigError):  # `examine` says so
                 self.cfg.ssl_context(self.cfg, None)
 
+    def _addresses(self) -> list[Any]:
+        """What gunicorn is to listen on. Raises `ConfigError`."""
+        try:
+            addresses: list[Any] = self.cfg.address
+        except (RuntimeError, ValueError) as error:
+            raise ConfigError(f"--bind: {error}") from None
+        for address in addresses:
+            if isinstance(address, tuple) and not 0 <= address[1] <= 65_535:
+                raise ConfigError(f"--bind: {address[1]} is no port")
+        return addresses
+
     def open_health_door(self) -> None:
         """Adds the health door to what is listened on. Raises `ConfigError`."""
-        self._health = _health_door(self._settings, self.cfg.address)
+        self._health = _health_door(self._settings, self._addresses())
         if self._health:
             self.cfg.set("bind", [*self.cfg.bind, self._health])
 
@@ -99,7 +116,7 @@ class _Gunicorn(WSGIApplication, _Application):  # type: ignore[misc]  # gunicor
         """Raises the `StationError` that would keep a worker from starting."""
         settings = self._load()
         health = trust.host_and_port(self._health) if self._health else None
-        trust.check_binding(settings.trust, [host for host in _hosts(self.cfg.address, health) if host is not None])
+        trust.check_binding(settings.trust, [host for host in _hosts(self._addresses(), health) if host is not None])
         if self.cfg.proxy_protocol not in (False, "off"):
             raise ConfigError("--proxy-protocol is not served: what a proxy says comes in headers, see [trust]")
         if self.cfg.header_map == "dangerous":
@@ -235,8 +252,6 @@ def _health_door(settings: Settings, addresses: list[Any]) -> str:
         with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
             return wanted
     except OSError as error:
-        if "GUNICORN_FD" in os.environ:  # an upgrade (SIGUSR2): the old process hands its sockets over
-            return wanted
         if "health_listen" in settings.server.model_fields_set:
             raise ConfigError(f"server.health_listen: cannot listen on {wanted} ({error.strerror})") from None
         # Nobody asked for it here, and another station on this machine may have it.

@@ -2,6 +2,7 @@
 
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import forked
 import httpx
@@ -110,6 +111,31 @@ def test_signals(serve, sqlite_url):
     raw = an_envelope(a_request())
     for _ in range(5):
         assert httpx.post(server.url, content=raw, headers={"Content-Type": "text/xml"}).status_code == 200
+    server.stop()
+    assert server.process.returncode == 0
+
+
+@pytest.mark.parametrize("name", ["SIGUSR2", "SIGUSR1", "SIGWINCH", "SIGTTIN", "SIGTTOU"])
+def test_other_signals(serve, sqlite_url, name):
+    """Requests are answered whatever signal comes: no upgrade in place, no log to open again, workers more or less."""
+    server = serve(sqlite_url, options=("--workers", "2"))
+    raw = an_envelope(a_request())
+    with ThreadPoolExecutor(4) as pool, httpx.Client() as client:
+
+        def push(_):
+            answer = client.post(server.url, content=raw, headers={"Content-Type": "text/xml", "Connection": "close"})
+            return answer.status_code
+
+        pushed = pool.map(push, range(60))
+        for _ in range(3):
+            assert next(pushed) == 200
+            server.process.send_signal(getattr(signal, name))
+        assert set(pushed) == {200}
+    deadline = time.monotonic() + 20
+    while f"Handling signal: {name[3:].lower()}" not in server.log and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert ("upgrade_refused" in server.log) == (name == "SIGUSR2")
+    assert "can't open file" not in server.log
     server.stop()
     assert server.process.returncode == 0
 
