@@ -12,16 +12,18 @@ from functools import lru_cache, partial
 from hashlib import sha256
 from io import BytesIO
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from lxml import etree
 
-from station import certificate, config, log, soap, store, trust
+from station import certificate, config, log, media_type, soap, store, trust
 from station.errors import StoreError, UntrustedError, out_of_resource
 from station.folder import folder
 from station.health import Health, is_health_door
 from station.intake import Intake
 from station.loop import elsewhere
 from station.metrics import Metrics
+from station.request import content_length
 
 _log = log.get("station")
 
@@ -38,6 +40,8 @@ _SCHEMAS = ("paForNode.xsd", "sac-common-types-1.0.xsd")
 
 # When the worker had the whole request, of `time.monotonic()`: what waited for a thread waited for us.
 ARRIVED = "station.arrived"
+# Set where the connection is to end with the answer.
+LAST = "station.last"
 
 
 class _Answer(NamedTuple):
@@ -115,6 +119,8 @@ class Station:
             return [body]
         finally:
             seconds = time.monotonic() - begun
+            if notes.get("result") == "rejected":
+                notes.update(_asked(environ))
             if notes.get("result") == "health":
                 line = _log.debug
             else:
@@ -151,6 +157,7 @@ class Station:
                 return answer
             case "GET" if document := self._contract_document(environ):
                 environ[soap.NOTES].update(result="contract")
+                environ[LAST] = True  # it is many times as long as the request: none follows on this connection
                 start("200 OK", [("Content-Type", _XML), ("Content-Length", str(len(document)))])
                 return [document]
         raise _RejectedError(
@@ -209,6 +216,17 @@ def _own_url(environ: Environ, path: str) -> str:
     return f"{environ['wsgi.url_scheme']}://{host}{path}"
 
 
+def _asked(environ: Environ) -> dict[str, str]:
+    """What a request asked for, for the log, which escapes and cuts it: a wrong address is mended by these."""
+    asked = {
+        "path": quote(environ.get("PATH_INFO", ""), safe="/:@!$&'()*+,;=~", encoding="latin-1", errors="replace"),
+        # What pagoPA's forwarder was told to ask for.
+        "host_path": environ.get("HTTP_X_HOST_PATH", ""),
+        "media_type": media_type.read(environ.get("CONTENT_TYPE", "")).name,
+    }
+    return {name: text for name, text in asked.items() if text}
+
+
 def _request_id(environ: Environ) -> str:
     given = environ.get("HTTP_X_REQUEST_ID", "")
     return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
@@ -216,22 +234,24 @@ def _request_id(environ: Environ) -> str:
 
 def _read_body(environ: Environ, limit: int) -> bytes:
     """The whole body, never more than `limit` bytes of it in memory."""
-    media_type = environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
-    if media_type not in _MEDIA_TYPES:
+    if media_type.read(environ.get("CONTENT_TYPE", "")).name not in _MEDIA_TYPES:
         raise _RejectedError("415 Unsupported Media Type", "Send SOAP 1.1 as text/xml.", ("Accept", "text/xml"))
     if environ.get("HTTP_CONTENT_ENCODING", "identity").strip().lower() not in ("", "identity"):
         raise _RejectedError(
             "415 Unsupported Media Type", "No Content-Encoding is accepted.", ("Accept-Encoding", "identity")
         )
-    length = environ.get("CONTENT_LENGTH") or None
-    environ[soap.NOTES]["size"] = int(length) if length else None
+    try:
+        length = content_length(environ.get("CONTENT_LENGTH"))
+    except ValueError:
+        raise _RejectedError("400 Bad Request", "The Content-Length is wrong.") from None
+    environ[soap.NOTES]["size"] = length
     stream = environ["wsgi.input"]
-    if length is not None and int(length) > limit:
+    if length is not None and length > limit:
         _drain(stream)
         raise _too_large(limit)
     parts = []
     size = 0
-    wanted = limit + 1 if length is None else int(length)
+    wanted = limit + 1 if length is None else length
     while size < wanted and (part := _read(stream, min(65536, wanted - size))):
         parts.append(part)
         size += len(part)
@@ -239,7 +259,7 @@ def _read_body(environ: Environ, limit: int) -> bytes:
             _drain(stream)
             raise _too_large(limit)
     environ[soap.NOTES]["size"] = size
-    if length is not None and size != int(length):
+    if length is not None and size != length:
         raise _RejectedError("400 Bad Request", "The body ended before its Content-Length.")
     return b"".join(parts)
 

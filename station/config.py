@@ -57,6 +57,15 @@ def _certificate(text: str) -> str:
     return text
 
 
+def _listener(text: str) -> str:
+    """An address to listen on, as gunicorn reads it, whose port can be one."""
+    _, colon, port = text.rpartition(":")
+    named = colon and not text.startswith(("unix:", "fd:")) and not text.endswith("]")
+    if named and (not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65_535):
+        raise ValueError("want a port from 0 to 65535")
+    return text
+
+
 def _listed(value: Any) -> Any:
     """The environment gives lists as one text."""
     return [one.strip() for one in value.split(",") if one.strip()] if isinstance(value, str) else value
@@ -86,7 +95,9 @@ Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s?#@]+$")]
 
 
 Network = IPv4Network | IPv6Network
-HostPort = Annotated[str, StringConstraints(pattern=r"^(\[[0-9A-Fa-f:]+\]|[0-9.]+|localhost):[0-9]{1,5}$")]
+HostPort = Annotated[
+    str, StringConstraints(pattern=r"^(\[[0-9A-Fa-f:]+\]|[0-9.]+|localhost):[0-9]{1,5}$"), AfterValidator(_listener)
+]
 Certificate = Annotated[str, AfterValidator(_certificate), StringConstraints(min_length=1, max_length=255)]
 Item = TypeVar("Item")
 Listed = Annotated[tuple[Item, ...], BeforeValidator(_listed)]
@@ -103,7 +114,7 @@ NODO_NAMES = {
 class Section(BaseModel):
     """A part of the configuration: frozen, and a name it does not know is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Database(Section):
@@ -114,7 +125,7 @@ class Database(Section):
         description="PostgreSQL (postgresql://user:password@host/database) or SQLite (sqlite:///file).",
     )
     pool_size: int = Field(
-        0, ge=0, description="Connections per worker process at most; 0: `server.threads`, and one for health."
+        0, ge=0, le=1000, description="Connections per worker process at most; 0: `server.threads`, and one for health."
     )
     prepare: bool = Field(
         True, description="Prepare statements on PostgreSQL; false behind a PgBouncer before 1.21 in transaction mode."
@@ -124,7 +135,9 @@ class Database(Section):
 class Server(Section):
     """The SOAP endpoint."""
 
-    listen: str = Field("127.0.0.1:8080", description="Address and port to listen on, or unix:PATH.")
+    listen: Annotated[str, AfterValidator(_listener)] = Field(
+        "127.0.0.1:8080", description="Address and port to listen on, or unix:PATH."
+    )
     public_url: Url | None = Field(
         None,
         description="The endpoint's URL as the Nodo calls it; stands in the WSDL. Without it the request's own.",
@@ -134,10 +147,12 @@ class Server(Section):
     threads: int = Field(
         8, ge=1, le=256, description="Requests of each worker process that wait for the database at once."
     )
-    max_body: int = Field(1024 * 1024, ge=1024, description="Largest request body in bytes; more is answered 413.")
-    read_timeout: float = Field(10.0, gt=0, description="Seconds in which a request must have arrived whole.")
+    max_body: int = Field(
+        1024 * 1024, ge=1024, le=2**30, description="Largest request body in bytes; more is answered 413."
+    )
+    read_timeout: float = Field(10.0, gt=0, le=3600, description="Seconds in which a request must have arrived whole.")
     max_waiting: int = Field(
-        256, ge=0, description="Requests of one worker process that wait at most; more are answered 503."
+        256, ge=0, le=1_000_000, description="Requests of one worker process that wait at most; more are answered 503."
     )
     wsdl: bool = Field(True, description="Whether the contract is served at `?wsdl`.")
     health_listen: HostPort | Literal[""] = Field(
@@ -239,22 +254,31 @@ class Gpd(Section):
     overlap_days: int = Field(7, ge=1, le=365, description="Each run starts so many days before the last one's start.")
     sweep_days: int = Field(90, ge=0, le=3650, description="Once a day a run goes back so many days; 0: never.")
     window_days: int = Field(30, ge=2, le=30, description="Days that one call covers at most; the API allows 30.")
-    rate: float = Field(5.0, gt=0, description="Calls a second for each key; the gateway refuses more than 10.")
+    rate: float = Field(
+        5.0, gt=0, le=1_000_000, description="Calls a second for each key; the gateway refuses more than 10."
+    )
     workers: int = Field(4, ge=1, le=32, description="ECs walked at once, and receipts fetched at once.")
-    connect_timeout: float = Field(5.0, gt=0, description="Seconds until a connection stands.")
-    timeout: float = Field(30.0, gt=0, description="Seconds until an answer is complete.")
+    connect_timeout: float = Field(5.0, gt=0, le=3600, description="Seconds until a connection stands.")
+    timeout: float = Field(30.0, gt=0, le=3600, description="Seconds until an answer is complete.")
     retries: int = Field(5, ge=0, le=20, description="Further tries of a call that failed for the moment.")
-    retry_pause: float = Field(0.5, gt=0, description="Seconds until the first of them; twice as long each time.")
-    retry_within: float = Field(120.0, ge=0, description="Seconds in which the tries of one call must begin.")
+    retry_pause: float = Field(
+        0.5, gt=0, le=3600, description="Seconds until the first of them; twice as long each time."
+    )
+    retry_within: float = Field(
+        120.0, ge=0, le=86_400, description="Seconds in which the tries of one call must begin."
+    )
     proxy: SecretStr | None = Field(None, description="http://user:password@host:port, where calls need a proxy.")
     ca_file: FilePath | None = Field(None, description="PEM file with the CAs to trust instead of the usual ones.")
-    again_after: float = Field(3000.0, ge=0, description="Seconds until a receipt that is not there is asked for again;"
+    again_after: float = Field(3000.0, ge=0, le=31 * 86_400,
+                               description="Seconds until a receipt that is not there is asked for again;"
                                " twice as long each time, a day at most.")  # fmt: skip
-    give_up_days: int = Field(30, ge=1, description="After so many days an open item is given up (and stays visible).")
-    late_hours: float = Field(
-        36.0, gt=0, description="`reconcile --status` calls an EC late that was not walked since."
+    give_up_days: int = Field(
+        30, ge=1, le=3650, description="After so many days an open item is given up (and stays visible)."
     )
-    keep_runs_days: int = Field(180, ge=1, description="How long the ledger of runs is kept.")
+    late_hours: float = Field(
+        36.0, gt=0, le=8784, description="`reconcile --status` calls an EC late that was not walked since."
+    )
+    keep_runs_days: int = Field(180, ge=1, le=36_500, description="How long the ledger of runs is kept.")
 
     @field_validator("proxy")
     @classmethod
@@ -433,7 +457,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is no TOMLDecodeError
         raise ConfigError(f"{path}: not TOML: {error}") from None
 
 

@@ -5,6 +5,7 @@ another one (request smuggling). It is as strict as it comes. What it leaves ope
 is kept, which transfer codings and versions are served, which fields may come once only.
 """
 
+import re
 from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
@@ -259,7 +260,11 @@ class Incoming:
                 self._stop(Refusal.UNREADABLE)
             if coding.lower() != "chunked":
                 self._stop(Refusal.UNKNOWN_CODING)
-        if length is not None and int(length) > self._limits.body:
+        try:
+            size = content_length(length)
+        except ValueError:
+            self._stop(Refusal.UNREADABLE)
+        if size is not None and size > self._limits.body:
             self._room = -1
         expected = request.variables.get("HTTP_EXPECT")
         if expected is not None:
@@ -290,6 +295,17 @@ class Incoming:
     def on_message_complete(self) -> None:
         if not self._upgrading:
             self._complete()
+
+
+def content_length(text: str | None) -> int | None:
+    """Bytes that a Content-Length announces, None where there is none. Raises `ValueError` on anything but up to 19
+    digits: 5 with thousands of zeros before it is a number, too, but one that `int` does not read.
+    """
+    if not text:
+        return None
+    if not re.fullmatch(r"[0-9]{1,19}", text):
+        raise ValueError("no Content-Length")
+    return int(text)
 
 
 @lru_cache(maxsize=128)

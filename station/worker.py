@@ -21,7 +21,7 @@ from gunicorn import sock as gunicorn_sock
 from gunicorn.workers import base
 
 from station import contract, gateway, log, soap
-from station.app import ARRIVED
+from station.app import ARRIVED, LAST
 from station.connection import Connection, State
 from station.errors import out_of_resource
 from station.health import is_health_door
@@ -445,7 +445,8 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
 
     def _answer(self, connection: Connection, request: Request, arrived: float) -> None:
         if request.refusal is not None:
-            _log.warning("request_unreadable", peer=_address(connection), reason=request.refusal.value)
+            path = request.target[:500].decode("latin-1")
+            _log.warning("request_unreadable", peer=_address(connection), reason=request.refusal.value, path=path)
             connection.out += _REFUSALS[request.refusal]
             return
         environ = gateway.variables(request, connection, "https" if self.cfg.is_ssl else "http")
@@ -460,7 +461,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         body = b"".join(self.wsgi(environ, answer.start))
         # Whoever was told "ready" while the stop came is told otherwise on the same connection: no new one is taken.
         alive = was_alive if connection.health else self.alive
-        connection.last = connection.last or not alive or not self.cfg.keepalive
+        connection.last = connection.last or LAST in environ or not alive or not self.cfg.keepalive
         connection.out += answer.head(last=connection.last)
         if request.method != "HEAD":
             connection.out += body

@@ -133,6 +133,7 @@ def test_last(head, last):
         (POST + b"Transfer-Encoding: identity\r\n\r\n", Refusal.UNKNOWN_CODING),
         (POST + b"Expect: a miracle\r\n\r\n", Refusal.UNKNOWN_EXPECTATION),
         (POST + b"Content-Length: 99999999999999999999999\r\n\r\n", Refusal.UNREADABLE),
+        (POST + b"Content-Length: " + b"0" * 5_000 + b"5\r\n\r\nhello", Refusal.UNREADABLE),
         (b"SOURCE / ICE/1.0\r\n\r\n", Refusal.UNREADABLE),
         (b"SETUP rtsp://a/ RTSP/1.0\r\n\r\n", Refusal.UNREADABLE),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Refusal.UNREADABLE),

@@ -83,7 +83,7 @@ def _default(field: Any) -> str:
 def _bounds(field: Any) -> str:
     words = {"ge": "at least {}", "gt": "more than {}", "le": "at most {}"}
     found = {name: value for one in field.metadata for name in words if (value := getattr(one, name, None)) is not None}
-    parts = [text.format(f"{found[name]:g}") for name, text in words.items() if name in found]
+    parts = [text.format(f"{found[name]:,}") for name, text in words.items() if name in found]
     return f" ({', '.join(parts)})" if parts else ""
 
 

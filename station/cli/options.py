@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from math import isnan
 from typing import Any
 
 import click
@@ -26,6 +27,21 @@ class Moment(click.ParamType[datetime]):
             return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
         except (ValueError, OverflowError):
             self.fail(f"{value!r} is no time, want for example 2026-07-01, 2026-07-01T10:30 or 7d", param, ctx)
+
+
+class Days(click.FloatRange):
+    """A number of days up to ten years, with a part of one where there is need."""
+
+    name = "days"
+
+    def __init__(self) -> None:
+        super().__init__(min=0, max=3660)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        days: float = super().convert(value, param, ctx)
+        if isnan(days):  # in every range
+            self.fail("nan is not a number of days", param, ctx)
+        return days
 
 
 operator_option = click.option(

@@ -40,7 +40,8 @@ class _Day(click.ParamType[date]):
 @click.option("--positions", is_flag=True, help="Also compare with GPD-Core's paid positions (a key of its own).")
 @click.option("--dry-run", is_flag=True, help="Say what is missing; fetch and write nothing.")
 @click.option("--status", "show_status", is_flag=True, help="Show the last runs and what is missing; exit 1 if late.")
-@click.option("--limit", type=click.IntRange(0), default=50, show_default=True, help="With --status: open items shown.")
+@click.option("--limit", type=click.IntRange(0, 1_000_000), default=50, show_default=True,
+              help="With --status: open items shown.")  # fmt: skip
 @click.option("--json", "as_line", is_flag=True, help="One JSON object on standard output.")
 @click.pass_obj
 def reconcile(

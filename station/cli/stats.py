@@ -11,6 +11,7 @@ from rich.text import Text
 
 from station import export, statistics
 from station.cli import Context, cli
+from station.cli.options import Days
 from station.cli.search import ROME, Moment, Words, local
 from station.log import printable
 from station.statistics.charts import duration
@@ -23,7 +24,7 @@ _MOST_DAYS = 3700
 @click.option("--from", "start", type=Moment(), help="From this day or time on. Default: 30 days, with today.")
 @click.option("--to", "end", type=Moment(end=True), help="Up to the end of this day, or before then. Default: now.")
 @click.option("--ec", "id_pa", type=Words(), help="This EC alone (idPA).")
-@click.option("--silent-after", type=click.FloatRange(min=0), default=3, show_default=True, metavar="DAYS",
+@click.option("--silent-after", type=Days(), default=3, show_default=True, metavar="DAYS",
               help="How many days without a push are a silence.")  # fmt: skip
 @click.option("--detail", is_flag=True, help="A line for each day and EC, too.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object with everything, each day and EC too.")
@@ -54,8 +55,11 @@ def stats(
     now = datetime.now(UTC)
     end = end or now
     if start is None:
-        first = (end - timedelta(microseconds=1)).astimezone(ROME).date() - timedelta(days=29)
-        start = datetime(first.year, first.month, first.day, tzinfo=ROME).astimezone(UTC)
+        try:
+            first = (end - timedelta(microseconds=1)).astimezone(ROME).date() - timedelta(days=29)
+            start = datetime(first.year, first.month, first.day, tzinfo=ROME).astimezone(UTC)
+        except OverflowError:
+            raise click.UsageError("--to is too early") from None
     if end <= start:
         raise click.UsageError("--to is not after --from")
     if (end - start).days > _MOST_DAYS:

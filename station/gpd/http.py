@@ -8,11 +8,11 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.message import Message
 from email.utils import parsedate_to_datetime
 
 import httpx
 
+from station import media_type
 from station.config import Gpd
 from station.errors import GpdAnswerError, StoppedError
 
@@ -129,13 +129,12 @@ class Client:
                 if remaining.isascii() and remaining.isdecimal():
                     self.pace(key).remaining(int(remaining[:9]))
                 most = limit if response.status_code == 200 else _ERROR_BYTES
-                content_type = Message()
-                content_type["Content-Type"] = response.headers.get("Content-Type", "")
+                content_type = media_type.read(response.headers.get("Content-Type", ""))
                 body = _body(response, most, deadline, request_id)
                 return Answer(
                     status=response.status_code,
-                    media_type=content_type.get_content_type() if "Content-Type" in response.headers else "",
-                    charset=content_type.get_content_charset(),
+                    media_type=content_type.name,
+                    charset=content_type.charset,
                     body=body,
                     request_id=request_id,
                     took_s=time.monotonic() - begun,

@@ -5,10 +5,9 @@ dozen events to listeners, of which there are none here: two thirds of what Spyn
 """
 
 from collections.abc import Callable, Iterable
-from email.message import Message
-from functools import lru_cache
 from typing import Any
 
+from station import media_type
 from station.soap import spyne_import  # noqa: F401  (before Spyne)
 
 import spyne.context  # isort: skip
@@ -62,7 +61,7 @@ class Transport(ServerBase):  # type: ignore[misc]  # Spyne has no types
     def _answer(self, ctx: Any, environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
         ctx.transport.req_env = environ
         ctx.in_string = [environ["wsgi.input"].read()]
-        ctx = self.generate_contexts(ctx, _charset(environ.get("CONTENT_TYPE", "")))[0]
+        ctx = self.generate_contexts(ctx, media_type.read(environ.get("CONTENT_TYPE", "")).charset)[0]
         if ctx.in_error is None:
             self.get_in_object(ctx)
         if ctx.in_error is None:
@@ -75,11 +74,3 @@ class Transport(ServerBase):  # type: ignore[misc]  # Spyne has no types
         headers = {"Content-Type": "text/xml; charset=utf-8", "Content-Length": str(len(answer))}
         start_response(status, [*headers.items(), *ctx.transport.resp_headers.items()])
         return [answer]
-
-
-@lru_cache(maxsize=256)
-def _charset(content_type: str) -> str | None:
-    """The character set that the media type names."""
-    message = Message()
-    message["Content-Type"] = content_type
-    return message.get_content_charset()

@@ -8,7 +8,7 @@ import binascii
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, FromClause, Row, Text, func, literal, select, union
@@ -62,7 +62,8 @@ class Cursor:
             parts = json.loads(base64.urlsafe_b64decode(word + "=" * (-len(word) % 4)))
             order, at, id_pa, receipt_id = parts
             moment = datetime.fromisoformat(at)
-        except (binascii.Error, ValueError, TypeError):
+            moment.astimezone(UTC)
+        except (binascii.Error, ValueError, TypeError, OverflowError, RecursionError):
             raise ValueError("no cursor of a list of receipts") from None
         if order not in ORDERS or moment.tzinfo is None or not (type(id_pa) is type(receipt_id) is str):
             raise ValueError("no cursor of a list of receipts")

@@ -228,7 +228,7 @@ def test_resets(attacked, pushed):
 
 def test_clients_that_do_not_read(attacked, connect, pushed):
     """Clients that ask for much and read nothing hold no thread."""
-    ask = b"GET /paForNode?wsdl HTTP/1.1\r\nHost: a\r\n\r\n"
+    ask = b"GET /none HTTP/1.1\r\nHost: a\r\n\r\n"
     for _ in range(8):
         connection = connect(attacked)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -263,12 +263,23 @@ def test_memory_of_large_bodies(attacked, connect, pushed):
 def test_pipelining(attacked, connect):
     """Requests behind each other on one connection are answered one after the other, in their order."""
     connection = connect(attacked)
-    asked = [b"GET /none", b"PUT /paForNode", b"GET /paForNode?wsdl", b"POST /none"] * 5
+    asked = [b"GET /none", b"PUT /paForNode", b"POST /none"] * 5
     connection.sendall(
         b"".join(one + b" HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n" for one in asked)
         + b"GET /none HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
     )
-    assert statuses(read_all(connection)) == [404, 405, 200, 404] * 5 + [404]
+    assert statuses(read_all(connection)) == [404, 405, 404] * 5 + [404]
+
+
+def test_contract_is_not_pipelined(attacked, connect):
+    """The contract is a hundred times as long as the request for it, so its answer ends the connection."""
+    for query, part in ((b"wsdl", b"</wsdl:definitions>"), (b"xsd=paForNode.xsd", b"</xs:schema>")):
+        connection = connect(attacked)
+        connection.sendall(b"GET /paForNode?%b HTTP/1.1\r\nHost: a\r\n\r\n" % query * 1_000)
+        answer = read_all(connection)
+        assert statuses(answer) == [200]
+        assert b"\r\nConnection: close\r\n" in answer
+        assert answer.rstrip().endswith(part)
 
 
 def test_pipelined_receipts(attacked, connect, request):
@@ -328,6 +339,14 @@ def test_wrong_length(attacked, connect):
         (b"POST /../../etc/passwd HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n", 404),
         (b"POST /paForNode%00 HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n", 404),
         (HEAD + b"Expect: a miracle\r\nContent-Length: 0\r\n\r\n", 417),
+        (HEAD + b"Content-Length: " + b"0" * 5_000 + b"1\r\n\r\n<", 400),
+        (HEAD + b"Content-Length: " + b"9" * 5_000 + b"\r\n\r\n<", 400),
+        (
+            b"POST /paForNode HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Type: text/xml; charset*"
+            + b"9" * 5_000
+            + b"=a\r\n\r\n<",
+            400,
+        ),
     ],
 )
 def test_odd_heads(attacked, connect, sent, status):
@@ -381,6 +400,37 @@ def test_continue(attacked, request):
     connection.sock.sendall(HEAD + b"Expect: 100-continue\r\nContent-Length: 1000001\r\n\r\n")
     assert statuses(read_all(connection.sock)) == [413]
     connection.close()
+
+
+@pytest.mark.parametrize(
+    ("ask", "headers", "status", "asked"),
+    [
+        ("POST /paForNode%3Fwsdl", {"Content-Type": "text/xml; charset=utf-8", "X-Host-Path": "/paForNode?wsdl"}, 404,
+         {"path": "/paForNode%3Fwsdl", "host_path": "/paForNode?wsdl", "media_type": "text/xml"}),
+        ("POST /paForNode", {"Content-Type": 'Multipart/Related; type="text/xml"'}, 415,
+         {"path": "/paForNode", "media_type": "multipart/related"}),
+        ("PUT /paForNode", {}, 405, {"path": "/paForNode"}),
+        ("POST /paForNode", {"Content-Type": "text/xml", "Content-Length": "2000000", "Expect": "100-continue"}, 413,
+         {"path": "/paForNode", "media_type": "text/xml"}),
+        ("POST /a%1B%5B2J%E2%80%AE/RSSMRA80A01H501U",
+         {"X-Host-Path": "/b\x9b2J", "Content-Type": "c\x9b2J/RSSMRA80A01H501U"}, 404,
+         {"path": "/a%1B%5B2J%E2%80%AE/***", "host_path": "/b\\x9b2J", "media_type": "c\\x9b2j/***"}),
+        ("POST /" + "a" * 4_000, {"X-Host-Path": "b" * 30_000, "Content-Type": "c" * 30_000}, 404,
+         {"path": "/" + "a" * 499 + "...", "host_path": "b" * 500 + "...", "media_type": "c" * 500 + "..."}),
+    ],
+    ids=["404", "415", "405", "413", "hostile", "long"],
+)  # fmt: skip
+def test_log_says_what_was_asked(attacked, connect, ask, headers, status, asked):
+    """A request that is rejected names path, the forwarder's own path and media type, escaped, masked and cut."""
+    name = f"asked-{time.monotonic_ns()}"
+    connection = connect(attacked)
+    fields = {"Host": "a", "X-Request-Id": name, "Connection": "close"} | headers
+    head = "".join(f"{field}: {value}\r\n" for field, value in fields.items())
+    connection.sendall(f"{ask} HTTP/1.1\r\n{head}\r\n".encode("latin-1"))
+    read_all(connection)
+    (line,) = [json.loads(one) for one in attacked.log.splitlines() if name in one]
+    assert {field: line[field] for field in ("path", "host_path", "media_type") if field in line} == asked
+    assert line["status"] == status
 
 
 def test_another_protocol_is_offered(attacked, connect, request):
