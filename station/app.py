@@ -17,7 +17,7 @@ from urllib.parse import quote
 from lxml import etree
 
 from station import certificate, config, log, media_type, soap, store, trust
-from station.errors import StoreError, UntrustedError, out_of_resource
+from station.errors import DatabaseUnfitError, StoreError, UntrustedError, out_of_resource
 from station.folder import folder
 from station.health import Health, is_health_door
 from station.intake import Intake
@@ -291,7 +291,9 @@ def _send(start: StartResponse, answer: _Answer) -> list[bytes]:
 
 
 def create_app(settings: config.Settings | None = None) -> Station:
-    """The application from the configuration. Raises `ConfigError`, and `SchemaBehindError` unless the schema fits.
+    """The application from the configuration.
+
+    Raises `ConfigError`, and `SchemaBehindError` or `DatabaseUnfitError` unless schema and database fit.
 
     A database that does not answer stops nothing: requests are answered 503 until it does.
     """
@@ -307,6 +309,8 @@ def create_app(settings: config.Settings | None = None) -> Station:
         _log.warning("registry_open", hint="every idPA is accepted: configure [[broker]] and [[ec]]")
     try:
         store.check_schema(engine)
+    except DatabaseUnfitError:
+        raise
     except StoreError as error:
-        _log.error("database_unreachable", reason=error.reason, hint="requests are answered 503 until it answers")
+        _log.error("database_unreachable", reason=str(error), hint="requests are answered 503 until it answers")
     return Station(settings, engine)

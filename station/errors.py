@@ -72,6 +72,12 @@ class StoreRejectedError(StoreError):
     code = "store_rejected"
 
 
+class DatabaseUnfitError(StoreError):
+    """The database would damage or lose receipts as it is set up: nothing is stored in it."""
+
+    code = "database_unfit"
+
+
 class SchemaBehindError(StationError):
     """The database schema does not fit this version of the station: run `station migrate`."""
 

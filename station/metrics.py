@@ -91,6 +91,7 @@ class Metrics:
             self._faults.labels(refusal.fault_code)
         for flag in Flag:
             self._flags.labels(flag)
+        self._store_errors.labels("unconfirmed")
         for status in (200, 500, 503):
             self._answers.labels(status)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from station import log
-from station.errors import StoreError, StoreRejectedError
+from station.errors import DatabaseUnfitError, StoreError, StoreRejectedError
 
 T = TypeVar("T")
 
@@ -19,9 +19,9 @@ def patiently(work: Callable[[], T]) -> T:
     for pause in _PAUSES_S:
         try:
             return work()
-        except StoreRejectedError:  # a defect: it would be rejected again
+        except (StoreRejectedError, DatabaseUnfitError):  # it would be rejected again
             raise
         except StoreError as error:
-            _log.warning("database_waited_for", reason=error.reason)
+            _log.warning("database_waited_for", reason=str(error))
             time.sleep(pause)
     return work()

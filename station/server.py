@@ -20,7 +20,7 @@ from gunicorn.util import parse_address
 
 from station import log, store, tls, trust
 from station.config import Settings
-from station.errors import ConfigError, StationError, StoreError
+from station.errors import ConfigError, DatabaseUnfitError, StationError, StoreError
 from station.metrics_folder import metrics_folder
 
 _log = log.get(__name__)
@@ -126,9 +126,11 @@ class _Gunicorn(WSGIApplication, _Application):  # type: ignore[misc]  # gunicor
         engine = store.connect(settings.database.url.get_secret_value())
         try:
             store.check_schema(engine)
+        except DatabaseUnfitError:
+            raise
         except StoreError as error:
             # The database may come later than the station: the workers answer 503 until it does.
-            _log.warning("database_unreachable", reason=error.reason)
+            _log.warning("database_unreachable", reason=str(error))
         finally:
             engine.dispose()
 

@@ -64,7 +64,7 @@ def test_check_masks(station):
     ended = station("check", url="postgresql://station:hunter2@127.0.0.1:9/station")
     assert ended.returncode == 1
     assert "hunter2" not in ended.stdout + ended.stderr
-    assert "WRONG  database" in ended.stdout
+    assert "WRONG  the database station at 127.0.0.1:9 cannot be reached: " in ended.stdout
 
 
 def test_open_registry(serve, sqlite_url):

@@ -11,9 +11,16 @@ from pathlib import Path
 import click
 
 from station import __version__, config, log, store
-from station.errors import AnotherRunError, ConfigError, MissingExtraError, SchemaBehindError, StationError
+from station.errors import (
+    AnotherRunError,
+    ConfigError,
+    DatabaseUnfitError,
+    MissingExtraError,
+    SchemaBehindError,
+    StationError,
+)
 
-_STATUS = {ConfigError: 2, MissingExtraError: 2, SchemaBehindError: 2, AnotherRunError: 3}
+_STATUS = {ConfigError: 2, MissingExtraError: 2, SchemaBehindError: 2, DatabaseUnfitError: 2, AnotherRunError: 3}
 
 
 @dataclass

@@ -43,7 +43,7 @@ def migrate(context: Context) -> None:
         store.migrate(engine)
     except StoreError as error:
         hint = ": it needs the role that owns the tables" if "42501" in error.reason else ""
-        raise StationError(f"not migrated ({error.reason}){hint}") from error
+        raise StationError(f"not migrated: {error}{hint}") from error
     after, _ = store.revisions(engine)
     click.echo(f"schema at revision {after}" + (" already" if before == after else f" (was {before or 'none'})"))
 
@@ -126,7 +126,7 @@ def _problems(context: Context) -> tuple[list[str], list[str]]:
     try:
         context.engine()
     except StoreError as error:
-        wrong.append(f"database: {error} ({error.reason})")
+        wrong.append(str(error))
     except SchemaBehindError as error:
         wrong.append(str(error))
     trusted, open_to = server.problems(settings)

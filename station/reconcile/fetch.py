@@ -146,7 +146,7 @@ class Fetcher:
             return
         except StoreRejectedError as error:
             # The document was kept as refused, if that was possible: one that hits a defect must not stop the others.
-            self._missed(wanted, error.code, f"{error} ({error.reason})", request_id)
+            self._missed(wanted, error.code, str(error), request_id)
             return
         except StoreError:
             raise

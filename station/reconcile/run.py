@@ -197,9 +197,8 @@ class _Run:
             tally.outcome = "stopped"
             tally.say(str(error))
         except StationError as error:
-            reason = f" ({error.reason})" if isinstance(error, StoreError) else ""
             tally.outcome = "failed"
-            tally.say(f"{error}{reason}")
+            tally.say(str(error))
         except Exception as error:
             _log.error("unexpected_error", id_pa=tally.id_pa, exc_info=error)
             tally.outcome = "failed"
@@ -215,9 +214,9 @@ class _Run:
             try:
                 patiently(lambda: self._write(tally))
             except StoreError as error:
-                _log.error("ledger_not_written", id_pa=tally.id_pa, reason=error.reason)
+                _log.error("ledger_not_written", id_pa=tally.id_pa, reason=str(error))
                 tally.outcome = "failed"
-                tally.say(f"the ledger could not be written ({error.reason})")
+                tally.say(f"the ledger could not be written: {error}")
 
     def _write(self, tally: Tally) -> None:
         with store.transaction(self._engine) as connection:

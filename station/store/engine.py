@@ -12,15 +12,14 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url, text
 
-from station import loop
-from station.errors import ConfigError, StoreError, StoreRejectedError
+from station import log, loop
+from station.errors import ConfigError, DatabaseUnfitError, StoreError, StoreRejectedError
 from station.store import postgres, statements
+from station.store.postgres import LOCK_TIMEOUT_MS
 from station.store.statements import Statement
 
-# The Nodo waits 15 s for an answer. Whatever the database does, ours must leave before: connect, wait for a lock and
-# run a statement each have their limit, and a transaction that is given an end has one for all of them together.
-LOCK_TIMEOUT_MS = 3000
-STATEMENT_TIMEOUT_MS = 5000
+_log = log.get(__name__)
+
 POOL_TIMEOUT_S = 3
 _GLANCE_S = 0.0003  # how often whoever wants to write to SQLite looks whether it may: a transaction takes some ms
 
@@ -30,6 +29,7 @@ BLIP_S = 4.0
 
 # Serialization failure, deadlock: the loser's transaction is gone and may succeed at once when tried again.
 _RETRY_SQLSTATES = ("40001", "40P01")
+_TOLD_MAX = 400  # characters of what the driver says of a connection
 
 
 def parse_url(url: str) -> URL:
@@ -73,20 +73,7 @@ def connect(url: str, *, pool_size: int = 8, prepare: bool = True) -> Engine:
         engine = create_engine(
             parsed,
             isolation_level="READ COMMITTED",  # whatever the server's default is: insert-first relies on it
-            connect_args={
-                "connect_timeout": postgres.CONNECT_TIMEOUT_S,
-                "application_name": "station",
-                "tcp_user_timeout": STATEMENT_TIMEOUT_MS,
-                "keepalives_idle": 30,
-                "options": f"-c lock_timeout={LOCK_TIMEOUT_MS} -c statement_timeout={STATEMENT_TIMEOUT_MS} "
-                f"-c idle_in_transaction_session_timeout={2 * STATEMENT_TIMEOUT_MS} "
-                # Where the network loses us in the midst of several statements, none of the server's other limits ends
-                # their transaction, and the rows that it locks would be locked for hours.
-                "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3 "
-                # Times come in the session's zone, where the first and the last day that Python knows may be beyond.
-                "-c timezone=UTC",
-            }
-            | ({} if prepare else {"prepare_threshold": None}),
+            connect_args=postgres.arguments(parsed.normalized_query.get("options", ()), prepare=prepare),
             **options,
         )
         event.listen(engine, "do_connect", postgres.connect)
@@ -169,9 +156,15 @@ class _Reach:
         since = self.away_since
         return since is not None and time.monotonic() - since > BLIP_S
 
-    def lost(self) -> None:
+    def lost(self, error: StoreError) -> None:
         if self.away_since is None:
             self.away_since = time.monotonic()
+            _log.warning("database_lost", reason=str(error))
+
+    def reached(self) -> None:
+        if self.away_since is not None:
+            _log.info("database_reached", away_s=round(time.monotonic() - self.away_since, 1))
+            self.away_since = None
 
 
 _reach: weakref.WeakKeyDictionary[Engine, _Reach] = weakref.WeakKeyDictionary()
@@ -238,11 +231,11 @@ def _reaching(engine: Engine) -> Iterator[Callable[[], None]]:
         reach.memory_ended = False
     trying = reach.outage
     if trying and not reach.trying.acquire(blocking=False):
-        raise StoreError("the database cannot be reached", reason="outage")
+        raise StoreError(f"{database_name(engine.url)} cannot be reached", reason="outage")
 
     def reached() -> None:
         nonlocal trying
-        reach.away_since = None
+        reach.reached()
         if trying:
             trying = False
             reach.trying.release()
@@ -250,10 +243,10 @@ def _reaching(engine: Engine) -> Iterator[Callable[[], None]]:
     try:
         yield reached
     except exc.SQLAlchemyError as error:
-        mine = ours(error)
+        mine = ours(error, engine)
         if unreachable(error):
-            reach.lost()
-            mine.retry = not reach.outage
+            reach.lost(mine)
+            mine.retry = mine.retry and not reach.outage
         raise mine from error
     except MemoryError:
         reach.memory_ended = True
@@ -289,18 +282,46 @@ def unreachable(error: exc.SQLAlchemyError) -> bool:
     return isinstance(error.orig, postgres.OperationalError) and error.orig.sqlstate is None
 
 
-def ours(error: exc.SQLAlchemyError) -> StoreError:
-    """Names what happened by class and code alone: a driver's message may quote the row."""
+def ours(error: exc.SQLAlchemyError, engine: Engine) -> StoreError:
+    """Names the database, and what happened by class and code: a driver's message may quote the row.
+
+    Where no connection was made the message quotes nothing of ours, and says why: a password, a name, a certificate.
+    """
+    database = database_name(engine.url)
     if isinstance(error, exc.TimeoutError):
-        return StoreError("no database connection became free in time", reason="pool timeout")
+        return StoreError(f"no connection to {database} became free in time", reason="pool timeout")
     if not isinstance(error, exc.DBAPIError):
-        return StoreRejectedError(reason=type(error).__name__)
+        reason = type(error).__name__
+        return StoreRejectedError(f"{database} rejected the statement: this is a defect ({reason})", reason=reason)
     code = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "sqlite_errorname", None)
     reason = f"{type(error.orig).__name__}{f' {code}' if code else ''}"
-    if unreachable(error):
-        lost = error.connection_invalidated
-        message = "the connection to the database was lost" if lost else "the database cannot be reached"
+    match error.orig:
+        case postgres.UnfitError():
+            return DatabaseUnfitError(f"{database} {error.orig}", reason=reason)
+        case postgres.ConnectError():
+            told = log.printable(" ".join(str(error.orig).split()))[:_TOLD_MAX]
+            retry = not isinstance(error.orig, postgres.CrowdedError)
+            return StoreError(f"{database} cannot be reached: {told}", reason=reason, retry=retry)
+        case postgres.UnconfirmedError():
+            message = f"{database} committed, and no standby has confirmed it ({error.orig})"
+            _log.error("commit_unconfirmed", reason=message)
+            return StoreError(message, reason="unconfirmed")
+    if code == postgres.READ_ONLY:
+        message = f"{database} takes no writes: it is a standby, or default_transaction_read_only is on"
         return StoreError(message, reason=reason, retry=True)
+    if unreachable(error):
+        return StoreError(f"the connection to {database} was lost ({reason})", reason=reason, retry=True)
     if isinstance(error, exc.OperationalError | exc.InterfaceError | exc.InternalError):
-        return StoreError(reason=reason, retry=code in _RETRY_SQLSTATES)
-    return StoreRejectedError(reason=reason)
+        message = f"{database} cannot take or give the data now ({reason})"
+        return StoreError(message, reason=reason, retry=code in _RETRY_SQLSTATES)
+    message = f"{database} rejected the data or the statement: this is a defect, not an outage ({reason})"
+    return StoreRejectedError(message, reason=reason)
+
+
+def database_name(url: URL) -> str:
+    """The database for people: its name and where it is, without user and password."""
+    if url.get_backend_name() == "sqlite":
+        return f"the database {url.database}"
+    host = f"[{url.host}]" if url.host and ":" in url.host else url.host
+    hosts = [f"{host}:{url.port or 5432}"] if host else [*url.normalized_query.get("host", ["this machine"])]
+    return f"the database {url.database or url.username} at {', '.join(hosts)}"

@@ -144,7 +144,9 @@ def _again(connection: Connection, recording: Recording, in_doubt: bool) -> Reco
     pushed = recording.source is Source.PUSH
     if pushed and _count(connection, recording, in_doubt):
         return Recorded.DUPLICATE
-    content_hash = connection.execute(select(tables.receipt.c.content_hash).where(_is(receipt))).scalar_one_or_none()
+    stored = select(tables.receipt.c.content_hash).where(_is(receipt))
+    # The lock makes this commit one that PostgreSQL's standbys confirm, and the receipt's own with it.
+    content_hash = connection.execute(stored.with_for_update(read=True, key_share=True)).scalar_one_or_none()
     if content_hash is None:
         return None
     if content_hash != receipt.content_hash:

@@ -47,7 +47,7 @@ def only_run(engine: Engine) -> Iterator[bool]:
     try:
         connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
     except exc.SQLAlchemyError as error:
-        raise ours(error) from error
+        raise ours(error, engine) from error
     try:
         try:
             # Of a machine that vanished the server learns by its keepalives alone: two minutes instead of two hours.
@@ -55,7 +55,7 @@ def only_run(engine: Engine) -> Iterator[bool]:
                 connection.execute(text(f"SET tcp_keepalives_{name} = {value}"))
             free = bool(connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": _RUN_LOCK}).scalar())
         except exc.SQLAlchemyError as error:
-            raise ours(error) from error
+            raise ours(error, engine) from error
         yield free
     finally:
         connection.invalidate()  # the pool would keep the session, and the session the lock

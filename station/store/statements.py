@@ -31,10 +31,17 @@ def run(connection: Any, statements: Sequence[Statement], until: float | None) -
     """Runs statements as one transaction, in one round trip. The first value of the first row of each, or `None`.
 
     The transaction has failed at `until` (of `time.monotonic()`). Raises `UndoneError` where one of several failed, and
-    the driver's error otherwise: then it may have been committed. Parameters go to the server without a type: it takes
-    that from the statement.
+    the driver's error otherwise: then it may have been committed, and it was where that is `UnconfirmedError`.
+    Parameters go to the server without a type: it takes that from the statement.
     """
     limit(connection, until)
+    connection.warnings.clear()
+    values = _run_known(connection, statements)
+    connection.confirm()
+    return values
+
+
+def _run_known(connection: Any, statements: Sequence[Statement]) -> list[str | None]:
     try:
         return _run(connection, statements)
     except (InvalidSqlStatementName, UndoneError) as error:
