@@ -127,7 +127,8 @@ def test_commands(postgres_server, tmp_path):
         done = forked.run(command.split(), environment(url.render_as_string(False)), tmp_path)
         assert done.returncode == 1
         said = (done.stdout + done.stderr).splitlines()
-        [line] = [line for line in said if line.startswith(("station: ", "WRONG  the database"))]
+        [line] = [line for line in said if "the database none_such" in line]
+        assert line.startswith(("station: ", "WRONG  "))
         assert "the database none_such at /" in line
         assert 'database "none_such" does not exist' in line
         assert "hunter2" not in done.stdout + done.stderr

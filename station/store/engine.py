@@ -147,6 +147,7 @@ class _Reach:
 
     def __init__(self) -> None:
         self.away_since: float | None = None
+        self.was_reached = False
         self.trying = threading.Lock()
         self.memory_ended = False  # in the middle of something
 
@@ -159,9 +160,11 @@ class _Reach:
     def lost(self, error: StoreError) -> None:
         if self.away_since is None:
             self.away_since = time.monotonic()
-            _log.warning("database_lost", reason=str(error))
+            if self.was_reached:  # else the start fails, or tells it
+                _log.warning("database_lost", reason=str(error))
 
     def reached(self) -> None:
+        self.was_reached = True
         if self.away_since is not None:
             _log.info("database_reached", away_s=round(time.monotonic() - self.away_since, 1))
             self.away_since = None
