@@ -16,12 +16,12 @@ endef
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos bench bench-growth bench-layers bench-memory bench-journal \
+.PHONY: help run test test-spreadsheets chaos bench bench-growth bench-layers bench-memory bench-journal \
   bench-reconcile lint format lock audit sbom fuzz \
   deploy-check docs dist release image-check clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 run: $(VENV)/run ## set up and serve the station on SQLite at 127.0.0.1:8080
 	$(BIN)/station migrate
@@ -29,6 +29,11 @@ run: $(VENV)/run ## set up and serve the station on SQLite at 127.0.0.1:8080
 
 test: $(VENV)/dev ## set up and pass all tests, on SQLite and on a real PostgreSQL
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow"
+
+test-spreadsheets: $(VENV)/dev ## open exports with LibreOffice, set to Italian, and compare each cell with the stored receipts
+	@command -v soffice >/dev/null || \
+	  { echo "soffice is needed: LibreOffice Calc (on Debian and Ubuntu: apt install libreoffice-calc)"; exit 1; }
+	$(BIN)/python -m pytest tests/test_spreadsheets.py
 
 # SCENARIO chooses by name (pytest -k), SEED the payments, moments and victims; REPORT gets a line of figures for each.
 SCENARIO ?=

@@ -24,6 +24,7 @@ ONLY_USER = {
     "click": ["station.cli"],
     "rich": ["station.cli"],
     "pyarrow": ["station.export"],
+    "xlsxwriter": ["station.export"],
     "pydantic": ["station.config"],
     "structlog": ["station.log"],
     "prometheus_client": ["station.metrics"],
@@ -32,7 +33,8 @@ ONLY_USER = {
 
 # A module may import only what stands before it.
 ORDER = [
-    "station.errors", "station.folder", "station.media_type", "station.receipt", "station.config",
+    "station.errors", "station.folder", "station.clock", "station.text", "station.media_type", "station.receipt",
+    "station.config",
     "station.log", "station.threads", "station.loop",
     "station.certificate", "station.trust", "station.tls", "station.request", "station.contract", "station.masking",
     "station.journal", "station.store", "station.patience", "station.export", "station.stamps", "station.statistics",

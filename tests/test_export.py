@@ -1,11 +1,18 @@
-"""`station receipts export` and `stamps`: whole files in every format, that nothing can abuse. (Many: test_many.)"""
+"""`station receipts export` and `stamps`: whole files in every format, that nothing can abuse.
+
+Many receipts: test_many. Exports opened by LibreOffice: test_spreadsheets.
+"""
 
 import base64
 import csv
 import hashlib
 import io
 import json
+import os
 import subprocess
+import threading
+import tracemalloc
+from datetime import UTC, date, datetime
 from decimal import Decimal
 
 import forked
@@ -14,10 +21,15 @@ from build import ABSENT, OTHER_EC, a_request, a_stamp_transfer, an_envelope
 from process import STATION, environment
 from pyarrow import parquet
 from refusals import Door
+from spreadsheets import cells, fill, in_italy, in_order, plain, written
 from sqlalchemy import update
 
 from station import export, stamps, store
+from station.export.columns import names, row, titles
+from station.export.italian import as_text
+from station.export.lines import cell
 from station.store import tables
+from station.text import counted
 
 
 def run(url, *arguments, cwd, **env):
@@ -52,7 +64,7 @@ def special(door):
 
 def test_formats_agree(door, special, database_url, tmp_path):
     """CSV, JSON lines and Parquet hold the same, in columns of the same names, and all that is stored but the XML."""
-    for kind in export.Format:
+    for kind in ("csv", "jsonl", "parquet"):
         done = run(database_url, "export", f"all.{kind}", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert (tmp_path / f"all.{kind}").stat().st_mode & 0o077 == 0
@@ -90,25 +102,200 @@ def csv_of(value):
 
 
 def test_csv_is_safe(special, database_url, tmp_path):
-    """Text that a spreadsheet would run stands behind an apostrophe; amounts stay numbers, in Italian too."""
+    """Text that a spreadsheet would run stands behind an apostrophe; amounts stay numbers."""
     done = run(database_url, "export", "-", cwd=tmp_path, LC_ALL="C")
     first = next(csv.DictReader(io.StringIO(done.stdout.decode(), newline="")))
     assert first["description"] == '\'=1+1; "quoted"\nè'
     assert first["receipt_id"] == "'-1+1"
     assert first["amount"] == "1234.50"
-    done = run(database_url, "export", "-", "--italian", cwd=tmp_path)
-    first = next(csv.DictReader(io.StringIO(done.stdout.decode("utf-8-sig"), newline=""), delimiter=";"))
-    assert first["amount"] == "1234,50"
-    assert first["transfer_1_amount"] == special["transfers.0.transferAmount"].replace(".", ",")
-    assert done.stdout.startswith(b"\xef\xbb\xbf")
+    assert first["payment_date_time"] == "2026-07-01T08:20:30+00:00"
 
 
 @pytest.mark.parametrize("text", ["=1", "+1", "-1", "@a", "\t=1", "\r=1", "\n=1"])
 def test_cell(text):
     """Every beginning that a spreadsheet takes for a formula is defused; numbers below zero are none."""
-    assert export.cell(text) == f"'{text}"
-    assert export.cell(Decimal("-1.50")) == "-1.50"
-    assert export.cell(["=1"]) == '["=1"]'
+    assert cell(text) == f"'{text}"
+    assert cell(Decimal("-1.50")) == "-1.50"
+    assert cell(["=1"]) == '["=1"]'
+
+
+# --- for spreadsheets -------------------------------------------------------------------------------------------------
+
+
+def test_italian_csv(special, database_url, tmp_path):
+    """`--italian` is what an Italian spreadsheet opens by a double click: titles, dates and times, amounts, and numbers
+    that are names as text."""
+    done = run(database_url, "export", "-", "--italian", cwd=tmp_path)
+    assert done.stdout.startswith(b"\xef\xbb\xbf")
+    text = done.stdout.decode("utf-8-sig")
+    assert next(csv.reader(io.StringIO(text, newline=""), delimiter=";")) == titles()
+    first, second = csv.DictReader(io.StringIO(text, newline=""), delimiter=";")
+    assert first["Importo (euro)"] == "1234,50"
+    assert first["Versamento 1: importo (euro)"] == special["transfers.0.transferAmount"].replace(".", ",")
+    assert first["Data e ora del pagamento (ora italiana)"] == "01/07/2026 10:20:30"
+    assert first["Data applicativa"] == "01/07/2026"
+    assert first["Numero avviso"] == f"\t{special['noticeNumber']}"
+    assert first["Debitore: codice fiscale"] == "PLLPNC80A01X000X"
+    assert first["Causale"] == '\'=1+1; "quoted"\nè'
+    assert first["Metadati"] == "TARI-TEFA-2 = TEFA; NOTIFICATION_FEE = 200"
+    assert first["Altri percorsi (ora italiana)"].startswith("\t15376371009 15376371009_77 ")
+    assert first["Stand-in"] == "FALSO"
+    assert second["Data e ora del pagamento (ora italiana)"] == ""
+    # Where a comma ends a cell, too, as in LibreOffice's dialog as it comes, each cell is still one.
+    assert text.count('"1234,50"') == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (datetime(2026, 11, 28, 13, 5, 9, 999_999, UTC), "28/11/2026 14:05:09"),
+        (datetime(2026, 7, 1, 22, 30, tzinfo=UTC), "02/07/2026 00:30:00"),
+        (datetime(9999, 12, 31, 23, 30, tzinfo=UTC), "31/12/9999 23:30:00"),
+        (date(1, 2, 3), "03/02/0001"),
+        (Decimal("-1.50"), "-1,50"),
+        (True, "VERO"),
+        (7, "7"),
+        ("01000000000000017", "\t01000000000000017"),
+        ("1234E5", "\t1234E5"),
+        ("5 marzo", "\t5 marzo"),
+        ("gen 26", "\tgen 26"),
+        ("sab 28 nov 2026 2:05 PM", "\tsab 28 nov 2026 2:05 PM"),
+        ("vero", "\tvero"),
+        ("#N/D", "\t#N/D"),
+        (" =1", "' =1"),
+        ("\u3000=1", "'\u3000=1"),
+        ("＝1", "'＝1"),
+        ("-5", "'-5"),
+        ("\t5", "'\t5"),
+        ("Anna Rossi", "Anna Rossi"),
+        ("TARI 2026, prima rata, via Roma 12", "TARI 2026, prima rata, via Roma 12"),
+        ("Борис", "Борис"),
+    ],
+)
+def test_italian_cell(value, shown):
+    """A text that a spreadsheet could take for something else stands behind a tab, one that it could run behind an
+    apostrophe; all others are as they are."""
+    assert as_text(value) == shown
+
+
+def test_workbook(door, database_url, tmp_path):
+    """A workbook holds what is stored: dates as dates in Italian time, amounts as numbers, and every text as text."""
+    stored = fill(door)
+    done = run(database_url, "export", "--xlsx", "all.xlsx", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [file.name for file in tmp_path.iterdir() if not file.name.startswith("station.sqlite3")] == ["all.xlsx"]
+    assert (tmp_path / "all.xlsx").stat().st_mode & 0o077 == 0
+    first, *rows = cells(tmp_path / "all.xlsx")
+    assert [value for _, value in first.values()] == titles()
+    by_id = {one[names().index("receipt_id")][1]: one for one in rows}
+    assert len(by_id) == len(rows) == len(stored)
+    for receipt in stored:
+        for number, value in enumerate(in_order(receipt, names())):
+            found = by_id[receipt["receipt_id"]].get(number)
+            match value:
+                case None | "" | []:
+                    assert found is None
+                case bool():
+                    assert found == ("truth", value)
+                case Decimal() | int():
+                    assert found == ("number", value)
+                case datetime() if value.year > 1900:
+                    assert found == ("date", in_italy(value))
+                case date() if value.year > 1900:
+                    assert found == ("date", datetime(value.year, value.month, value.day))  # noqa: DTZ001
+                case date():
+                    assert found[0] == "text"
+                case _:
+                    assert (found[0], plain(found[1])) == ("text", plain(written(value)))
+
+
+def many_receipts(door):
+    door.take(an_envelope(a_request()))
+    (batch,) = export.batches(door.engine, store.Filter())
+    return batch
+
+
+def test_workbook_of_many(door, tmp_path):
+    """A sheet that is full is followed by the next one, each with its titles; what is longer than a cell is cut, and
+    counted; rows are not kept in memory."""
+    batch = many_receipts(door)
+    with (tmp_path / "many.xlsx").open("wb") as sink:
+        writer = export.XlsxWriter(sink, tmp_path, rows=3)
+        writer.write(batch * 3)
+        writer.write([batch[0] | {"description": "à" * 40_000}] * 2)
+        writer.close()
+    assert (writer.sheets, writer.cut) == (3, 2)
+    assert list(tmp_path.glob(".xlsx-*")) == []
+    sheets = [cells(tmp_path / "many.xlsx", number) for number in (1, 2, 3)]
+    assert [len(rows) for rows in sheets] == [3, 3, 2]
+    for rows in sheets:
+        assert [value for _, value in rows[0].values()] == titles()
+    assert sheets[2][1][names().index("description")] == ("text", "à" * 32_767)
+    with (tmp_path / "more.xlsx").open("wb") as sink:
+        writer = export.XlsxWriter(sink, tmp_path)
+        writer.write(batch * 100)
+        tracemalloc.start()
+        writer.write(batch * 500)
+        kept, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        writer.close()
+    assert kept < 300_000
+
+
+def test_titles(door):
+    """Every column has an Italian title, and no two the same."""
+    assert len(names()) == len(titles()) == len(set(titles())) == len(list(row(many_receipts(door)[0])))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["all.xls"], "name it all.csv (or .jsonl, .parquet, .xlsx for other formats)"),
+        (["all.csv", "--format", "jsonl"], "name it all.jsonl"),
+        (["all.xlsx", "--format", "csv"], "name it all.csv"),
+        (["all.csv", "--xlsx"], "name it all.xlsx"),
+        (["all.parquet", "--xlsx"], "name it all.xlsx"),
+        (["all.jsonl", "--italian"], "--italian is for CSV"),
+    ],
+)
+def test_ending(database_url, tmp_path, arguments, told):
+    """A file is not written under the ending of another format; the error says which name fits."""
+    done = run(database_url, "export", *arguments, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert told in " ".join(done.stderr.decode().split())
+    assert list(tmp_path.glob("all.*")) == []
+
+
+def test_ending_of_others(database_url, tmp_path):
+    """The journal's export and the page of statistics have files of their endings, too; a name without one fits all."""
+    for command in (["journal", "export", "x.xlsx"], ["stats", "--html", "x.csv"]):
+        done = forked.run(command, environment(database_url), tmp_path)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "name it x." in " ".join(done.stderr.split())
+    assert list(tmp_path.glob("x.*")) == []
+    assert run(database_url, "export", "--format", "jsonl", "plain", cwd=tmp_path).returncode == 0
+    os.mkfifo(tmp_path / "pipe.gz")
+    reader = threading.Thread(target=(tmp_path / "pipe.gz").read_bytes)
+    reader.start()
+    assert run(database_url, "export", "pipe.gz", cwd=tmp_path).returncode == 0
+    reader.join()
+
+
+def test_workbook_to_a_full_disk(special, database_url, tmp_path):
+    """An error while the workbook is put together is told in one line."""
+    done = run(database_url, "export", "--xlsx", "/dev/full", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == b"Error: /dev/full cannot be written: No space left on device\n"
+
+
+def test_counted():
+    """One receipt is no receipts."""
+    assert [counted(number, "receipt") for number in (0, 1, 2760)] == ["0 receipts", "1 receipt", "2,760 receipts"]
+    assert counted(2, "silent EC") == "2 silent ECs"
+    assert counted(2, "reply", "replies") == "2 replies"
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
 
 
 def test_target(special, database_url, tmp_path):
@@ -139,6 +326,7 @@ def test_nothing(database_url, tmp_path):
     assert (tmp_path / "none.csv").read_text().count("\n") == 1
     assert (tmp_path / "none.jsonl").read_text() == ""
     assert parquet.read_table(tmp_path / "none.parquet").num_rows == 0
+    assert len(cells(tmp_path / "none.xlsx")) == 1
 
 
 # --- digital stamps ---------------------------------------------------------------------------------------------------

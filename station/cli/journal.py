@@ -15,10 +15,12 @@ from station import export as exports
 from station import journal as events
 from station import store
 from station.cli import Context, cli
+from station.cli.options import format_of
 from station.cli.search import Digits, Moment, Words, local
 from station.export import as_json
 from station.log import printable
 from station.receipt import Source
+from station.text import counted
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -146,11 +148,11 @@ def export(context: Context, /, file: Path, format_: str | None, overwrite: bool
     engine = context.engine()
     if str(file) != "-" and file.is_file() and not overwrite:
         raise click.UsageError(f"{file} is there already: add --overwrite to replace it")
-    as_lines = (format_ or file.suffix.lower().removeprefix(".")) == "jsonl"
+    chosen = format_of(file, ("csv", "jsonl"), format_)
     count = 0
     try:
         with nullcontext(sys.stdout.buffer) if str(file) == "-" else exports.whole_file(file) as sink:
-            writer = exports.JsonWriter(sink) if as_lines else exports.CsvWriter(sink, events.EVENT_FIELDS)
+            writer = exports.JsonWriter(sink) if chosen == "jsonl" else exports.CsvWriter(sink, events.EVENT_FIELDS)
             for rows in exports.exchanges(engine, condition):
                 found = [event for row in rows for event in events.events(row, own_id)]
                 writer.write(found)
@@ -161,4 +163,4 @@ def export(context: Context, /, file: Path, format_: str | None, overwrite: bool
         raise
     except OSError as error:
         raise click.ClickException(f"{file} cannot be written: {error.strerror}") from None
-    click.echo(f"{count} events" + ("" if str(file) == "-" else f" written to {file}"), err=True)
+    click.echo(counted(count, "event") + ("" if str(file) == "-" else f" written to {file}"), err=True)

@@ -1,8 +1,10 @@
-"""What several commands share: options, and JSON lines."""
+"""What several commands share: options, the names of files, and JSON lines."""
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from math import isnan
+from pathlib import Path
 from typing import Any
 
 import click
@@ -64,3 +66,17 @@ def json_line(value: Any) -> str:
         raise TypeError(type(one).__name__)
 
     return json.dumps(value, default=convert)
+
+
+def format_of(file: Path, formats: Sequence[str], wanted: str | None = None) -> str:
+    """The format that FILE is written in: `wanted`, or what its name ends with; the first one where neither says it.
+
+    A usage error where the name ends with something else than what is written.
+    """
+    ending = file.suffix.lower().removeprefix(".")
+    chosen = wanted or (ending if ending in formats else formats[0])
+    if ending not in ("", chosen) and (file.is_file() or not file.exists()):  # not a pipe
+        fitting = file.with_suffix(f".{chosen}").name
+        others = "" if wanted else f" (or .{', .'.join(formats[1:])} for other formats)" if formats[1:] else ""
+        raise click.UsageError(f"{file.name} does not end with .{chosen}, which is written: name it {fitting}{others}")
+    return chosen

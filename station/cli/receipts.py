@@ -3,7 +3,7 @@
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import date, datetime
 from decimal import Decimal
@@ -20,10 +20,12 @@ from station import export as exports
 from station import stamps as digital_stamps
 from station import store
 from station.cli import Context, cli
+from station.cli.options import format_of
 from station.cli.search import Digits, Words, as_filter, filter_options, local
 from station.export import Format, as_json
 from station.log import printable
 from station.receipt import iuv_of_notice
+from station.text import counted
 
 LISTED = (*store.LISTED, "flags")
 
@@ -223,30 +225,31 @@ def _readable(value: Any) -> str:
 @filter_options
 @click.option("--format", "format_", type=click.Choice([one.value for one in Format]),
               help="Default: what the file's name ends with, otherwise csv.")  # fmt: skip
-@click.option("--italian", is_flag=True, help="CSV with semicolons and decimal commas, as an Italian Excel reads it.")
+@click.option("--xlsx", "format_", flag_value="xlsx", help="An Excel workbook: the same as --format xlsx.")
+@click.option("--italian", is_flag=True, help="CSV for a spreadsheet set to Italian, with Italian titles and times.")
 @click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
 @click.pass_obj
 def export(context: Context, /, file: Path, format_: str | None, italian: bool, overwrite: bool, **wanted: Any) -> None:
     """Write all receipts that fit to FILE (- for standard output), the oldest first, with everything but the XML.
 
-    The file takes its name when it is complete, and only its owner may read it. The columns are described in
-    docs/receipts.md.
+    Excel workbooks and --italian have Italian time, all else UTC. The file takes its name when it is complete, and only
+    its owner may read it. The columns are described in docs/receipts.md.
 
     \b
     Example:
-      station receipts export july.csv --ec 77777777777 --paid-from 2026-07-01 --paid-to 2026-07-31
+      station receipts export july.xlsx --ec 77777777777 --paid-from 2026-07-01 --paid-to 2026-07-31
+      station receipts export july.csv --italian --paid-from 2026-07-01 --paid-to 2026-07-31
       station receipts export --format jsonl - --received-from 2026-07-01 | gzip > july.jsonl.gz
       station receipts export everything.parquet
     """
     condition = as_filter(wanted)
-    suffix = file.suffix.lower().removeprefix(".")
-    chosen = Format(format_ or (suffix if suffix in set(Format) else Format.CSV))
-    if italian and chosen is not Format.CSV:
-        raise click.UsageError("--italian is for CSV")
+    chosen = Format(format_of(file, list(Format), format_))
+    if italian and chosen not in (Format.CSV, Format.XLSX):
+        raise click.UsageError("--italian is for CSV; a workbook (.xlsx) is Italian by itself")
     engine = context.engine()
     with _target(file, chosen, overwrite) as sink:
-        writer: exports.CsvWriter | exports.JsonWriter | exports.ParquetWriter
+        writer: exports.CsvWriter | exports.JsonWriter | exports.ParquetWriter | exports.XlsxWriter
         match chosen:
             case Format.CSV:
                 writer = exports.CsvWriter(sink, italian=italian)
@@ -254,6 +257,9 @@ def export(context: Context, /, file: Path, format_: str | None, italian: bool, 
                 writer = exports.JsonWriter(sink)
             case Format.PARQUET:
                 writer = exports.ParquetWriter(sink)
+            case Format.XLSX:
+                beside = str(file) != "-" and exports.replaceable(file)
+                writer = exports.XlsxWriter(sink, file.resolve().parent if beside else None)
         count = 0
         with _progress(lambda: exports.last(engine, condition)) as advance:
             for batch in exports.batches(engine, condition):
@@ -261,24 +267,30 @@ def export(context: Context, /, file: Path, format_: str | None, italian: bool, 
                 count += len(batch)
                 advance(batch[0][condition.order], batch[-1][condition.order], count)
         writer.close()
-    click.echo(f"{count} receipts" + ("" if str(file) == "-" else f" written to {file}"), err=True)
+    click.echo(counted(count, "receipt") + ("" if str(file) == "-" else f" written to {file}"), err=True)
+    if isinstance(writer, exports.XlsxWriter):
+        if writer.sheets > 1:
+            most = exports.SHEET_ROWS - 1
+            click.echo(f"in {writer.sheets} sheets, since a sheet holds {most:,} receipts at most", err=True)
+        if writer.cut:
+            cut = counted(writer.cut, "text")
+            click.echo(f"{cut} cut to the 32,767 characters that a cell holds: JSON lines have all", err=True)
 
 
 @contextmanager
 def _target(file: Path, chosen: Format, overwrite: bool) -> Iterator[IO[bytes]]:
-    if str(file) == "-":
-        if chosen is Format.PARQUET and sys.stdout.isatty():
-            raise click.UsageError("Parquet is nothing for a terminal: give a file")
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
-        return
-    if file.is_file() and not overwrite:
+    if str(file) == "-" and chosen in (Format.PARQUET, Format.XLSX) and sys.stdout.isatty():
+        raise click.UsageError(f"a terminal cannot show {chosen.value}: give a file")
+    if str(file) != "-" and file.is_file() and not overwrite:
         raise click.UsageError(f"{file} is there already: add --overwrite to replace it")
     if not file.parent.is_dir():
         raise click.UsageError(f"{file.parent} is no folder")
     try:
-        with _interruptible(), exports.whole_file(file) as sink:
+        with _interruptible(), nullcontext(sys.stdout.buffer) if str(file) == "-" else exports.whole_file(file) as sink:
             yield sink
+            sink.flush()
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise click.ClickException(f"{file} cannot be written: {error.strerror}") from None
 
@@ -305,16 +317,16 @@ def _progress(last: Callable[[], datetime | None]) -> Iterator[Callable[[datetim
     if end is None:
         yield lambda *_: None
         return
-    columns = (SpinnerColumn(), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[count]:,} receipts"))
+    columns = (SpinnerColumn(), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[told]}"))
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-        task = progress.add_task("", total=1.0, count=0)
+        task = progress.add_task("", total=1.0, told="")
         start: list[datetime] = []
 
         def advance(first: datetime, reached: datetime, count: int) -> None:
             start.append(first)
             span = (end - start[0]).total_seconds()
             done = (reached - start[0]).total_seconds() / span if span > 0 else 1.0
-            progress.update(task, completed=min(done, 1.0), count=count)
+            progress.update(task, completed=min(done, 1.0), told=counted(count, "receipt"))
 
         yield advance
         progress.update(task, completed=1.0)
@@ -353,6 +365,9 @@ def stamps(context: Context, /, folder: Path, manifest: str, **wanted: Any) -> N
             writer.close()
     except OSError as error:
         raise click.ClickException(f"{folder} cannot be written: {error.strerror}") from None
-    click.echo(f"{count} stamps in {folder}" + (f", {failed} receipts failed" if failed else ""), err=True)
+    click.echo(
+        f"{counted(count, 'stamp')} in {folder}" + (f", {counted(failed, 'receipt')} failed" if failed else ""),
+        err=True,
+    )
     if failed:
         raise click.exceptions.Exit(1)

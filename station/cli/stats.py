@@ -11,7 +11,7 @@ from rich.text import Text
 
 from station import export, statistics
 from station.cli import Context, cli
-from station.cli.options import Days
+from station.cli.options import Days, format_of
 from station.cli.search import ROME, Moment, Words, local
 from station.log import printable
 from station.statistics.charts import duration
@@ -52,6 +52,8 @@ def stats(
       station stats --from 2026-07-01 --to 2026-07-31 --html july.html
       station stats --json | jq '.ecs[] | select(.silent)'
     """
+    if html is not None:
+        format_of(html, ("html",))
     now = datetime.now(UTC)
     end = end or now
     if start is None:

@@ -1,0 +1,101 @@
+"""The columns of a receipt in a table: their names, their Italian titles, and a receipt as one row of values."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from station import store
+
+TRANSFER = (
+    "id_transfer", "amount", "fiscal_code_pa", "company_name", "iban", "digital_stamp", "remittance_information",
+    "transfer_category", "metadata",
+)  # fmt: skip
+_TRANSFERS = range(5)  # the schema's limit
+COLUMNS = (*store.EXPORTED, "flags", "routes")
+"""The columns of a receipt; in a table the transfers come behind them, `transfer_1_amount` and so on."""
+
+ITALIAN = {
+    "id_pa": "Ente destinatario (codice fiscale)",
+    "receipt_id": "Identificativo ricevuta (receiptId)",
+    "id_broker_pa": "Intermediario",
+    "id_station": "Stazione",
+    "notice_number": "Numero avviso",
+    "fiscal_code": "Ente creditore (codice fiscale)",
+    "iuv": "IUV",
+    "outcome": "Esito",
+    "amount": "Importo (euro)",
+    "fee": "Commissione (euro)",
+    "primary_ci_incurred_fee": "Commissione a carico dell'ente (euro)",
+    "description": "Causale",
+    "company_name": "Ente creditore",
+    "office_name": "Ufficio",
+    "debtor_type": "Debitore: tipo (F o G)",
+    "debtor_id": "Debitore: codice fiscale",
+    "debtor_name": "Debitore: nome",
+    "payer_type": "Versante: tipo (F o G)",
+    "payer_id": "Versante: codice fiscale",
+    "payer_name": "Versante: nome",
+    "id_psp": "PSP: identificativo",
+    "psp_fiscal_code": "PSP: codice fiscale",
+    "psp_partita_iva": "PSP: partita IVA",
+    "psp_company_name": "PSP: denominazione",
+    "id_channel": "Canale",
+    "channel_description": "Descrizione del canale",
+    "payment_method": "Metodo di pagamento",
+    "payment_note": "Nota di pagamento",
+    "id_bundle": "Pacchetto commissionale (idBundle)",
+    "id_ci_bundle": "Pacchetto commissionale dell'ente (idCiBundle)",
+    "payment_date_time": "Data e ora del pagamento (ora italiana)",
+    "application_date": "Data applicativa",
+    "transfer_date": "Data di trasferimento",
+    "metadata": "Metadati",
+    "stand_in": "Stand-in",
+    "digital_stamp": "Marca da bollo digitale",
+    "version": "Versione",
+    "source": "Origine",
+    "received_at": "Arrivo (ora italiana)",
+    "resends": "Reinvii",
+    "last_resend_at": "Ultimo reinvio (ora italiana)",
+    "content_hash": "Impronta (SHA-256)",
+    "raw_purged_at": "Documento eliminato (ora italiana)",
+    "anonymised_at": "Resa anonima (ora italiana)",
+    "flags": "Segnalazioni",
+    "routes": "Altri percorsi (ora italiana)",
+}
+_ITALIAN_TRANSFER = {
+    "id_transfer": "numero",
+    "amount": "importo (euro)",
+    "fiscal_code_pa": "ente (codice fiscale)",
+    "company_name": "ente",
+    "iban": "IBAN",
+    "digital_stamp": "marca da bollo digitale",
+    "remittance_information": "causale",
+    "transfer_category": "tassonomia",
+    "metadata": "metadati",
+}
+
+
+def names() -> list[str]:
+    """The names of all columns of a table, those of the transfers too."""
+    return [*COLUMNS, *(f"transfer_{number + 1}_{name}" for number in _TRANSFERS for name in TRANSFER)]
+
+
+def titles() -> list[str]:
+    """The same in Italian."""
+    return [
+        *(ITALIAN[name] for name in COLUMNS),
+        *(f"Versamento {number + 1}: {_ITALIAN_TRANSFER[name]}" for number in _TRANSFERS for name in TRANSFER),
+    ]
+
+
+def row(receipt: dict[str, Any]) -> Iterator[Any]:
+    """The values of a receipt in the order of `names`, as they are stored."""
+    yield from cells(receipt, COLUMNS)
+    transfers: Sequence[dict[str, Any]] = receipt["transfers"]
+    for number in _TRANSFERS:
+        one = transfers[number] if number < len(transfers) else {}
+        yield from (one.get(name) for name in TRANSFER)
+
+
+def cells(receipt: dict[str, Any], columns: Sequence[str]) -> Iterator[Any]:
+    """The values of these columns; flags as one text with blanks between."""
+    return (" ".join(receipt[name]) if name == "flags" else receipt[name] for name in columns)
