@@ -73,7 +73,7 @@ def test_command(door, run_station, tmp_path):
         "raw documents of receipts: 1 purged",
         "refused requests, accepted or discarded: 1 purged",
     ]
-    assert "1 as old are open and were kept" in done.stdout
+    assert "1 open request of that age was kept" in done.stdout
     assert (door.receipt(old)["raw"], door.receipt(new)["raw"]) == (b"", an_envelope(new))
     assert [row["refused_id"] for row in door.rows(tables.refused)] == [opened]
     assert [row["result"] for row in door.rows(tables.refused_history)] == ["refused"]

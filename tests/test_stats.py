@@ -100,6 +100,44 @@ def test_days_are_italian(some):
                      ("2026-03-30", OTHER_EC): 1}  # fmt: skip
 
 
+def test_payment_days(some):
+    """Receipts are counted by the Italian day of their payment too: late ones on the day they were paid, whenever they
+    arrived; those that do not tell it on none."""
+    late = datetime(2026, 4, 20, 12, tzinfo=UTC)
+    arrive(some, late, (late - datetime(2026, 3, 29, 22, 30, tzinfo=UTC)).total_seconds(), amount="5.50")
+    found = counted(some)
+    paid = {str(day): (found.paid[day].receipts, str(found.paid[day].amount)) for day in found.days}
+    assert paid == {"2026-03-28": (6, "60.00"), "2026-03-29": (1, "10.00"), "2026-03-30": (1, "5.50")}
+    assert (found.paid_total.receipts, found.total.receipts) == (8, 9)
+    told = json.loads(json.dumps(found.as_dict(), default=str))
+    assert told["payment_days"][2] == {
+        "day": "2026-03-30", "receipts": 1, "by_source": {"push": 1, "reconcile": 0, "replay": 0}, "amount": "5.50"
+    }  # fmt: skip
+    assert [(one["day"], one["id_pa"], one["receipts"]) for one in told["payment_days_and_ecs"]] == [
+        ("2026-03-28", EC, 5), ("2026-03-28", OTHER_EC, 1), ("2026-03-29", OTHER_EC, 1), ("2026-03-30", EC, 1),
+    ]  # fmt: skip
+    assert counted(some, id_pa=OTHER_EC).paid_total.receipts == 2
+
+
+def test_no_empty_rows(door, database_url, tmp_path):
+    """Days on which nothing came have no line, and a single receipt is one; where nothing came at all, there is no
+    table of days. The page says 1 receipt, too."""
+    options = ("--from", "2026-03-01", "--to", "2026-03-31", "--detail")
+    empty = station(database_url, tmp_path, *options)
+    assert "arrived: 0 receipts, 0.00 euro; 0 requests refused, 0 still open\npaid: 0 receipts" in empty.stdout
+    assert "day of" not in empty.stdout
+    arrive(door, NOON, 86_400)
+    done = station(database_url, tmp_path, *options)
+    assert "arrived: 1 receipt, 10.00 euro; 0 requests refused" in done.stdout
+    assert "paid: 1 receipt, 10.00 euro" in done.stdout
+    assert re.findall(r"^ *(\d\d/\d\d/\d{4})", done.stdout, re.MULTILINE) == ["28/03/2026", "27/03/2026"] * 2
+    assert station(database_url, tmp_path, *options, "--html", "page.html").returncode == 0
+    text = (tmp_path / "page.html").read_text()
+    assert "<b>1</b>receipt<small>" in text
+    assert "27 Mar 2026: 1 receipt (" in text
+    assert not re.search(r"\b1 receipts", text)
+
+
 def test_doors_and_amounts(some):
     """Receipts are counted by the door they came by, with their share and amount; refusals by their state."""
     total = counted(some).as_dict()["total"]
@@ -157,8 +195,13 @@ def test_table(some, database_url, tmp_path):
     """Without options it is tables for people; `--detail` adds a line for each day and EC."""
     done = station(database_url, tmp_path, *PERIOD, "--detail")
     assert done.returncode == 0, done.stderr
-    assert "9 receipts from 2026-03-28 00:00:00 to 2026-03-31 00:00:00 (Italy), 170.50 euro" in done.stdout
-    assert re.search(rf"2026-03-29 +{OTHER_EC} +1 +1 ", done.stdout)
+    assert done.stdout.startswith(
+        "from 28/03/2026 00:00:00 to 31/03/2026 00:00:00 (Italy):\n"
+        "arrived: 9 receipts, 170.50 euro; 2 requests refused, 1 still open\n"
+        "paid: 7 receipts, 70.00 euro\n"
+    )
+    assert re.search(rf"29/03/2026 +{OTHER_EC} +1 +1 +0 +0 +100.0% ", done.stdout)
+    assert re.search(rf"29/03/2026 +{OTHER_EC} +1 +1 +0 +0 +10.00", done.stdout)
     assert f"SILENT  EC {UNSEEN_EC} (Comune mai visto) has had no push ever" in done.stdout
     assert re.search(r"by push: median 4 s, 95 % within 1 min 40 s, worst 1 min 40 s", done.stdout)
 

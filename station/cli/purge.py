@@ -9,6 +9,7 @@ from station.cli.options import json_line, operator_name, operator_option
 from station.purge import Purged
 from station.purge import purge as run
 from station.store import Part
+from station.text import counted
 
 _WORDS = {
     Part.RAW: "raw documents of receipts",
@@ -81,4 +82,5 @@ def _show(one: Purged, dry_run: bool, json_lines: bool) -> None:
     verb = "would be purged" if dry_run else "purged"
     click.echo(f"{_WORDS[one.part]} from before {one.before:%Y-%m-%d %H:%M} UTC: {one.count} {verb}")
     if one.kept_open:
-        click.echo(f"  {one.kept_open} as old are open and were kept: see `station refused list`")
+        were = "was" if one.kept_open == 1 else "were"
+        click.echo(f"  {counted(one.kept_open, 'open request')} of that age {were} kept: see `station refused list`")

@@ -12,10 +12,12 @@ from rich.text import Text
 from station import export, statistics
 from station.cli import Context, cli
 from station.cli.options import Days, format_of
-from station.cli.search import ROME, Moment, Words, local
+from station.cli.search import Moment, Words
+from station.clock import ROME, shown
 from station.log import printable
 from station.statistics.charts import duration
 from station.statistics.page import page
+from station.text import counted
 
 _MOST_DAYS = 3700
 
@@ -44,7 +46,8 @@ def stats(
 ) -> None:
     """Count receipts and refusals per day and EC; by which door, how late, and which EC is silent.
 
-    Days are Italian civil days, and count when a receipt arrived. No names or fiscal codes of people are in it.
+    Days are Italian civil days: of arrival, and in tables of their own of payment. No names or fiscal codes of people
+    are in it.
 
     \b
     Example:
@@ -86,10 +89,12 @@ def _print(found: statistics.Statistics, detail: bool) -> None:
     console = Console()
     if not console.is_terminal:
         console.width = 250
-    total = found.total
+    total, paid = found.total, found.paid_total
     console.print(
-        f"{total.receipts:,} receipts from {local(found.start)} to {local(found.end)} (Italy),"
-        f" {total.amount:,.2f} euro; {total.refused:,} requests refused, {total.refused_open:,} still open"
+        f"from {shown(found.start)} to {shown(found.end)} (Italy):\n"
+        f"arrived: {counted(total.receipts, 'receipt')}, {total.amount:,.2f} euro;"
+        f" {counted(total.refused, 'request')} refused, {total.refused_open:,} still open\n"
+        f"paid: {counted(paid.receipts, 'receipt')}, {paid.amount:,.2f} euro"
     )
     by_ec = _table("EC", "name", *_TALLY, "median", "95 % within", "worst", "last push (Italy)")
     for ec in found.ecs:
@@ -100,20 +105,27 @@ def _print(found: statistics.Statistics, detail: bool) -> None:
             ec.name,
             *_cells(ec.tally),
             *map(duration, delays),
-            local(ec.last_push) or "never",
+            shown(ec.last_push) or "never",
         )
-    by_day = _table("day", *_TALLY)
-    for day in found.days:
-        _row(by_day, str(day), *_cells(found.by_day[day]))
-    for table in (by_ec, by_day):
-        console.print()
-        console.print(table)
+    by_day = _table("day of arrival", *_TALLY)
+    for day in filter(found.by_day.get, found.days):
+        _row(by_day, shown(day), *_cells(found.by_day[day]))
+    by_payment = _table("day of payment", *_PAID)
+    for day in filter(found.paid.get, found.days):
+        _row(by_payment, shown(day), *_paid(found.paid[day]))
+    tables = [by_ec, by_day, by_payment]
     if detail:
-        each = _table("day", "EC", *_TALLY)
+        each = _table("day of arrival", "EC", *_TALLY)
         for (day, id_pa), tally in sorted(found.cells.items()):
-            _row(each, str(day), id_pa or "(none)", *_cells(tally))
-        console.print()
-        console.print(each)
+            _row(each, shown(day), id_pa or "(none)", *_cells(tally))
+        each_paid = _table("day of payment", "EC", *_PAID)
+        for (day, id_pa), tally in sorted(found.paid_cells.items()):
+            _row(each_paid, shown(day), id_pa, *_paid(tally))
+        tables += [each, each_paid]
+    for table in tables:
+        if table.row_count:
+            console.print()
+            console.print(table)
     console.print()
     for source, delay in found.by_source.items():
         if delay.steps:
@@ -122,21 +134,27 @@ def _print(found: statistics.Statistics, detail: bool) -> None:
                 f" 95 % within {duration(delay.percentile(0.95))}, worst {duration(delay.worst)}"
             )
     for ec in found.silences:
-        since = f"since {local(ec.last_push)} (Italy)" if ec.last_push else "ever"
+        since = f"since {shown(ec.last_push)} (Italy)" if ec.last_push else "ever"
         name = f" ({ec.name})" if ec.name else ""
         console.print(Text(printable(f"SILENT  EC {ec.id_pa}{name} has had no push {since}"), style="bold red"))
 
 
+_PAID = ("receipts", "push", "reconcile", "replay", "euro")
 _TALLY = ("receipts", "push", "reconcile", "replay", "by push", "euro", "refused", "open")
+
+
+def _paid(tally: statistics.Tally) -> list[str]:
+    by_source = (f"{tally.by_source[source]:,}" for source in statistics.SOURCES)
+    return [f"{tally.receipts:,}", *by_source, f"{tally.amount:,.2f}"]
 
 
 def _cells(tally: statistics.Tally) -> list[str]:
     share = tally.share("push")
+    *counts, euro = _paid(tally)
     return [
-        f"{tally.receipts:,}",
-        *(f"{tally.by_source[source]:,}" for source in statistics.SOURCES),
+        *counts,
         "" if share is None else f"{share:.1%}",
-        f"{tally.amount:,.2f}",
+        euro,
         f"{tally.refused:,}",
         f"{tally.refused_open:,}",
     ]
@@ -145,7 +163,7 @@ def _cells(tally: statistics.Tally) -> list[str]:
 def _table(*titles: str) -> Table:
     table = Table(box=None)
     for title in titles:
-        left = title in ("EC", "name", "day") or title.startswith("last")
+        left = title in ("EC", "name") or title.startswith(("day", "last"))
         table.add_column(title, justify="left" if left else "right")
     return table
 

@@ -1,6 +1,7 @@
-"""The numbers of an installation: receipts and refusals per day and EC, doors, delays, and who is silent.
+"""The numbers of an installation: receipts and refusals per day and EC, doors, delays, and which ECs are silent.
 
-Counted for days of Italian civil time. The page with the charts is in `page`.
+Counted for days of Italian civil time: those on which receipts arrived, and those on which they were paid. The page
+with the charts is in `page`.
 """
 
 from collections import Counter
@@ -9,14 +10,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from station import store
+from station.clock import ROME
 from station.config import Settings
 from station.receipt import Source
 from station.store import statistics as counted
 
-ROME = ZoneInfo("Europe/Rome")
 SOURCES = tuple(source.value for source in Source)
 
 
@@ -37,6 +37,9 @@ class Tally:
     def share(self, source: str) -> float | None:
         """The part that came by this door, 0 to 1; `None` where nothing came."""
         return self.by_source[source] / self.receipts if self.receipts else None
+
+    def __bool__(self) -> bool:
+        return bool(self.receipts or self.refused)
 
     def add(self, other: "Tally") -> None:
         """Adds another one's numbers."""
@@ -108,7 +111,10 @@ class Ec:
 
 @dataclass(slots=True)
 class Statistics:
-    """The numbers between two times. `days` has every day, `cells` the days and ECs where something came."""
+    """The numbers between two times. `days` has every day, `cells` the days and ECs where something came.
+
+    `paid`, `paid_cells` and `paid_total` count the receipts that were paid between these times, by the day of payment.
+    """
 
     start: datetime
     end: datetime
@@ -117,6 +123,9 @@ class Statistics:
     days: list[date]
     cells: dict[tuple[date, str], Tally]
     by_day: dict[date, Tally]
+    paid_cells: dict[tuple[date, str], Tally]
+    paid: dict[date, Tally]
+    paid_total: Tally
     by_source: dict[str, Delay]
     ecs: list[Ec]
     total: Tally
@@ -153,10 +162,19 @@ class Statistics:
                 for ec in self.ecs
             ],
             "days": [{"day": day} | self.by_day[day].as_dict() for day in self.days],
+            "paid": _paid(self.paid_total),
+            "payment_days": [{"day": day} | _paid(self.paid[day]) for day in self.days],
+            "payment_days_and_ecs": [
+                {"day": day, "id_pa": id_pa} | _paid(tally) for (day, id_pa), tally in sorted(self.paid_cells.items())
+            ],
             "days_and_ecs": [
                 {"day": day, "id_pa": id_pa} | tally.as_dict() for (day, id_pa), tally in sorted(self.cells.items())
             ],
         }
+
+
+def _paid(tally: Tally) -> dict[str, Any]:
+    return {name: value for name, value in tally.as_dict().items() if name in ("receipts", "by_source", "amount")}
 
 
 def collect(
@@ -169,18 +187,20 @@ def collect(
     silent_after: timedelta = timedelta(days=3),
     now: datetime | None = None,
 ) -> Statistics:
-    """Counts what arrived from `start` (included) to `end` (not included), for all ECs or one."""
+    """Count what arrived, and what was paid, from `start` (included) to `end` (not included), for all ECs or one."""
     now = now or datetime.now(UTC)
     ecs: dict[str, Ec] = {ec.id: Ec(ec.id, ec.name, configured=True) for ec in settings.ec if id_pa in (None, ec.id)}
     cells: dict[tuple[date, str], Tally] = {}
+    paid_cells: dict[tuple[date, str], Tally] = {}
     by_source = {source: Delay() for source in SOURCES}
     delay = Delay()
     with store.transaction(engine, readonly=True) as connection:
         store.be_patient(connection)
-        for arrived in counted.arrivals(connection, start, end, id_pa):
-            cell = cells.setdefault((_day(arrived.hour), arrived.id_pa), Tally())
-            cell.by_source[arrived.source] += arrived.count
-            cell.amount += arrived.amount
+        for its, time in ((cells, "received_at"), (paid_cells, "payment_date_time")):
+            for hour in counted.by_hour(connection, start, end, id_pa, time=time):
+                cell = its.setdefault((_day(hour.hour), hour.id_pa), Tally())
+                cell.by_source[hour.source] += hour.count
+                cell.amount += hour.amount
         for refused in counted.refusals(connection, start, end, id_pa):
             cell = cells.setdefault((_day(refused.hour), refused.id_pa), Tally())
             cell.refused += refused.count
@@ -191,13 +211,13 @@ def collect(
         for _, one in cells:
             ecs.setdefault(one, Ec(one))
         for took in counted.delays(connection, start, end, id_pa):
-            for its in (ecs[took.id_pa].delay, by_source[took.source], delay):
-                its.add(took.seconds, took.worst, took.count)
+            for each in (ecs[took.id_pa].delay, by_source[took.source], delay):
+                each.add(took.seconds, took.worst, took.count)
         refused_pushes = counted.last_refused_pushes(connection)
         for ec in ecs.values():
             ec.last_push = counted.last_push(connection, ec.id_pa, now) if ec.seen else None
             ec.last_refused_push = refused_pushes.get(ec.id_pa)
-    return _summed(start, end, now, silent_after, cells, by_source, ecs, delay)
+    return _summed(start, end, now, silent_after, cells, paid_cells, by_source, ecs, delay)
 
 
 def _summed(
@@ -206,22 +226,27 @@ def _summed(
     now: datetime,
     silent_after: timedelta,
     cells: dict[tuple[date, str], Tally],
+    paid_cells: dict[tuple[date, str], Tally],
     by_source: dict[str, Delay],
     ecs: Mapping[str, Ec],
     delay: Delay,
 ) -> Statistics:
     first, last = _day(start), _day(end - timedelta(microseconds=1))
     days = [first + timedelta(days=number) for number in range((last - first).days + 1)]
-    by_day = {day: Tally() for day in days}
-    total = Tally()
+    by_day, paid = {day: Tally() for day in days}, {day: Tally() for day in days}
+    total, paid_total = Tally(), Tally()
     for (day, id_pa), tally in cells.items():
         by_day[day].add(tally)
         ecs[id_pa].tally.add(tally)
         total.add(tally)
+    for (day, _), tally in paid_cells.items():
+        paid[day].add(tally)
+        paid_total.add(tally)
     busiest_first = sorted(ecs.values(), key=lambda ec: (-ec.tally.receipts, ec.id_pa))
     return Statistics(
         start=start, end=end, made_at=now, silent_after=silent_after, days=days, cells=cells, by_day=by_day,
-        by_source=by_source, ecs=busiest_first, total=total, delay=delay,
+        paid_cells=paid_cells, paid=paid, paid_total=paid_total, by_source=by_source, ecs=busiest_first,
+        total=total, delay=delay,
     )  # fmt: skip
 
 

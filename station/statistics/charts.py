@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date, datetime
 from math import ceil, log10
 
-from station.statistics import ROME
+from station.clock import ROME
 
 
 def columns(

@@ -19,6 +19,7 @@ from station.statistics.charts import (
     svg,
     table,
 )
+from station.text import counted
 
 _MOST_ROWS = 50
 _MOST_CALENDAR = (40, 100)  # ECs, days: beyond that the squares would be dots
@@ -41,7 +42,8 @@ def page(found: Statistics) -> str:
         f'<p class="quiet">Made on {local_time(found.made_at)}. Days and times are Italian civil time.</p>',
         _tiles(found),
         _silence(found),
-        _section("Receipts per day", _per_day(found), legend=True),
+        _section("Receipts per day of arrival", _per_day(found, found.by_day), legend=True),
+        _section("Receipts per day of payment", _per_day(found, found.paid), legend=True),
         _section("Refused requests per day", _refused_per_day(found)),
         _section("From payment to arrival", _delays(found), legend=True),
         _section("ECs", _ecs(found)),
@@ -56,12 +58,13 @@ def page(found: Statistics) -> str:
 def _tiles(found: Statistics) -> str:
     total, silences = found.total, len(found.silences)
     tiles = [
-        (f"{total.receipts:,}", "receipts", f"&euro; {total.amount:,.2f}"),
+        (*counted(total.receipts, "receipt").split(" ", 1), f"&euro; {total.amount:,.2f}"),
         (percent(total.share("push")), "came by push", f"{percent(total.share('reconcile'))} by reconciliation"),
         (duration(found.delay.percentile(0.5)), "median from payment to arrival",
          f"95 % within {duration(found.delay.percentile(0.95))}, worst {duration(found.delay.worst)}"),
-        (f"{total.refused_open:,}", "refused requests open", f"of {total.refused:,} refused in these days"),
-        (f"{silences:,}", "silent ECs" if silences != 1 else "silent EC",
+        (*counted(total.refused_open, "open refused request").split(" ", 1),
+         f"of {total.refused:,} refused in these days"),
+        (*counted(silences, "silent EC").split(" ", 1),
          f"no push for {duration(int(found.silent_after.total_seconds()))}"),
     ]  # fmt: skip
     alarming = {3: total.refused_open > 0, 4: silences > 0}
@@ -93,14 +96,17 @@ def _silence(found: Statistics) -> str:
     return f'<section class="alarm"><h2>Silent: no push has come for these ECs</h2>{rows_table}</section>'
 
 
-def _per_day(found: Statistics) -> str:
+def _per_day(found: Statistics, by_day: dict[date, Tally]) -> str:
+    if not any(by_day.values()):
+        return '<p class="quiet">None.</p>'
+
     def bars(day: date) -> list[tuple[str, int]]:
-        return [(source, found.by_day[day].by_source[source]) for source in SOURCES]
+        return [(source, by_day[day].by_source[source]) for source in SOURCES]
 
     def tip(day: date) -> str:
-        tally = found.by_day[day]
+        tally = by_day[day]
         doors = ", ".join(f"{tally.by_source[source]:,} by {_DOORS[source]}" for source in SOURCES)
-        return f"{long_day(day)}: {tally.receipts:,} receipts ({doors}), &euro; {tally.amount:,.2f}"
+        return f"{long_day(day)}: {counted(tally.receipts, 'receipt')} ({doors}), &euro; {tally.amount:,.2f}"
 
     return columns(found.days, bars, tip, height=220, label="Receipts per day, by door")
 
@@ -189,7 +195,7 @@ def _calendar(found: Statistics) -> str:
         busiest = max((found.cells.get((day, ec.id_pa), Tally()).receipts for day in days), default=0)
         for column, day in enumerate(days):
             tally = found.cells.get((day, ec.id_pa), Tally())
-            tip = f"{escape(name)}, {long_day(day)}: {tally.receipts:,} receipts, {tally.refused:,} refused"
+            tip = f"{escape(name)}, {long_day(day)}: {counted(tally.receipts, 'receipt')}, {tally.refused:,} refused"
             shade = 0.25 + 0.75 * tally.receipts / busiest if tally.receipts else 0
             x = left + column * step
             kind = "day" if tally.receipts else "hole"
@@ -200,7 +206,7 @@ def _calendar(found: Statistics) -> str:
     chart = svg(1000, 24 + 20 * len(ecs), "Receipts by EC and day", parts)
     note = "The stronger the colour, the nearer to the EC's busiest day; a dot where requests were refused."
     if len(ecs) < len(found.ecs) or len(days) < len(found.days):
-        note += f" The {len(ecs)} busiest ECs, {len(days)} days."
+        note += f" The busiest {counted(len(ecs), 'EC')}, {counted(len(days), 'day')}."
     return _section("ECs, day by day", f'<p class="quiet">{note}</p>{chart}')
 
 

@@ -14,8 +14,9 @@ from station.store.levels import CLOCK_TOLERANCE
 
 
 @dataclass(frozen=True, slots=True)
-class Arrivals:
-    """How many receipts arrived in the hour that starts at `hour`, for one EC by one door, and their amount in euro."""
+class Hour:
+    """How many receipts arrived, or were paid, in the hour that starts at `hour`, for one EC by one door, and their
+    amount in euro."""
 
     hour: datetime
     id_pa: str
@@ -45,14 +46,19 @@ class Delays:
     count: int
 
 
-def arrivals(connection: Connection, start: datetime, end: datetime, id_pa: str | None) -> Iterator[Arrivals]:
-    """Receipts by hour, EC and door. By hour: a day's borders are the reader's, and each zone's lie on full hours."""
+def by_hour(
+    connection: Connection, start: datetime, end: datetime, id_pa: str | None, *, time: str = "received_at"
+) -> Iterator[Hour]:
+    """Receipts by EC, door and hour of their arrival, or of the other time that is named.
+
+    By hour, since a day's borders are the reader's, and those of each zone lie on full hours.
+    """
     receipt = tables.receipt.c
-    hour = _hour(connection, receipt.received_at)
+    hour = _hour(connection, receipt[time])
     query = select(hour, receipt.id_pa, receipt.source, func.count(), func.sum(receipt.amount))
-    query = query.where(*_within(receipt, start, end, id_pa)).group_by(hour, receipt.id_pa, receipt.source)
+    query = query.where(*_within(receipt, start, end, id_pa, time)).group_by(hour, receipt.id_pa, receipt.source)
     for at, ec, source, count, amount in connection.execute(query):
-        yield Arrivals(_moment(at), ec, source, count, amount)
+        yield Hour(_moment(at), ec, source, count, amount)
 
 
 def refusals(connection: Connection, start: datetime, end: datetime, id_pa: str | None) -> Iterator[Refusals]:
@@ -117,9 +123,9 @@ def last_refused_pushes(connection: Connection) -> dict[str, datetime]:
     return {row.id_pa: row.last_at for row in connection.execute(query)}
 
 
-def _within(table: Any, start: datetime, end: datetime, id_pa: str | None) -> list[Any]:
+def _within(table: Any, start: datetime, end: datetime, id_pa: str | None, time: str = "received_at") -> list[Any]:
     ours = [] if id_pa is None else [table.id_pa == id_pa]
-    return [table.received_at >= start, table.received_at < end, *ours]
+    return [table[time] >= start, table[time] < end, *ours]
 
 
 def _hour(connection: Connection, column: Any) -> Any:
