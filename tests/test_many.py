@@ -338,18 +338,19 @@ def test_filtered(many_url, tmp_path):
     }
     assert {one["receipt_id"] for one in found} == expected
     assert len(found) == len(expected) > export.BATCH
-    assert f"{len(found)} receipts" in done.stderr
+    assert f"{len(found):,} receipts" in done.stderr
 
 
-def test_interrupted(many_url, tmp_path):
+@pytest.mark.parametrize(("name", "growing"), [("all.csv", ".all.csv.*.part"), ("all.xlsx", ".xlsx-*/*")])
+def test_interrupted(many_url, tmp_path, name, growing):
     """An export that is stopped leaves no half file: what was there stays, and nothing else is left."""
-    target = tmp_path / "all.csv"
+    target = tmp_path / name
     target.write_bytes(b"the last one")
     process = subprocess.Popen(
         [STATION, "receipts", "export", "--overwrite", target], env=environment(many_url), stderr=subprocess.PIPE
     )
     deadline = time.monotonic() + 60
-    while not any(file.stat().st_size for file in tmp_path.glob(".all.csv.*.part")):
+    while not any(file.stat().st_size for file in tmp_path.glob(growing)):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -375,7 +376,7 @@ def test_progress(many_url, tmp_path):
     assert b"100%" in shown
     assert b"2,760 receipts" in shown
     quiet = station(many_url, "export", *options, cwd=tmp_path)
-    assert quiet.stderr == "2760 receipts written to some.csv\n"
+    assert quiet.stderr == "2,760 receipts written to some.csv\n"
 
 
 def _read(terminal):

@@ -78,7 +78,5 @@ def format_of(file: Path, formats: Sequence[str], wanted: str | None = None) -> 
     if ending not in ("", chosen) and (file.is_file() or not file.exists()):  # not a pipe
         fitting = file.with_suffix(f".{chosen}").name
         others = "" if wanted else f" (or .{', .'.join(formats[1:])} for other formats)" if formats[1:] else ""
-        raise click.UsageError(
-            f"{file.name}: the ending does not fit {chosen}, which would be written: name it {fitting}{others}"
-        )
+        raise click.UsageError(f"{file.name}: {chosen} does not fit this ending: name it {fitting}{others}")
     return chosen
