@@ -1,13 +1,19 @@
-"""The clock of people: Italian civil time, written one way.
+"""The clock of people: Italian civil time, written one way and read in several.
 
 Inside the station, in JSON and in CSV for machines, times are aware UTC in ISO 8601.
 """
 
+import re
 from contextlib import suppress
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 ROME = ZoneInfo("Europe/Rome")
+EXAMPLES = "28/11/2026, 28/11/2026 14:05 or 2026-11-28T14:05"
+
+_ITALIAN = re.compile(r"([0-9]{1,2})/([0-9]{1,2})/([0-9]{4})(?: +([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?)?")
+_ISO_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_AGO = re.compile(r"([0-9]{1,6})([dh])")
 
 
 def shown(moment: date | None) -> str:
@@ -19,3 +25,39 @@ def shown(moment: date | None) -> str:
     with suppress(OverflowError):  # the last hours of the year 9999: in Italy it is a year that no datetime has
         moment = moment.astimezone(ROME)
     return f"{moment.day:02}/{moment.month:02}/{moment.year:04} {moment:%H:%M:%S}"
+
+
+def day(text: str) -> date:
+    """A day that was typed, `28/11/2026` or `2026-11-28`. Raises `ValueError`."""
+    if italian := _ITALIAN.fullmatch(text.strip()):
+        if italian[4] is not None:
+            raise ValueError("a time, not a day")
+        return date(int(italian[3]), int(italian[2]), int(italian[1]))
+    return date.fromisoformat(text.strip())
+
+
+def moment(text: str, *, end: bool = False) -> datetime:
+    """A day or a time that was typed, in UTC: as people write it, in ISO 8601, or as how long ago (`7d`, `12h`).
+
+    Italian civil time where no zone is given. A day is its beginning, or with `end` that of the next day. Raises
+    `ValueError`, and `OverflowError` for a time that no clock shows.
+    """
+    text = text.strip()
+    if ago := _AGO.fullmatch(text):
+        number = int(ago[1])
+        return datetime.now(UTC) - (timedelta(days=number) if ago[2] == "d" else timedelta(hours=number))
+    italian = _ITALIAN.fullmatch(text)
+    if _ISO_DAY.fullmatch(text) or (italian and italian[4] is None):
+        of = day(text) + timedelta(days=end)
+        return midnight(of)
+    if italian:
+        d, month, year, hour, minute, second = (int(part or 0) for part in italian.groups())
+        at = datetime(year, month, d, hour, minute, second)  # noqa: DTZ001  (its zone comes below)
+    else:
+        at = datetime.fromisoformat(text)
+    return (at if at.tzinfo else at.replace(tzinfo=ROME)).astimezone(UTC)
+
+
+def midnight(of: date) -> datetime:
+    """The beginning of an Italian civil day, in UTC."""
+    return datetime(of.year, of.month, of.day, tzinfo=ROME).astimezone(UTC)

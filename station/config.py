@@ -32,6 +32,7 @@ from pydantic import (
 from pydantic import model_validator as check
 
 from station.errors import ConfigError
+from station.text import printable
 
 DEFAULT_FILE = "station.toml"
 
@@ -456,9 +457,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+        raise ConfigError(printable(f"{path}: cannot be read ({error.strerror})")) from None
     except (ValueError, RecursionError) as error:  # a number of thousands of digits is no TOMLDecodeError
-        raise ConfigError(f"{path}: not TOML: {error}") from None
+        raise ConfigError(printable(f"{path}: not TOML: {error}")) from None
 
 
 def _override(data: dict[str, Any], environ: Mapping[str, str]) -> dict[tuple[str, ...], str]:
@@ -512,5 +513,6 @@ def _places(error: ValidationError, path: Path, overridden: dict[tuple[str, ...]
         if one["type"] == "extra_forbidden":
             message = "no such setting"
         variable = overridden.get(place[:2]) or overridden.get(place[:3])
-        lines.append(f"{variable}: {message}" if variable else f"{path}: {where}: {message}".replace(": : ", ": "))
+        line = f"{variable}: {message}" if variable else f"{path}: {where}: {message}".replace(": : ", ": ")
+        lines.append(printable(line))
     return lines

@@ -1,10 +1,9 @@
-"""structlog for our lines, libraries' lines and gunicorn's: one renderer, one masking rule.
+"""The log: our lines, libraries' lines and gunicorn's through one renderer and one masking rule.
 
 No name, fiscal code of a person, e-mail, address or payload belongs in a log. Our own events carry identifiers only;
 what looks like personal data all the same, in ours or a library's lines, is masked here.
 """
 
-import codecs
 import json
 import logging
 import re
@@ -12,15 +11,12 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
-import structlog
-from gunicorn.config import Config
-from gunicorn.glogging import Logger as GunicornBaseLogger
-from structlog.typing import EventDict, WrappedLogger
+from station.text import LENGTH, plain, printable
 
-_MAX_LENGTH = 500
+Line: TypeAlias = dict[str, Any]
+
 # A person's fiscal code, an IBAN. 32 hexadecimal digits are a receiptId or a request's id, 16 small ones our name for a
 # refused request; one in twenty of these would look like an IBAN. Belgium's have 16: two letters and digits only.
 _CODE = re.compile(
@@ -39,46 +35,44 @@ _ID = re.compile(r"[0-9A-Fa-f]{32}")  # as most long values are, and none of the
 
 def safe(text: str) -> str:
     """`text` masked, cut to a sane length, and without anything a terminal or a line-based reader would obey."""
-    if len(text) > _MAX_LENGTH:
-        text = text[:_MAX_LENGTH] + "..."
+    if len(text) > LENGTH:
+        text = f"{text[:LENGTH]}..."
     if "@" in text:
         text = _ADDRESS.sub("***", text)
     if len(text) >= _SHORTEST_CODE and not text.isdecimal() and not _ID.fullmatch(text):
         text = _CODE.sub("***", text)
-    return printable(text)
+    return printable(text, LENGTH + 3)
 
 
-codecs.lookup("unicode_escape")  # loaded now: a line must not fail for want of file descriptors
+def _safe(value: Any) -> Any:
+    """A field's value: `safe`, wherever text stands in it."""
+    match value:
+        case str():
+            return safe(value)
+        case None | bool() | int() | float():
+            return value
+        case dict():
+            return {safe(str(name)): _safe(one) for name, one in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_safe(one) for one in value]
+    try:
+        return safe(plain(value))
+    except TypeError:
+        return safe(str(value))
 
 
-def printable(text: str) -> str:
-    """`text` with everything written out that a terminal or a line-based reader would obey."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
-
-
-def _line(level: str, event: str, fields: Mapping[str, Any]) -> EventDict:
+def _line(level: str, event: str, fields: Mapping[str, Any], error: BaseException | None = None) -> Line:
     """A line before it is rendered: what people read first comes first, and all that came with it is masked."""
-    line: EventDict = {
+    line: Line = {
         "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
         "level": level,
         "event": safe(str(event)),
     }
     for name, value in fields.items():
-        line[name] = safe(value) if isinstance(value, str) else value
-    error = _error(line.pop("exc_info", None))
+        line[name] = safe(value) if isinstance(value, str) else _safe(value)
     if error is not None:
         line["exception"] = describe(error)
     return line
-
-
-def _error(info: Any) -> BaseException | None:
-    """The exception that `exc_info` stands for, in each of the ways that logging knows."""
-    if info is True:
-        info = sys.exc_info()
-    error = info[1] if isinstance(info, tuple) else info
-    return error if isinstance(error, BaseException) else None
 
 
 def describe(error: BaseException) -> str:
@@ -104,19 +98,28 @@ _as_json = json.JSONEncoder(ensure_ascii=False, default=repr).encode
 _LEVELS = {name.lower(): level for name, level in logging.getLevelNamesMapping().items()}
 
 
+def _for_a_terminal(line: Line) -> str:
+    """A line for people. structlog takes a tenth of a second to import, and most commands log nothing."""
+    import structlog
+
+    _lines.render = lambda line: str(renderer(None, "", line))
+    renderer = structlog.dev.ConsoleRenderer(colors=_lines.stream.isatty())
+    return _lines.render(line)
+
+
 class _Lines:
-    """Where our own lines go. A line that cannot be written is lost, and whatever it is about goes on."""
+    """Where lines go. A line that cannot be written is lost, and whatever it is about goes on."""
 
     def __init__(self) -> None:
         self.level = logging.INFO
         self.stream = sys.stderr
-        self.render: Callable[[EventDict], str] = _as_json
+        self.render: Callable[[Line], str] = _as_json
         self._lock = threading.Lock()
 
-    def write(self, level: str, event: str, fields: Mapping[str, Any]) -> None:
+    def write(self, level: str, event: str, fields: Mapping[str, Any], error: BaseException | None = None) -> None:
         if _LEVELS[level] < self.level:
             return
-        line = self.render(_line(level, event, fields))
+        line = self.render(_line(level, event, fields, error))
         try:
             with self._lock:
                 self.stream.write(f"{line}\n")
@@ -128,54 +131,47 @@ class _Lines:
 _lines = _Lines()
 
 
-class _Logger(structlog.BoundLoggerBase):
-    """Our own lines. structlog's loggers do the same in a chain of processors, which takes half as long again."""
+class _Logger:
+    """Our own lines."""
 
     def debug(self, event: str, **fields: Any) -> None:
-        self._logger.write("debug", event, self._context | fields)
+        _lines.write("debug", event, fields)
 
     def info(self, event: str, **fields: Any) -> None:
-        self._logger.write("info", event, self._context | fields)
+        _lines.write("info", event, fields)
 
     def warning(self, event: str, **fields: Any) -> None:
-        self._logger.write("warning", event, self._context | fields)
+        _lines.write("warning", event, fields)
 
     def error(self, event: str, **fields: Any) -> None:
-        self._logger.write("error", event, self._context | fields)
+        _lines.write("error", event, fields)
 
     def exception(self, event: str, **fields: Any) -> None:
-        self.error(event, exc_info=True, **fields)
+        """An error, with the exception that is being handled."""
+        _lines.write("error", event, fields, sys.exc_info()[1])
 
 
-structlog.configure(logger_factory=lambda *_name: _lines, wrapper_class=_Logger)
+class _OfLibraries(logging.Handler):
+    """The lines of libraries, and of gunicorn."""
 
-
-def _of_a_library(_logger: WrappedLogger, level: str, event: EventDict) -> EventDict:
-    return _line(level, event.pop("event"), event)
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            event = record.getMessage()
+        except Exception:  # a library's own mistake in a line
+            event = str(record.msg)
+        error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+        level = record.levelname.lower()
+        _lines.write(level if level in _LEVELS else "info", event, {"logger": record.name}, error)
 
 
 def configure(format_: str = "auto", level: str = "info") -> None:
-    """Sets up structlog and the standard library's logging, which libraries write to, on standard error.
-
-    Our own lines do not go through the library's handlers, which would take two thirds of the time of a line.
-    """
+    """Sets up our log and the standard library's logging, which libraries write to, on standard error."""
     as_json = format_ == "json" or (format_ == "auto" and not sys.stderr.isatty())
-    render = _as_json if as_json else partial(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()), None, "")
     _lines.level = _LEVELS[level.lower()]
     _lines.stream = sys.stderr
-    _lines.render = render
-    handler = logging.StreamHandler()
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.ExtraAdder([]), structlog.stdlib.add_logger_name, _of_a_library],
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                lambda _logger, _level, line: render(line),
-            ],
-        )
-    )
+    _lines.render = _as_json if as_json else _for_a_terminal
     root = logging.getLogger()
-    root.handlers = [handler]
+    root.handlers = [_OfLibraries()]
     root.setLevel(level.upper())
     # Spyne logs whole documents and a traceback for every fault: our line for each request says it instead.
     logging.getLogger("spyne").setLevel(logging.CRITICAL + 1)
@@ -183,20 +179,9 @@ def configure(format_: str = "auto", level: str = "info") -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-def get(name: str = "station") -> _Logger:
+def get(_name: str = "station") -> _Logger:
     """A logger: `log.info("event_in_the_past", field=value)`."""
-    logger: _Logger = structlog.get_logger(name).bind()  # or it would look for what it is at every line
-    return logger
+    return _LOGGER
 
 
-class GunicornLogger(GunicornBaseLogger):  # type: ignore[misc]  # gunicorn has no types
-    """gunicorn's own lines through our renderer. Its access log is off: we log one line for each request."""
-
-    def setup(self, cfg: Config) -> None:
-        self.cfg = cfg
-        for logger in (self.error_log, self.access_log):
-            logger.handlers = []
-            logger.propagate = True
-
-    def access(self, *_args: object) -> None:
-        return None
+_LOGGER = _Logger()

@@ -13,7 +13,7 @@ from lxml import etree
 
 from station import contract
 from station.errors import DocumentError
-from station.log import printable
+from station.text import printable
 
 # The places, seen from the request, whose text tells nobody's name, address, account, or what was paid for.
 _PLACES = """
@@ -74,7 +74,7 @@ def pretty(document: contract.Document, *, reveal: bool = False, at: str | None 
     etree.indent(root)
     if at is not None and request is not None:
         _remark(request, at, remark)
-    return [printable(line) for line in etree.tostring(root, encoding="unicode").split("\n")]
+    return [printable(line, None) for line in etree.tostring(root, encoding="unicode").split("\n")]
 
 
 def _mask(element: contract.Element, place: str | None, request: contract.Element | None) -> None:

@@ -16,6 +16,8 @@ from typing import Any
 from gunicorn.app.base import BaseApplication
 from gunicorn.app.wsgiapp import WSGIApplication
 from gunicorn.arbiter import Arbiter
+from gunicorn.config import Config
+from gunicorn.glogging import Logger
 from gunicorn.util import parse_address
 
 from station import log, store, tls, trust
@@ -27,6 +29,19 @@ _log = log.get(__name__)
 
 _GRACE_S = 30
 _START_AGAIN_S = 1.0
+
+
+class GunicornLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn's own lines through our renderer. Its access log is off: we log one line for each request."""
+
+    def setup(self, cfg: Config) -> None:
+        self.cfg = cfg
+        for logger in (self.error_log, self.access_log):
+            logger.handlers = []
+            logger.propagate = True
+
+    def access(self, *_args: object) -> None:
+        return None
 
 
 class _Arbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
@@ -198,7 +213,7 @@ def _defaults(settings: Settings) -> dict[str, Any]:
         "keyfile": _text(settings.tls.key),
         "ca_certs": _text(settings.tls.client_ca),
         "ssl_context": _ssl_context(),
-        "logger_class": "station.log.GunicornLogger",
+        "logger_class": f"{__name__}.GunicornLogger",
         "child_exit": _worker_ended,
         "control_socket_disable": True,
         "proc_name": "station",

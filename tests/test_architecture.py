@@ -20,7 +20,7 @@ ONLY_USER = {
     "spyne": ["station.soap"],
     "six": ["station.soap"],
     "greenlet": ["station.loop"],
-    "gunicorn": ["station.server", "station.worker", "station.log"],
+    "gunicorn": ["station.server", "station.worker"],
     "click": ["station.cli"],
     "rich": ["station.cli"],
     "pyarrow": ["station.export"],
@@ -33,7 +33,7 @@ ONLY_USER = {
 
 # A module may import only what stands before it.
 ORDER = [
-    "station.errors", "station.folder", "station.clock", "station.text", "station.media_type", "station.receipt",
+    "station.errors", "station.text", "station.clock", "station.folder", "station.media_type", "station.receipt",
     "station.config",
     "station.log", "station.threads", "station.loop",
     "station.certificate", "station.trust", "station.tls", "station.request", "station.contract", "station.masking",

@@ -279,6 +279,7 @@ def test_compressed_answer(gpd, connect):
     [
         None, 5, {}, {"iuv": None}, {"iuv": 17}, {"iuv": ""}, {"iuv": "."}, {"iuv": ".."}, {"iuv": "1" * 36},
         {"iuv": "0 1"}, {"iuv": "01\n"}, {"iuv": "01", "organizationFiscalCode": "88888888888"},
+        {"iuv": "01\ud800"}, {"iuv": "01\x1b[31m"}, {"iuv": "01\x9b"}, {"iuv": "01\u202e"}, {"iuv": "01\x00"},
     ],
 )  # fmt: skip
 def test_unreadable_row(gpd, connect, row):
@@ -287,6 +288,17 @@ def test_unreadable_row(gpd, connect, row):
     gpd.fault(json=PAGE | {"results": [row, good]})
     page = connect().page(FIRST, LAST, 0)
     assert ([one.iuv for one in page.rows], page.unreadable) == (["01000000000000017"], 1)
+
+
+@pytest.mark.parametrize("hostile", ["\ud800", "\x1b[31m", "\n", "\u202e", "\x00"])
+def test_hostile_fields(gpd, connect, hostile):
+    """What surrounds an IUV is left out where no database or terminal would take it; the receipt stays known."""
+    gpd.fault(json=PAGE | {"results": [{"iuv": "01", "paymentDateTime": hostile, hostile: hostile}]}, endpoint="list")
+    assert [(one.iuv, one.paid_at) for one in connect().page(FIRST, LAST, 0).rows] == [("01", "")]
+    option = {"iuv": "01", "nav": f"3{hostile}", "amount": 100, "status": "PO_PAID"}
+    found = {"payment_position_list": [{"paymentOption": [option]}], "page_info": {"total_pages": 1}}
+    gpd.fault(json=found, endpoint="positions")
+    assert [(one.iuv, one.notice_number) for one in connect().positions("PAID", FIRST, LAST, 0).paid] == [("01", None)]
 
 
 @given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=40))

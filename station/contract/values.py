@@ -2,10 +2,10 @@
 
 import re
 from datetime import UTC, date, datetime, timedelta
-from zoneinfo import ZoneInfo
+
+from station.clock import ROME
 
 BLANKS = " \t\r\n"
-_ROME = ZoneInfo("Europe/Rome")
 
 
 def integer(text: str) -> int:
@@ -30,7 +30,7 @@ def read_date_time(lexical: str) -> datetime | None:
     try:
         moment = datetime.fromisoformat(lexical)
         if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=_ROME)
+            moment = moment.replace(tzinfo=ROME)
         if midnight_after:
             moment += timedelta(days=1)
         return moment.astimezone(UTC)

@@ -194,8 +194,13 @@ class _Demo:
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         if ended.returncode not in (0, 1):
-            raise DemoError(f"station {arguments[0]} ended with {ended.returncode}:\n{ended.stderr.strip()}")
+            raise self._failed(f"station {arguments[0]} ended with {ended.returncode}", ended.stderr)
         return ended.stdout
+
+    def _failed(self, what: str, told: str) -> DemoError:
+        for line in told.strip().splitlines():
+            self._note(line)
+        return DemoError(what)
 
     def _exported(self) -> list[dict[str, Any]]:
         file = self._folder / "receipts.jsonl"
@@ -215,7 +220,7 @@ class _Demo:
             until = time.monotonic() + _START_S
             while not self._ready():
                 if server.poll() is not None or time.monotonic() > until:
-                    raise DemoError(f"the station did not start:\n{log_file.read_text()[-2000:]}")
+                    raise self._failed("the station did not start", log_file.read_text()[-2000:])
                 time.sleep(0.05)
             yield
         finally:

@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeGuard
 
 from station import log
 from station.errors import GpdAddressError, GpdAnswerError, GpdKeyError, GpdRequestError
 from station.gpd.http import Answer
+from station.text import printable
 
 # A list that never ends is a defect of the other side; ten million receipts in one window end before.
 _PAGES = 100_000
 _MESSAGE_LENGTH = 200
+
+_log = log.get(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,7 @@ def expect_ok(answer: Answer, setting: str, *media_types: str) -> None:
         case 200 if answer.media_type in media_types:
             return
         case 200:
-            raise GpdAnswerError(f"200 with content type {answer.media_type[:60] or 'missing'}", **told)
+            raise GpdAnswerError(f"200 with content type {printable(answer.media_type, 60) or 'missing'}", **told)
         case 401 | 403:
             raise GpdKeyError(f"{answer.status}{words(answer)}: the key is wrong, or does not open this EC", **told)
         case 400:
@@ -97,7 +100,7 @@ def words(answer: Answer) -> str:
         if isinstance(body, dict):
             said = body.get("title") or body.get("message")
             if isinstance(said, str) and said.strip():
-                return f" {log.safe(said.strip()[:_MESSAGE_LENGTH])!r}"
+                return f" '{log.safe(said.strip()[:_MESSAGE_LENGTH])}'"
     return ""
 
 
@@ -105,7 +108,10 @@ def page_of(answer: Answer, id_pa: str) -> Page:
     """The page in an answer to a list call."""
     body = _json(answer)
     rows = [_row(one, id_pa) for one in _list(body.get("results"), answer)]
-    readable = [row for row in rows if row is not None]
+    for number, row in enumerate(rows, start=1):
+        if isinstance(row, str):
+            _log.error("row_unreadable", id_pa=id_pa, row=number, reason=row, request_id=answer.request_id)
+    readable = [row for row in rows if isinstance(row, Row)]
     return Page(readable, _pages(body.get("totalPages"), answer), len(rows) - len(readable), answer.took_s)
 
 
@@ -145,19 +151,27 @@ def _pages(value: Any, answer: Answer) -> int:
 _IUV = re.compile(r"(?!\.{1,2}$)[^\x00-\x20\x7f-\xa0]{1,35}")
 
 
-def usable_iuv(text: Any) -> bool:
+def usable_iuv(text: Any) -> TypeGuard[str]:
     """Whether `text` can be an IUV and be asked for."""
-    return isinstance(text, str) and bool(_IUV.fullmatch(text)) and text.isprintable()
+    return _printable(text) and bool(_IUV.fullmatch(text))
 
 
-def _row(one: Any, id_pa: str) -> Row | None:
-    """A listed row; `None` where it has no IUV, or is another EC's."""
-    if not isinstance(one, dict) or not usable_iuv(one.get("iuv")):
-        return None
-    if one.get("organizationFiscalCode") not in (None, id_pa):
-        return None
+def _row(one: Any, id_pa: str) -> Row | str:
+    """A listed row, or what is wrong with it: the row is told, and the others of its page are read."""
+    if not isinstance(one, dict):
+        return "it is not an object"
+    iuv, organization = one.get("iuv"), one.get("organizationFiscalCode")
+    if not usable_iuv(iuv):
+        return f"its iuv cannot be one: {iuv[:40]!r}" if isinstance(iuv, str) else "it has no iuv"
+    if organization not in (None, id_pa):
+        return "it is of another EC"
     paid_at = one.get("paymentDateTime")
-    return Row(one["iuv"], paid_at if isinstance(paid_at, str) else "")
+    return Row(iuv, paid_at if _printable(paid_at) else "")
+
+
+def _printable(text: Any) -> TypeGuard[str]:
+    """Whether `text` is one without control characters and lone surrogates, which no database and no log would take."""
+    return isinstance(text, str) and text.isprintable()
 
 
 def _paid_options(position: Any) -> list[PaidPosition]:
@@ -171,7 +185,7 @@ def _paid_options(position: Any) -> list[PaidPosition]:
         paid.append(
             PaidPosition(
                 option["iuv"],
-                notice_number[:35] if isinstance(notice_number, str) else None,
+                notice_number[:35] if _printable(notice_number) else None,
                 Decimal(cents).scaleb(-2) if type(cents) is int and 0 <= cents < 10**12 else None,
             )
         )

@@ -10,12 +10,12 @@ from typing import IO, Any
 from station import contract, log, store
 from station.errors import DocumentError, ReceiptConflictError, StoreError, StoreRejectedError
 from station.intake import Intake, Origin, Outcome, Result
-from station.log import printable
 from station.masking import Difference
 from station.patience import patiently
 from station.receipt import Flag, Identifiers, Source
 from station.replay.conflict import differences_from_stored
 from station.replay.sources import Limits, documents
+from station.text import printable
 
 _log = log.get(__name__)
 
