@@ -300,6 +300,7 @@ def create_app(settings: config.Settings | None = None) -> Station:
     settings = settings or config.load()
     log.configure(settings.log.format, settings.log.level)
     database = settings.database
+    store.load()
     engine = store.connect(
         database.url.get_secret_value(),
         pool_size=settings.connections,

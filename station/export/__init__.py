@@ -4,6 +4,8 @@ Read here, in the order that `store` gives; written by the modules beside this o
 docs/receipts.md.
 """
 
+from __future__ import annotations  # what they name is loaded when it is needed
+
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime

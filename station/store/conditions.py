@@ -9,8 +9,9 @@ from datetime import datetime
 from decimal import Decimal
 from itertools import product
 from typing import Any
+from unicodedata import normalize
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, func, select, text
+from sqlalchemy import ColumnElement, Connection, String, Table, and_, false, func, literal_column, or_, select, text
 
 from station.store import tables
 
@@ -22,8 +23,10 @@ class Filter:
     """Which receipts: every condition that is given must hold.
 
     Times are aware; `..._from` is included, `..._to` is not. Amounts are euro, both ends included. `person_id` is
-    debtor or payer; `id_station` and `id_broker_pa` are of the first or any later way it came; `flag` is one of the
-    receipt's; `digital_stamp`: one of its transfers is a digital stamp.
+    debtor or payer; fiscal codes of people are found however they are written. `name`: words, all in the debtor's name
+    or all in the payer's, capitals and accents apart; no index finds them. `id_station` and `id_broker_pa` are of the
+    first or any later way it came; `flag` is one of the receipt's; `digital_stamp`: one of its transfers is a
+    digital stamp.
     """
 
     id_pa: str | None = None
@@ -33,6 +36,7 @@ class Filter:
     debtor_id: str | None = None
     payer_id: str | None = None
     person_id: str | None = None
+    name: str | None = None
     id_psp: str | None = None
     id_broker_pa: str | None = None
     id_station: str | None = None
@@ -66,7 +70,7 @@ class Condition:
     limits: tuple[str, Any, Any] | None = None
 
 
-def plain(wanted: Filter) -> Iterator[Condition]:
+def plain(connection: Connection, wanted: Filter) -> Iterator[Condition]:
     """The conditions without alternatives, those that promise fewest receipts first."""
     receipt, flags = tables.receipt.c, tables.receipt_flag.c
     for name in ("receipt_id", "iuv", "notice_number"):
@@ -91,6 +95,8 @@ def plain(wanted: Filter) -> Iterator[Condition]:
         if (value := getattr(wanted, name)) is not None:
             yield Condition(receipt[name] == value, in_order="received_at")
     yield from _range(receipt.received_at, wanted.received_from, wanted.received_to)
+    if wanted.name is not None:
+        yield Condition(_named(connection, wanted.name), indexed=False)
 
 
 def _range(column: Any, start: Any, end: Any) -> Iterator[Condition]:
@@ -114,29 +120,61 @@ def persons(wanted: Filter) -> Iterator[tuple[Condition, ...]]:
     receipt = tables.receipt.c
 
     def debtor(id_: str) -> Condition:
-        return Condition(receipt.debtor_id == id_, in_order="received_at")
+        return Condition(_alike("debtor_id", id_), in_order="received_at")
 
     def payer(id_: str) -> Condition:
-        clause = and_(receipt.payer_id == id_, text("payer_id <> debtor_id"))
-        return Condition(clause, in_order="received_at")
+        return Condition(and_(_alike("payer_id", id_), text("payer_id <> debtor_id")), in_order="received_at")
 
     given: list[list[tuple[Condition, ...]]] = []
-    if wanted.debtor_id is not None:
-        given.append([(debtor(id_),) for id_ in _as_written(wanted.debtor_id)])
-    if wanted.payer_id is not None:
-        given.append([])
-        for id_ in _as_written(wanted.payer_id):
-            himself = Condition(receipt.payer_id == id_, indexed=False)
-            given[-1] += [(debtor(id_), himself), (payer(id_),)]
-    if wanted.person_id is not None:
-        given.append([(one(id_),) for id_ in _as_written(wanted.person_id) for one in (debtor, payer)])
+    if (id_ := wanted.debtor_id) is not None:
+        given.append([(debtor(id_),)])
+    if (id_ := wanted.payer_id) is not None:
+        # In a function: of two columns PostgreSQL believes that one row in 200 has them equal, and it would sort them.
+        himself = Condition(func.coalesce(receipt.payer_id == receipt.debtor_id, false()), indexed=False)
+        given.append([(debtor(id_), himself), (payer(id_),)])
+    if (id_ := wanted.person_id) is not None:
+        given.append([(debtor(id_),), (payer(id_),)])
     for choices in product(*given):
         yield tuple(condition for choice in choices for condition in choice)
 
 
-def _as_written(id_: str) -> list[str]:
-    """A fiscal code as it was given and in capitals: people type it in small letters."""
-    return list(dict.fromkeys((id_, id_.upper())))
+def _alike(name: str, id_: str) -> ColumnElement[bool]:
+    """Whether a column holds a fiscal code, however either is written. The index has the expression word by word."""
+    return literal_column(tables.ALIKE.format(f"receipt.{name}"), String()) == func.upper(func.replace(id_, " ", ""))
+
+
+def _named(connection: Connection, name: str) -> ColumnElement[bool]:
+    """Whether all words stand in the debtor's name, or all in the payer's."""
+    words = _without_accents(name).split()
+    names = (tables.receipt.c.debtor_name, func.coalesce(tables.receipt.c.payer_name, ""))
+    if connection.dialect.name == "sqlite":
+        raw: Any = connection.connection.dbapi_connection
+        raw.create_function("without_accents", 1, _without_accents, deterministic=True)
+        has = [[func.instr(func.without_accents(one), word) > 0 for word in words] for one in names]
+    else:
+        plain = (func.lower(func.translate(one, *_LETTERS)) for one in names)
+        has = [[func.strpos(one, word) > 0 for word in words] for one in plain]
+    return or_(*(and_(*each) for each in has))
+
+
+def _without_accents(text: str) -> str:
+    """A name in small letters without accents, as PostgreSQL's `lower(translate(...))` makes it."""
+    return text.translate(_TABLE).lower()
+
+
+def _accents() -> tuple[str, str]:
+    """Letters with accents, and those that stand for them, for `translate`: it drops the first ones' surplus."""
+    pairs = {"Ø": "o", "ø": "o", "Đ": "d", "đ": "d", "Ł": "l", "ł": "l", "ı": "i", "’": "'", "‘": "'", "`": "'"}
+    for code in (*range(0xC0, 0x180), *range(0x218, 0x21C)):
+        base = normalize("NFD", chr(code))[0]
+        if base.isascii() and base.isalpha():
+            pairs[chr(code)] = base.lower()
+    combining = "".join(map(chr, (*range(0x300, 0x30D), 0x326, 0x327, 0x328)))
+    return "".join(pairs) + combining, "".join(pairs.values())
+
+
+_LETTERS = _accents()
+_TABLE = str.maketrans(_LETTERS[0][: len(_LETTERS[1])], _LETTERS[1], _LETTERS[0][len(_LETTERS[1]) :])
 
 
 def routes(connection: Connection, wanted: Filter) -> Iterator[tuple[Condition, ...]]:

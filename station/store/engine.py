@@ -7,19 +7,24 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from typing import Any
+from contextlib import contextmanager, nullcontext, suppress
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url, text
 
 from station import log, loop
 from station.errors import ConfigError, DatabaseUnfitError, StoreError, StoreRejectedError
-from station.store import postgres, statements
-from station.store.postgres import LOCK_TIMEOUT_MS
-from station.store.statements import Statement
+from station.text import printable
+
+if TYPE_CHECKING:  # PostgreSQL's driver is loaded by `connect`: SQLite is spared the time
+    from station.store import postgres, statements
+    from station.store.statements import Statement
 
 _log = log.get(__name__)
 
+# The Nodo waits 15 s for an answer. Whatever the database does, ours must leave before: connect, wait for a lock and
+# run a statement each have their limit, and a transaction that is given an end has one for all of them together.
+LOCK_TIMEOUT_MS = 3000
 POOL_TIMEOUT_S = 3
 _GLANCE_S = 0.0003  # how often whoever wants to write to SQLite looks whether it may: a transaction takes some ms
 
@@ -70,6 +75,9 @@ def connect(url: str, *, pool_size: int = 8, prepare: bool = True) -> Engine:
         event.listen(engine, "begin", _sqlite_begin)
         event.listen(engine, "handle_error", _leave_a_read_only_file)
     else:
+        global postgres, statements
+        from station.store import postgres, statements
+
         engine = create_engine(
             parsed,
             isolation_level="READ COMMITTED",  # whatever the server's default is: insert-first relies on it
@@ -187,7 +195,7 @@ def transaction(engine: Engine, *, readonly: bool = False, until: float | None =
             yield connection
 
 
-def run_statements(engine: Engine, given: Sequence[Statement], *, until: float | None) -> list[str | None]:
+def run_statements(engine: Engine, given: "Sequence[Statement]", *, until: float | None) -> list[str | None]:
     """Runs statements that are a transaction, on PostgreSQL. The first value of the first row of each, or `None`.
 
     One round trip where `transaction` needs three. The pool gives the connection, and SQLAlchemy does nothing more.
@@ -261,10 +269,12 @@ def _reaching(engine: Engine) -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def _connected(engine: Engine, readonly: bool, until: float | None) -> Iterator[Connection]:
-    with postgres.connecting(until):
+    on_postgresql = engine.dialect.name == "postgresql"
+    with postgres.connecting(until) if on_postgresql else nullcontext():
         connecting = engine.connect()
     with connecting.execution_options(station_readonly=readonly, station_until=until) as connection:
-        postgres.limit(connection.connection.dbapi_connection, until)
+        if on_postgresql:
+            postgres.limit(connection.connection.dbapi_connection, until)
         yield connection
 
 
@@ -298,20 +308,21 @@ def ours(error: exc.SQLAlchemyError, engine: Engine) -> StoreError:
         return StoreRejectedError(f"{database} rejected the statement: this is a defect ({reason})", reason=reason)
     code = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "sqlite_errorname", None)
     reason = f"{type(error.orig).__name__}{f' {code}' if code else ''}"
-    match error.orig:
-        case postgres.UnfitError():
-            return DatabaseUnfitError(f"{database} {error.orig}", reason=reason)
-        case postgres.ConnectError():
-            told = log.printable(" ".join(str(error.orig).split()))[:_TOLD_MAX]
-            retry = not isinstance(error.orig, postgres.CrowdedError)
-            return StoreError(f"{database} cannot be reached: {told}", reason=reason, retry=retry)
-        case postgres.UnconfirmedError():
-            message = f"{database} committed, and no standby has confirmed it ({error.orig})"
-            _log.error("commit_unconfirmed", reason=message)
-            return StoreError(message, reason="unconfirmed")
-    if code == postgres.READ_ONLY:
-        message = f"{database} takes no writes: it is a standby, or default_transaction_read_only is on"
-        return StoreError(message, reason=reason, retry=True)
+    if engine.dialect.name == "postgresql":
+        match error.orig:
+            case postgres.UnfitError():
+                return DatabaseUnfitError(f"{database} {error.orig}", reason=reason)
+            case postgres.ConnectError():
+                told = printable(" ".join(str(error.orig).split()))[:_TOLD_MAX]
+                retry = not isinstance(error.orig, postgres.CrowdedError)
+                return StoreError(f"{database} cannot be reached: {told}", reason=reason, retry=retry)
+            case postgres.UnconfirmedError():
+                message = f"{database} committed, and no standby has confirmed it ({error.orig})"
+                _log.error("commit_unconfirmed", reason=message)
+                return StoreError(message, reason="unconfirmed")
+        if code == postgres.READ_ONLY:
+            message = f"{database} takes no writes: it is a standby, or default_transaction_read_only is on"
+            return StoreError(message, reason=reason, retry=True)
     if unreachable(error):
         return StoreError(f"the connection to {database} was lost ({reason})", reason=reason, retry=True)
     if isinstance(error, exc.OperationalError | exc.InterfaceError | exc.InternalError):

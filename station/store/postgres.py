@@ -18,6 +18,7 @@ import psycopg
 from psycopg import Error, OperationalError
 
 from station import loop
+from station.store.engine import LOCK_TIMEOUT_MS
 
 __all__ = [
     "READ_ONLY",
@@ -59,9 +60,6 @@ CONNECT_TIMEOUT_S = 3  # for each host of the URL
 # For all of them together and for the names to be resolved, which nothing else limits.
 _CONNECT_ALL_S = 2 * CONNECT_TIMEOUT_S + 1.0
 _WAKE_S = 0.1  # how often psycopg looks whether it was interrupted while it waits
-# The Nodo waits 15 s for an answer. Whatever the database does, ours must leave before: connect, wait for a lock and
-# run a statement each have their limit, and a transaction that is given an end has one for all of them together.
-LOCK_TIMEOUT_MS = 3000
 STATEMENT_TIMEOUT_MS = 5000
 # For one wait for the server, where nothing else is said: longer than the server's own limit, which is the better one.
 SILENCE_S = 8.0

@@ -9,10 +9,10 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Connection, FromClause, Row, Text, func, literal, select, union
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy import ARRAY, Connection, FromClause, Row, Text, func, literal, select, union
 
 from station.store import search, tables
 from station.store.conditions import ORDERS, Filter
@@ -21,8 +21,8 @@ from station.store.engine import allow_long
 # A list is for looking at, an export for everything but the raw document, which has a command of its own.
 LISTED = (
     "received_at", "id_pa", "receipt_id", "id_broker_pa", "id_station", "notice_number", "fiscal_code", "iuv",
-    "outcome", "amount", "debtor_id", "payer_id", "payment_date_time", "id_psp", "psp_company_name", "source",
-    "version", "resends",
+    "outcome", "amount", "debtor_id", "debtor_name", "payer_id", "payer_name", "payment_date_time", "id_psp",
+    "psp_company_name", "source", "version", "resends",
 )  # fmt: skip
 EXPORTED = tuple(column.name for column in tables.receipt.c if column.name not in ("raw", "charset", "notice_ordinal"))
 
@@ -95,21 +95,42 @@ def page(
     newest_first: bool = True,
 ) -> Sequence[Row[Any]]:
     """The next `limit` receipts of a planned search, with these columns."""
-    behind = (after.at, after.id_pa, after.receipt_id) if after else None
-    parts = [
-        search.keys(planned, part, behind=behind, limit=limit, newest_first=newest_first) for part in planned.parts
-    ]
-    if not parts:
+    if not planned.parts:
         return []
-    # Each part brings its own first rows, in order, by its own index; these few are put in order together. One that
-    # several parts bring is one.
-    first = union(*(select(part.subquery()) for part in parts)).subquery() if len(parts) > 1 else parts[0].subquery()
+    behind = (after.at, after.id_pa, after.receipt_id) if after else None
+    first = _keys(planned, behind=behind, limit=limit, newest_first=newest_first)
     place = [first.c[name] for name in (planned.order, "id_pa", "receipt_id")]
     keys = select(*place).order_by(*search.in_order(place, newest_first)).limit(limit).subquery("page")
     receipt = tables.receipt
     joined = keys.join(receipt, (receipt.c.id_pa == keys.c.id_pa) & (receipt.c.receipt_id == keys.c.receipt_id))
     query = select(*(receipt.c[name] for name in columns)).select_from(joined)
     return connection.execute(query.order_by(*search.in_order(keys.c, newest_first))).all()
+
+
+def total(connection: Connection, wanted: Filter) -> tuple[int, Decimal] | None:
+    """How many receipts fit, and the sum of their amounts in euro; `None` where many would be read for it."""
+    planned = search.plan(connection, wanted, count=True)
+    if any(part.count is None for part in planned.parts):
+        return None
+    if not planned.parts:
+        return 0, Decimal("0.00")
+    keys, receipt = _keys(planned, behind=None, limit=None, newest_first=True), tables.receipt
+    joined = keys.join(receipt, (receipt.c.id_pa == keys.c.id_pa) & (receipt.c.receipt_id == keys.c.receipt_id))
+    count, amount = connection.execute(select(func.count(), func.sum(receipt.c.amount)).select_from(joined)).one()
+    return count, amount or Decimal("0.00")
+
+
+def _keys(
+    planned: search.Plan, *, behind: tuple[datetime, str, str] | None, limit: int | None, newest_first: bool
+) -> FromClause:
+    """The places of the next receipts of a plan that has parts.
+
+    Each part brings its own first rows, in order, by its own index; one that several parts bring is one.
+    """
+    parts = [
+        search.keys(planned, part, behind=behind, limit=limit, newest_first=newest_first) for part in planned.parts
+    ]
+    return union(*(select(part.subquery()) for part in parts)).subquery() if len(parts) > 1 else parts[0].subquery()
 
 
 def with_parts(connection: Connection, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
@@ -128,6 +149,16 @@ def find(connection: Connection, id_pa: str, receipt_id: str) -> dict[str, Any] 
     """One receipt with all its columns, `transfers`, `flags` and `routes` (the other stations it came by)."""
     row = connection.execute(select(tables.receipt).filter_by(id_pa=id_pa, receipt_id=receipt_id)).one_or_none()
     return None if row is None else with_parts(connection, [row])[0]
+
+
+def same_notice(connection: Connection, found: dict[str, Any]) -> list[dict[str, Any]]:
+    """The other receipts of a receipt's notice, which are other payments of it: the oldest first."""
+    receipt = tables.receipt.c
+    query = select(receipt.receipt_id, receipt.payment_date_time, receipt.received_at, receipt.amount).where(
+        *(receipt[name] == found[name] for name in ("id_pa", "notice_number", "fiscal_code")),
+        receipt.receipt_id != found["receipt_id"],
+    )
+    return [dict(row._mapping) for row in connection.execute(query.order_by(receipt.received_at))]
 
 
 def flags_of(connection: Connection, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], list[str]]:

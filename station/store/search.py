@@ -58,22 +58,25 @@ class Plan:
     commanded: bool
 
 
-def plan(connection: Connection, wanted: Filter) -> Plan:
-    """Turns a filter into parts, and asks the indexes what each part should be led by."""
-    common = tuple(conditions.plain(wanted))
+def plan(connection: Connection, wanted: Filter, *, count: bool = False) -> Plan:
+    """Turns a filter into parts, and asks the indexes what each part should be led by.
+
+    `count`: ask also where the answer would not change how the part is read.
+    """
+    common = tuple(conditions.plain(connection, wanted))
     counts: dict[int, int] = {}
     parts = []
     for choices in product(conditions.persons(wanted), conditions.routes(connection, wanted)):
         together = tuple(condition for choice in choices for condition in choice) + common
-        parts.append(_led(connection, together, wanted.order, counts))
+        parts.append(_led(connection, together, None if count else wanted.order, counts))
     some = tuple(part for part in parts if part.count != 0)
     return Plan(wanted.order, some, commanded=connection.dialect.name == "sqlite")
 
 
-def _led(connection: Connection, together: tuple[Condition, ...], order: str, counts: dict[int, int]) -> Part:
+def _led(connection: Connection, together: tuple[Condition, ...], order: str | None, counts: dict[int, int]) -> Part:
     """A part and the condition with the fewest rows, if these are few. One that is alone and in order is not asked."""
     best = Part(together)
-    if len(together) == 1 and together[0].in_order == order:
+    if order is not None and len(together) == 1 and together[0].in_order == order:
         return best
     for condition in together:
         if not condition.indexed:
@@ -94,7 +97,7 @@ def keys(
     part: Part,
     *,
     behind: tuple[datetime, str, str] | None,
-    limit: int,
+    limit: int | None,
     newest_first: bool,
 ) -> Select[Any]:
     """The query for the places of a part's next receipts: in order, so many, behind a place."""

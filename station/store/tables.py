@@ -79,7 +79,12 @@ metadata = MetaData(
     }
 )
 
+# Of indexes that do not have every row: which they have, in their `info`. The migrations build them so. (As options of
+# the index they load SQLAlchemy's PostgreSQL with all its drivers: 0.05 s of each command on SQLite.)
 _PAID_BY_OTHER = text("payer_id <> debtor_id")
+
+# A fiscal code however it is written: in small letters, with blanks. A query must have it word by word.
+ALIKE = "upper(replace({}, ' ', ''))"
 _NOT_PUSHED = text("source <> 'push'")
 _IS_STAMP = text("digital_stamp")
 _AT_FAULT = text("fault_code IS NOT NULL")
@@ -152,9 +157,12 @@ receipt = Table(
     Index("ix_receipt_id_psp_received_at", "id_psp", "received_at"),
     Index("ix_receipt_id_broker_pa", "id_broker_pa", "id_station", "received_at"),  # for broker and for station
     # People: random keys, so most of the WAL (15 us and 3.3 KB each). Who paid for themselves is found by the first.
-    Index("ix_receipt_debtor_id", "debtor_id", "received_at"),
+    Index("ix_receipt_debtor", text(ALIKE.format("debtor_id")), "received_at"),
     Index(
-        "ix_receipt_payer_id", "payer_id", "received_at", sqlite_where=_PAID_BY_OTHER, postgresql_where=_PAID_BY_OTHER
+        "ix_receipt_payer",
+        text(ALIKE.format("payer_id")),
+        "received_at",
+        info={"where": _PAID_BY_OTHER},
     ),
     # Without the time, an amount that many paid once and nobody since would be looked for through all that is newer.
     Index("ix_receipt_amount", "amount", "received_at"),
@@ -165,10 +173,9 @@ receipt = Table(
         "received_at",
         "id_pa",
         "receipt_id",
-        sqlite_where=_IS_STAMP,
-        postgresql_where=_IS_STAMP,
+        info={"where": _IS_STAMP},
     ),
-    Index("ix_receipt_source", "source", "received_at", sqlite_where=_NOT_PUSHED, postgresql_where=_NOT_PUSHED),
+    Index("ix_receipt_source", "source", "received_at", info={"where": _NOT_PUSHED}),
 )
 
 transfer = Table(
@@ -310,12 +317,12 @@ journal = Table(
     Index("ix_journal_at", "at", "id_pa", "event_id"),  # all events in order, appended; for the retention too
     # A push that is stored pays for these two only; an index with random keys would cost it as much as both. It is
     # found by its receipt, which stays in `receipt`: `id_pa` and `received_at` are the key here. The others are few.
-    Index("ix_journal_receipt_id", "receipt_id", sqlite_where=_NOT_STORED_PUSH, postgresql_where=_NOT_STORED_PUSH),
-    Index("ix_journal_fault_code", "fault_code", "at", sqlite_where=_AT_FAULT, postgresql_where=_AT_FAULT),
-    Index("ix_journal_iuv", "iuv", sqlite_where=_AT_FAULT, postgresql_where=_AT_FAULT),
-    Index("ix_journal_notice_number", "notice_number", sqlite_where=_AT_FAULT, postgresql_where=_AT_FAULT),
-    Index("ix_journal_outcome", "outcome", "at", sqlite_where=_NOT_STORED, postgresql_where=_NOT_STORED),
-    Index("ix_journal_source", "source", "at", sqlite_where=_NOT_PUSHED, postgresql_where=_NOT_PUSHED),
+    Index("ix_journal_receipt_id", "receipt_id", info={"where": _NOT_STORED_PUSH}),
+    Index("ix_journal_fault_code", "fault_code", "at", info={"where": _AT_FAULT}),
+    Index("ix_journal_iuv", "iuv", info={"where": _AT_FAULT}),
+    Index("ix_journal_notice_number", "notice_number", info={"where": _AT_FAULT}),
+    Index("ix_journal_outcome", "outcome", "at", info={"where": _NOT_STORED}),
+    Index("ix_journal_source", "source", "at", info={"where": _NOT_PUSHED}),
     sqlite_with_rowid=False,  # the rows themselves lie in the key's order: one page less to write for each
 )
 
