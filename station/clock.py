@@ -12,7 +12,6 @@ ROME = ZoneInfo("Europe/Rome")
 EXAMPLES = "28/11/2026, 28/11/2026 14:05 or 2026-11-28T14:05"
 
 _ITALIAN = re.compile(r"([0-9]{1,2})/([0-9]{1,2})/([0-9]{4})(?: +([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?)?")
-_ISO_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _AGO = re.compile(r"([0-9]{1,6})([dh])")
 
 
@@ -46,18 +45,11 @@ def moment(text: str, *, end: bool = False) -> datetime:
     if ago := _AGO.fullmatch(text):
         number = int(ago[1])
         return datetime.now(UTC) - (timedelta(days=number) if ago[2] == "d" else timedelta(hours=number))
-    italian = _ITALIAN.fullmatch(text)
-    if _ISO_DAY.fullmatch(text) or (italian and italian[4] is None):
+    with suppress(ValueError):
         of = day(text) + timedelta(days=end)
-        return midnight(of)
-    if italian:
-        d, month, year, hour, minute, second = (int(part or 0) for part in italian.groups())
-        at = datetime(year, month, d, hour, minute, second)  # noqa: DTZ001  (its zone comes below)
-    else:
-        at = datetime.fromisoformat(text)
+        return datetime(of.year, of.month, of.day, tzinfo=ROME).astimezone(UTC)
+    if italian := _ITALIAN.fullmatch(text):
+        in_month, month, year, hour, minute, second = (int(part or 0) for part in italian.groups())
+        return datetime(year, month, in_month, hour, minute, second, tzinfo=ROME).astimezone(UTC)
+    at = datetime.fromisoformat(text)
     return (at if at.tzinfo else at.replace(tzinfo=ROME)).astimezone(UTC)
-
-
-def midnight(of: date) -> datetime:
-    """The beginning of an Italian civil day, in UTC."""
-    return datetime(of.year, of.month, of.day, tzinfo=ROME).astimezone(UTC)

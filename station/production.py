@@ -10,6 +10,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from station import certificate, reconcile, store
+from station.clock import shown
 from station.config import NODO_NAMES, Settings
 from station.errors import StoreError, UntrustedError
 
@@ -115,7 +116,7 @@ def _certificates(settings: Settings) -> Iterator[Lack]:
         file: Path | None = getattr(settings.tls, name)
         end = certificate.first_end(file) if file else None
         if end and end - datetime.now(UTC) < timedelta(days=_CERTIFICATE_DAYS):
-            when = f"ended on {end:%Y-%m-%d}" if end < datetime.now(UTC) else f"ends on {end:%Y-%m-%d}"
+            when = f"{'ended' if end < datetime.now(UTC) else 'ends'} on {shown(end)} (Italy)"
             yield Lack(
                 "certificate_ends", f"a certificate in tls.{name} {when}", "replace the file; the station reads it anew"
             )

@@ -20,6 +20,9 @@ _context.set_forkserver_preload(
     [
         *("station.cli.server", "station.cli.receipts", "station.cli.reconcile", "pytest"),
         *("station.cli.journal", "station.cli.purge", "station.cli.refused", "station.cli.replay", "station.cli.stats"),
+        # What commands import where they use it.
+        *("station.config", "station.log", "station.intake", "station.replay", "station.masking", "alembic.command"),
+        *(f"station.store.{name}" for name in ("queries", "refused", "rebuild", "journal", "purge", "runs", "schema")),
         # What a worker takes longest to import. Not station.app: prometheus_client wants to know from the environment,
         # when it is imported, where the workers share their metrics.
         *("station.soap", "station.server", "gunicorn.workers.base"),

@@ -600,7 +600,7 @@ def test_no_cursor(word):
 def test_list(run_station, written):
     """The list shows the latest first, as a table, JSON lines or CSV, a page at a time."""
     written([a_row(1), a_row(3, **REFUSED), a_row(5, receipt_id=None, id_pa="")])
-    table = run_station("journal", "list").stdout.splitlines()
+    table = run_station("journal", "list", "--wide").stdout.splitlines()
     assert re.split(r"\s{2,}", table[0].strip())[:4] == ["begun (Italy)", "source", "operation", "EC"]
     assert [line.split()[-2:] for line in table[1:]] == [["200", "7"]] * 3
     assert "PAA_SINTASSI_EXTRAXSD" in table[2]
@@ -629,7 +629,7 @@ def test_list_by_italian_time(run_station, written):
     assert ids("--from", "2026-07-01") == ids("--from", "2026-07-01T00:30") == ["r-1"]
     assert ids("--to", "2026-06-30") == ids("--to", "2026-06-30T22:30Z") == ["r-2"]
     assert ids("--from", "2026-07-01", "--to", "2026-07-01") == ["r-1"]
-    assert "2026-07-01 00:30:00" in run_station("journal", "list", "--from", "2026-07-01").stdout
+    assert "01/07/2026 00:30:00" in run_station("journal", "list", "--from", "2026-07-01").stdout
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import forked
 import pytest
-from build import EC, OTHER_EC, a_request, an_envelope
+from build import ABSENT, EC, OTHER_EC, a_request, an_envelope
 from process import environment
 from refusals import Door
 from sqlalchemy import update
@@ -46,7 +46,7 @@ def test_hostile_text(door, database_url):
     door.take(an_envelope(request))
     csv = station(database_url, "receipts", "list", "--csv")
     assert f"'{HOSTILE}" in csv.stdout
-    for arguments in (["list"], ["show", "--iuv", request["creditorReferenceId"]]):
+    for arguments in (["list", "--wide"], ["show", "--iuv", request["creditorReferenceId"]]):
         shown = station(database_url, "receipts", *arguments)
         assert shown.returncode == 0, shown.stderr
         assert "[bold]x[/none] \\x9b31m" in shown.stdout
@@ -75,7 +75,12 @@ def test_show(door, database_url):
     assert found["payer_id"] == request["payer.uniqueIdentifier.entityUniqueIdentifierValue"]
     assert [route["id_station"] for route in found["routes"]] == ["15376371009_77"]
     assert found["transfers"][0]["amount"] == request["transfers.0.transferAmount"]
-    assert set(found) == {column.name for column in tables.receipt.c} - {"raw"} | {"transfers", "flags", "routes"}
+    assert set(found) == {column.name for column in tables.receipt.c} - {"raw"} | {
+        "transfers",
+        "flags",
+        "routes",
+        "same_notice",
+    }
 
 
 def test_show_xml(door, database_url):
@@ -88,7 +93,111 @@ def test_show_xml(door, database_url):
         connection.execute(update(tables.receipt).values(raw=b"", raw_purged_at=datetime(2025, 7, 1, tzinfo=UTC)))
     done = station(database_url, "receipts", "show", "r1", "--xml")
     assert (done.returncode, done.stdout) == (1, "")
-    assert "purged at 2025-07-01 02:00:00" in done.stderr
+    assert "purged at 01/07/2025 02:00:00 (Italy)" in done.stderr
+
+
+# --- as people look for it --------------------------------------------------------------------------------------------
+
+
+def codes(**over):
+    return {f"{who}__uniqueIdentifier__entityUniqueIdentifierValue": code for who, code in over.items()}
+
+
+def test_fiscal_code_in_any_letters(door, database_url):
+    """A fiscal code is found whichever way it was sent, and whichever way it is typed."""
+    sent = ["VRDLGI70B02F205Z", "vrdlgi70b02f205z", "VrdLgi70b02F205z"]
+    for code in sent:
+        door.take(an_envelope(a_request(payer=ABSENT, **codes(debtor=code))))
+        door.take(an_envelope(a_request(**codes(payer=code))))
+    door.take(an_envelope(a_request()))
+    for typed in ("VRDLGI70B02F205Z", "vrdlgi70b02f205z", " VRD LGI 70B02 f205z "):
+        found = {option: len(listed(database_url, option, typed)) for option in ("--debtor", "--payer", "--person")}
+        assert found == {"--debtor": 3, "--payer": 3, "--person": 6}
+
+
+def test_code_with_blanks(door, database_url):
+    """A code of eleven digits that was sent with blanks is found, too."""
+    door.take(an_envelope(a_request(**codes(debtor="1537 6371 009"))))
+    assert len(listed(database_url, "--debtor", "15376371009")) == 1
+    assert len(listed(database_url, "--person", "153 763 71009")) == 1
+
+
+def test_name(door, database_url):
+    """A name is found by its words, capitals and accents apart; all of them in the debtor's name or in the payer's."""
+    door.take(an_envelope(a_request(debtor__fullName="Nicolò D'Àngelo", payer__fullName="Rita Bianchi")))
+    door.take(an_envelope(a_request(debtor__fullName="ANGELA VERDI", payer=ABSENT)))
+    typed = {"nicolo d'angelo": 1, "D’ÀNGELO": 1, "ang": 2, "bianchi": 1, "nicolò bianchi": 0, "100%": 0}
+    found = {words: len(listed(database_url, "--name", words, "--received-from", "1d")) for words in typed}
+    assert found == typed
+
+
+def test_name_within_days(door, database_url):
+    """A name alone would be looked for in every receipt: days, or another number, are asked for."""
+    request = a_request()
+    door.take(an_envelope(request))
+    for options in ([], ["--paid-from", "01/01/2026", "--paid-to", "01/03/2026"], ["--person", "ANONIMO"]):
+        done = station(database_url, "receipts", "list", "--name", "pallino", *options)
+        assert done.returncode == 2
+        assert "31 days at most" in done.stderr
+    assert len(listed(database_url, "--name", "pallino", "--notice", request["noticeNumber"])) == 1
+
+
+def test_twin(door, database_url):
+    """`show` names the other payment of the same notice, from either side."""
+    first = a_request(paymentAmount="120.50")
+    second = first.but(receiptId="0f" * 16)
+    for request in (first, second, first.but(idPA=OTHER_EC)):
+        door.take(an_envelope(request))
+    for one, other in ((first, second), (second, first)):
+        done = station(database_url, "receipts", "show", one["receiptId"], "--ec", EC)
+        _, _, told = done.stdout.partition("another payment of this notice 1\n")
+        assert other["receiptId"] in told
+        assert "another payment of this notice 2" not in told
+        found = json.loads(station(database_url, "receipts", "show", one["receiptId"], "--ec", EC, "--json").stdout)
+        assert [twin["receipt_id"] for twin in found["same_notice"]] == [other["receiptId"]]
+
+
+def test_total(door, database_url):
+    """The list tells how many receipts match and their sum, of all pages, where an index counts them."""
+    requests = [a_request(paymentAmount=f"{10 * n}.10") for n in (1, 2, 3)]
+    for request in requests:
+        door.take(an_envelope(request))
+    assert "3 receipts, 60.30 euro" in station(database_url, "receipts", "list").stdout
+    assert "1 receipt, 10.10 euro" in station(database_url, "receipts", "list", "--amount", "10,10").stdout
+    page = station(database_url, "receipts", "list", "--ec", EC, "--limit", "2")
+    assert "3 receipts in all, 60.30 euro" in page.stdout
+    next_page = station(database_url, "receipts", "list", "--ec", EC, *page.stderr.split("more: ")[1].split())
+    assert "3 receipts in all, 60.30 euro" in next_page.stdout
+    assert "euro" not in station(database_url, "receipts", "list", "--limit", "2").stdout.splitlines()[-1]
+
+
+def test_list_fits(door, database_url):
+    """The list fits 80 columns, with debtor and amount; `--wide` has the rest."""
+    request = a_request()
+    door.take(an_envelope(request))
+    narrow = station(database_url, "receipts", "list").stdout.splitlines()
+    assert all(len(line) <= 80 for line in narrow)
+    for name in ("noticeNumber", "debtor.uniqueIdentifier.entityUniqueIdentifierValue", "paymentAmount", "idPA"):
+        assert request[name] in narrow[1]
+    wide = station(database_url, "receipts", "list", "--wide").stdout.splitlines()
+    assert all(request[name] in wide[1] for name in ("receiptId", "creditorReferenceId", "idPSP"))
+
+
+@pytest.mark.parametrize("command", ["receipts list", "receipts show", "refused list", "journal list"])
+@pytest.mark.parametrize("notice", ["30100000000000001", "3010000000000000178", "3O1000000000000017"])
+def test_wrong_notice(tmp_path, command, notice):
+    """A notice number of the wrong length is told so, and no look-up by its IUV is suggested."""
+    done = station(f"sqlite:///{tmp_path}/none", *command.split(), "--notice", notice)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "18" in done.stderr
+    assert "reconcile" not in done.stderr
+
+
+def test_notice_as_iuv(database_url):
+    """A notice number that is looked for as an IUV is named as what it is."""
+    done = station(database_url, "receipts", "list", "--iuv", "3010 0000 0000 0000 17")
+    assert "receipts list --notice 301000000000000017" in done.stderr
+    assert "reconcile" not in done.stderr
 
 
 def test_where_else(database_url):
@@ -118,9 +227,9 @@ def test_show_which(door, database_url):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--paid-from", "yesterday"], "is no time"),
+        (["--paid-from", "yesterday"], "is not a time"),
         (["--received-from", "2026-07-02", "--received-to", "2026-07-01"], "before --received-from"),
-        (["--amount", "1.234,56"], "is no amount"),
+        (["--amount", "1.234,56"], "is not an amount"),
         (["--after", "abc"], "no cursor"),
     ],
 )

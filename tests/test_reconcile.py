@@ -827,6 +827,21 @@ def test_unreadable_rows(job):
     assert (ran["total"]["fetched"], ran["total"]["failed"]) == (1, 1)
 
 
+def test_hostile_rows(job):
+    """A row with control characters is named in the log, written out, and the others of its page are fetched."""
+    [receipt] = generate(job.gpd, 1)
+    good = {"iuv": receipt["iuv"], "organizationFiscalCode": EC, "paymentDateTime": receipt["payment_date_time"]}
+    bad = [{"iuv": "01\x1b[31m\nFORGED"}, {"iuv": "02\ud800"}, {"iuv": "03[/red]", "organizationFiscalCode": EC}]
+    job.gpd.fault(endpoint="list", json={"currentPageNumber": 0, "length": 4, "totalPages": 1, "results": [*bad, good]})
+    ran = job.run("--from", ago(3), expect=1)
+    named = ran.events("row_unreadable")
+    assert [line["row"] for line in named] == [1, 2]
+    assert r"\x1b[31m" in named[0]["reason"]
+    assert r"\ud800" in named[1]["reason"]
+    assert job.rows("SELECT iuv FROM receipt") == [(receipt["iuv"],)]
+    assert "03[/red]" in job.run("--status", expect=1).out
+
+
 def test_rate_limited(job):
     """Where the gateway refuses calls the run waits as it says, in any form, and finds everything."""
     receipts = generate(job.gpd, 30)

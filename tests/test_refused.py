@@ -55,7 +55,7 @@ def test_list(door, run_station):
     ids = [door.refuse(an_envelope(request)) for request in requests]
     table = run_station("refused", "list", "--limit", "2")
     assert [line.split()[0] for line in table.stdout.splitlines()[1:]] == ids[:0:-1]
-    assert "there are more than 2" in table.stderr
+    assert "There are more than 2" in table.stderr
     assert not any(one in table.stdout for one in PERSONAL)
     notice, iuv, receipt_id = (requests[1][name] for name in ("noticeNumber", "creditorReferenceId", "receiptId"))
     done = run_station(
@@ -164,7 +164,7 @@ def test_nothing_is_obeyed(door, run_station):
     """Control characters and markup from a document are written out, in the list, in what is shown and in JSON."""
     hostile = "\x9b31m\u202e[red]x[/red]"
     refused_id = door.refuse(an_envelope(a_request(receiptId=hostile, companyName=hostile)))
-    for arguments in (["list"], ["show", refused_id, "--reveal"], ["show", refused_id, "--json"]):
+    for arguments in (["list", "--wide"], ["show", refused_id, "--reveal"], ["show", refused_id, "--json"]):
         done = run_station("refused", *arguments)
         assert (done.returncode, "\x9b" in done.stdout, "\u202e" in done.stdout) == (0, False, False)
         assert "[red]x[/red]" in done.stdout

@@ -380,7 +380,7 @@ def test_interrupted(door, tmp_path, database_url):
         (["--stored", "--fault-code", "X"], "--fault-code goes with --refused only"),
         (["--refused", "--receipt-id", "X"], "--receipt-id goes with --stored only"),
         (["--file", "x.xml", "--id-pa", EC], "--id-pa goes with --refused and --stored only"),
-        (["--refused", "--since", "yesterday"], "is no time"),
+        (["--refused", "--since", "yesterday"], "is not a time"),
         (["--refused", "--replace"], "name it with --id"),
     ],
 )

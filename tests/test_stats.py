@@ -262,7 +262,7 @@ def test_page_of_nothing(database_url, tmp_path):
     [
         (["--from", "2026-07-02", "--to", "2026-07-01"], "not after --from"),
         (["--from", "1900-01-01"], "ten years"),
-        (["--from", "x"], "is no time"),
+        (["--from", "x"], "is not a time"),
     ],
 )
 def test_usage(tmp_path, options, told):

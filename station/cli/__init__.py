@@ -1,16 +1,22 @@
 """The `station` command: argument parsing and printing, nothing else.
 
+Modules import at their top what every one of their commands needs, and the rest where it is used: `--help` and a
+look-up are typed by people, and most of a second would go by in imports.
+
 Exit status: 0 done, 1 something failed, 2 usage or configuration, 3 another run is active.
 """
 
 import sys
 from dataclasses import dataclass, field
 from importlib import import_module
+from io import StringIO, TextIOWrapper
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from station import __version__, config, log, store
+from station import __version__, store
+from station.cli.output import say
 from station.errors import (
     AnotherRunError,
     ConfigError,
@@ -20,6 +26,9 @@ from station.errors import (
     StationError,
 )
 
+if TYPE_CHECKING:
+    from station import config
+
 _STATUS = {ConfigError: 2, MissingExtraError: 2, SchemaBehindError: 2, DatabaseUnfitError: 2, AnotherRunError: 3}
 
 
@@ -28,17 +37,19 @@ class Context:
     """What every command can ask for: the settings and the engine, read when first asked for."""
 
     file: Path | None
-    _settings: config.Settings | None = field(default=None, init=False)
+    _settings: "config.Settings | None" = field(default=None, init=False)
 
     @property
-    def settings(self) -> config.Settings:
+    def settings(self) -> "config.Settings":
         """The configuration; the log is set up with it."""
+        from station import config, log
+
         if self._settings is None:
             self._settings = config.load(self.file)
             log.configure(self._settings.log.format, self._settings.log.level)
         return self._settings
 
-    def engine(self, *, check: bool = True, pool_size: int = 8) -> store.Engine:
+    def engine(self, *, check: bool = True, pool_size: int = 8) -> "store.Engine":
         """The database. Raises `SchemaBehindError` unless its schema fits (or `check` is off)."""
         database = self.settings.database
         engine = store.connect(database.url.get_secret_value(), pool_size=pool_size, prepare=database.prepare)
@@ -47,32 +58,37 @@ class Context:
         return engine
 
 
-_MODULES = {
-    "check": "server",
-    "demo": "demo",
-    "grants": "grants",
-    "journal": "journal",
-    "migrate": "server",
-    "purge": "purge",
-    "receipts": "receipts",
-    "reconcile": "reconcile",
-    "refused": "refused",
-    "replay": "replay",
-    "serve": "server",
-    "stats": "stats",
+# Each command, its module, and its line in `station --help`.
+_COMMANDS = {
+    "check": ("server", "Show what is configured, secrets masked, and what is wrong."),
+    "demo": ("demo", "Show on this machine what a station does, in a minute and without a trace."),
+    "grants": ("grants", "Print the SQL that gives a PostgreSQL role the least rights to run the station."),
+    "journal": ("journal", "Look at the event journal (giornale degli eventi): one row for each exchange."),
+    "migrate": ("server", "Bring the database schema up to date."),
+    "purge": ("purge", "Remove what was kept for longer than [retention] says."),
+    "receipts": ("receipts", "Look at the stored receipts."),
+    "reconcile": ("reconcile", "Fetch from the GPD receipts API what the push missed."),
+    "refused": ("refused", "Look at the requests that were refused, and decide about them."),
+    "replay": ("replay", "Send documents once more through the intake of the push."),
+    "serve": ("server", "Serve the SOAP endpoint with gunicorn."),
+    "stats": ("stats", "Count receipts and refusals per day and EC."),
 }
 
 
 class _Commands(click.Group):
-    """The commands, each loaded when it is called: an operator's loop over many of them waits for one, not for all."""
+    """The commands, each loaded when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(_MODULES)
+        return sorted(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in _MODULES:
-            import_module(f"station.cli.{_MODULES[cmd_name]}")
+        if cmd_name in _COMMANDS:
+            import_module(f"station.cli.{_COMMANDS[cmd_name][0]}")
         return super().get_command(ctx, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in sorted(_COMMANDS.items())])
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -92,18 +108,26 @@ def cli(ctx: click.Context, file: Path | None) -> None:
 
 def main() -> None:
     """The entry point. Our errors become one clear line and an exit status."""
+    # A terminal that is not UTF-8 gets an escape for what it cannot show, and no command fails for it.
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         # Without standalone mode click returns the status of an Exit instead of ending with it.
         sys.exit(cli(standalone_mode=False) or 0)
     except click.exceptions.Abort:
         sys.exit(1)
     except click.ClickException as error:
-        error.show()
+        told = StringIO()
+        error.show(told)
+        for line in told.getvalue().removesuffix("\n").split("\n"):
+            say(line, err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # The reader went away (`station receipts list | head`): no error, and nothing left to flush.
         sys.stderr.close()
         sys.exit(0)
     except StationError as error:
-        click.echo(f"station: {error}", err=True)
+        # The configuration is told a line for each place. In any other error a line break is none of ours.
+        for line in f"station: {error}".split("\n") if isinstance(error, ConfigError) else [f"station: {error}"]:
+            say(line, err=True)
         sys.exit(_STATUS.get(type(error), 1))

@@ -4,6 +4,7 @@ import click
 
 from station import demo as use_case
 from station.cli import cli
+from station.cli.output import say
 
 
 @cli.command()
@@ -19,5 +20,5 @@ def demo() -> None:
     Example:
       station demo
     """
-    if not use_case.run(click.echo):
+    if not use_case.run(say):
         raise click.exceptions.Exit(1)

@@ -7,20 +7,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from station import export as exports
 from station import journal as events
 from station import store
 from station.cli import Context, cli
-from station.cli.options import format_of
-from station.cli.search import Digits, Moment, Words, local
-from station.export import as_json
-from station.log import printable
+from station.cli.options import TIMES, Moment, Notice, Number, Words, format_of, wide_option
+from station.cli.output import say, say_csv, say_json, table
+from station.clock import shown
 from station.receipt import Source
-from station.text import counted
+from station.text import counted, printable
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -28,9 +24,9 @@ _OUTCOMES = ("stored", "duplicate", "refused", events.DECLINED, events.FAILED)
 _FILTERS = (
     click.option("--from", "at_from", type=Moment(), help="Begun on this day or later, or from this time on."),
     click.option("--to", "at_to", type=Moment(end=True), help="Begun up to the end of this day, or before this time."),
-    click.option("--ec", "id_pa", type=Digits(), help="The EC (idPA)."),
-    click.option("--iuv", type=Words(), help="IUV (creditorReferenceId)."),
-    click.option("--notice", "notice_number", type=Digits(), help="Notice number, 18 digits; blanks do not matter."),
+    click.option("--ec", "id_pa", type=Number(), help="The EC (idPA)."),
+    click.option("--iuv", type=Number(), help="IUV (creditorReferenceId)."),
+    click.option("--notice", "notice_number", type=Notice(), help="Notice number, 18 digits, with or without blanks."),
     click.option("--receipt-id", type=Words(), help="receiptId, the payment token."),
     click.option("--outcome", type=click.Choice(_OUTCOMES), help="How it ended."),
     click.option("--fault-code", type=Words(), help="Why it ended so, for example PAA_SINTASSI_EXTRAXSD."),
@@ -48,7 +44,7 @@ def _filter_options(command: F) -> F:
 
 def _as_filter(context: Context, wanted: dict[str, Any]) -> store.ExchangeFilter:
     if not context.settings.journal.enabled:
-        click.echo("station: the journal is turned off (journal.enabled): what is shown is from before", err=True)
+        say("station: the journal is turned off (journal.enabled): what is shown is from before", err=True)
     start, end = wanted["at_from"], wanted["at_to"]
     if start is not None and end is not None and end <= start:
         raise click.UsageError("--to is before --from")
@@ -63,26 +59,27 @@ def journal() -> None:
 _COLUMNS = tuple(column for column in events.COLUMNS if column != "event_id")
 
 
-@journal.command("list")
+@journal.command("list", epilog=TIMES)
 @_filter_options
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="How many at most.")
 @click.option("--after", "cursor", metavar="CURSOR", help="The next page: the cursor that ended the last one.")
 @click.option("--oldest-first", is_flag=True, help="In order of time; otherwise the latest first.")
+@wide_option
 @click.option("--json", "as_", flag_value="json", help="One JSON object a line; each has its `cursor`.")
 @click.option("--csv", "as_", flag_value="csv", help="CSV, safe to open in a spreadsheet.")
 @click.pass_obj
 def list_(
-    context: Context, /, limit: int, cursor: str | None, oldest_first: bool, as_: str | None, **wanted: Any
+    context: Context, /, limit: int, cursor: str | None, oldest_first: bool, wide: bool, as_: str | None, **wanted: Any
 ) -> None:
     """List exchanges, the latest first.
 
-    Days and times are Italian civil time unless they carry a zone; JSON and CSV have UTC.
+    The table has Italian time, JSON and CSV have UTC.
 
     \b
     Example:
       station journal list --notice "3010 0000 0000 0000 17"
-      station journal list --from 2026-07-01 --to 2026-07-31 --outcome refused --ec 77777777777
-      station journal list --from 2026-07-01T10:00 --to 2026-07-01T10:15 --json
+      station journal list --from 01/07/2026 --to 31/07/2026 --outcome refused --ec 77777777777
+      station journal list --from "01/07/2026 10:00" --to "01/07/2026 10:15" --json
     """
     condition = _as_filter(context, wanted)
     try:
@@ -97,35 +94,37 @@ def list_(
     match as_:
         case "json":
             for row, its in zip(rows, cursors, strict=True):
-                click.echo(as_json({name: getattr(row, name) for name in _COLUMNS} | {"cursor": its}))
+                say_json({name: getattr(row, name) for name in _COLUMNS} | {"cursor": its})
         case "csv":
-            writer = exports.CsvWriter(sys.stdout.buffer, _COLUMNS)
-            writer.write([row._asdict() for row in rows])
-            writer.close()
+            say_csv(_COLUMNS, [row._asdict() for row in rows])
         case _ if rows:
-            _print_table(rows)
+            _print_table(rows, wide)
     if not rows:
-        click.echo("no exchange fits" if after is None else "no more exchanges", err=True)
+        say("No exchange matches." if after is None else "No more exchanges.", err=True)
     elif more:
-        click.echo(f"more: --after {cursors[-1]}", err=True)
+        say(f"more: --after {cursors[-1]}", err=True)
 
 
-def _print_table(rows: Any) -> None:
-    table = Table(box=None)
-    for title in ("begun (Italy)", "source", "operation", "EC", "notice number", "IUV", "receiptId", "outcome",
-                  "fault code", "HTTP", "ms"):  # fmt: skip
-        table.add_column(title, justify="right" if title in ("HTTP", "ms") else "left", overflow="fold")
-    for row in rows:
-        cells = (local(row.at), row.source, row.operation, row.id_pa, row.notice_number, row.iuv, row.receipt_id,
-                 row.outcome, row.fault_code, row.http_status, row.duration_ms)  # fmt: skip
-        table.add_row(*(Text(printable("" if cell is None else str(cell))) for cell in cells))
-    console = Console()
-    if not console.is_terminal:
-        console.width = 250
-    console.print(table)
+def _print_table(rows: Any, wide: bool) -> None:
+    """The exchanges in columns that fit 80 characters, or in all of them."""
+    right = ("HTTP", "ms")
+    if wide:
+        table(
+            ("begun (Italy)", "source", "operation", "EC", "notice number", "IUV", "receiptId", "outcome", "fault code",
+             "HTTP", "ms"),
+            ((shown(row.at), row.source, row.operation, row.id_pa, row.notice_number, row.iuv, row.receipt_id,
+              row.outcome, row.fault_code, row.http_status, row.duration_ms) for row in rows),
+            right=right,
+        )  # fmt: skip
+        return
+    table(
+        ("begun (Italy)", "notice or IUV", "outcome", "HTTP", "fault code"),
+        ((shown(row.at), row.notice_number or row.iuv, row.outcome, row.http_status, row.fault_code) for row in rows),
+        right=right,
+    )
 
 
-@journal.command()
+@journal.command(epilog=TIMES)
 @_filter_options
 @click.option("--format", "format_", type=click.Choice(["csv", "jsonl"]),
               help="Default: what the file's name ends with, otherwise csv.")  # fmt: skip
@@ -147,7 +146,7 @@ def export(context: Context, /, file: Path, format_: str | None, overwrite: bool
     own_id = context.settings.own_id
     engine = context.engine()
     if str(file) != "-" and file.is_file() and not overwrite:
-        raise click.UsageError(f"{file} is there already: add --overwrite to replace it")
+        raise click.UsageError(f"{printable(file)} is there already: add --overwrite to replace it")
     chosen = format_of(file, ("csv", "jsonl"), format_)
     count = 0
     try:
@@ -162,5 +161,5 @@ def export(context: Context, /, file: Path, format_: str | None, overwrite: bool
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise click.ClickException(f"{file} cannot be written: {error.strerror}") from None
-    click.echo(counted(count, "event") + ("" if str(file) == "-" else f" written to {file}"), err=True)
+        raise click.ClickException(f"{printable(file)} cannot be written: {error.strerror}") from None
+    say(counted(count, "event") + ("" if str(file) == "-" else f" written to {file}"), err=True)

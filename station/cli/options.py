@@ -1,34 +1,37 @@
-"""What several commands share: options, the names of files, and JSON lines."""
+"""What several commands share: how times, numbers and names are typed, names of files, and who runs a command."""
 
-import json
+import re
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import date, datetime
+from decimal import Decimal
 from math import isnan
 from pathlib import Path
 from typing import Any
 
 import click
 
-from station import config
-from station.log import printable
+from station import clock
+from station.text import printable
+
+NOTICE_DIGITS = 18
+TIMES = f"Days and times are Italian time unless they carry a zone: {clock.EXAMPLES}, or 7d for seven days ago."
 
 
 class Moment(click.ParamType[datetime]):
-    """A day, a time, or how long ago. Without a zone it is UTC, as the lists show times."""
+    """A day, a time, or how long ago, see `clock.moment`. With `end`, a day means its end."""
 
     name = "time"
+
+    def __init__(self, *, end: bool = False) -> None:
+        self._end = end
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
         if isinstance(value, datetime):
             return value
         try:
-            if value[-1:] in ("d", "h") and value[:-1].isdecimal():
-                number = int(value[:-1])
-                return datetime.now(UTC) - (timedelta(days=number) if value[-1] == "d" else timedelta(hours=number))
-            moment = datetime.fromisoformat(value)
-            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+            return clock.moment(value, end=self._end)
         except (ValueError, OverflowError):
-            self.fail(f"{value!r} is no time, want for example 2026-07-01, 2026-07-01T10:30 or 7d", param, ctx)
+            self.fail(f"{printable(value, 60)!r} is not a time (write {clock.EXAMPLES})", param, ctx)
 
 
 class Days(click.FloatRange):
@@ -46,6 +49,74 @@ class Days(click.FloatRange):
         return days
 
 
+class Day(click.ParamType[date]):
+    """A day, see `clock.day`."""
+
+    name = "day"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> date:
+        if isinstance(value, date):
+            return value
+        try:
+            return clock.day(value)
+        except ValueError:
+            self.fail(f"{printable(value, 60)!r} is not a day (write 28/11/2026 or 2026-11-28)", param, ctx)
+
+
+class Words(click.ParamType[str]):
+    """Text as it was written down: blanks around it do not count."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value).strip()
+        if not text.isascii() and text.encode("utf-8", "replace").decode() != text:
+            self.fail("is not UTF-8", param, ctx)
+        return text
+
+
+class Number(Words):
+    """An identifier that is printed in groups: blanks within it do not count either."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = super().convert(value, param, ctx)
+        joined = "".join(text.split())
+        return joined if joined.isalnum() else text
+
+
+class Notice(Words):
+    """A notice number, with or without blanks."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = "".join(super().convert(value, param, ctx).split())
+        if not re.fullmatch(r"[0-9]+", text):
+            self.fail(f"{printable(value, 60)!r} is not a notice number: that has {NOTICE_DIGITS} digits", param, ctx)
+        if len(text) != NOTICE_DIGITS:
+            self.fail(f"{printable(text, 60)} has {len(text)} digits, a notice number has {NOTICE_DIGITS}", param, ctx)
+        return text
+
+
+class FiscalCode(Words):
+    """A fiscal code of a person or a company, in capitals without blanks."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return "".join(super().convert(value, param, ctx).split()).upper()
+
+
+class Euro(click.ParamType[Decimal]):
+    """An amount in euro, with a point or a comma before the cents."""
+
+    name = "euro"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Decimal:
+        if isinstance(value, Decimal):
+            return value
+        if not re.fullmatch(r"[0-9]{1,10}([.,][0-9]{1,2})?", value):
+            self.fail(f"{printable(value, 60)!r} is not an amount (write 120.50 or 120,50)", param, ctx)
+        return Decimal(value.replace(",", "."))
+
+
+wide_option = click.option("--wide", is_flag=True, help="All columns, however wide the terminal.")
 operator_option = click.option(
     "--operator",
     help="Who does this, for the history. Default: STATION_OPERATOR, or the name of this system's user.",
@@ -54,18 +125,9 @@ operator_option = click.option(
 
 def operator_name(given: str | None) -> str:
     """The name that the history gets."""
-    return printable(given.strip())[:64] if given and given.strip() else printable(config.operator())
+    from station import config
 
-
-def json_line(value: Any) -> str:
-    """One line of JSON in ASCII: names in it come from outside and may hold what a terminal obeys."""
-
-    def convert(one: Any) -> Any:
-        if isinstance(one, datetime):
-            return one.isoformat()
-        raise TypeError(type(one).__name__)
-
-    return json.dumps(value, default=convert)
+    return printable(given.strip() if given and given.strip() else config.operator())[:64]
 
 
 def format_of(file: Path, formats: Sequence[str], wanted: str | None = None) -> str:
@@ -78,5 +140,7 @@ def format_of(file: Path, formats: Sequence[str], wanted: str | None = None) -> 
     if ending not in ("", chosen) and (file.is_file() or not file.exists()):  # not a pipe
         fitting = file.with_suffix(f".{chosen}").name
         others = "" if wanted else f" (or .{', .'.join(formats[1:])} for other formats)" if formats[1:] else ""
-        raise click.UsageError(f"{file.name}: {chosen} does not fit this ending: name it {fitting}{others}")
+        raise click.UsageError(
+            f"{printable(file.name)}: {chosen} does not fit this ending: name it {printable(fitting)}{others}"
+        )
     return chosen

@@ -5,7 +5,9 @@ from typing import Any
 import click
 
 from station.cli import Context, cli
-from station.cli.options import json_line, operator_name, operator_option
+from station.cli.options import operator_name, operator_option
+from station.cli.output import say, say_json
+from station.clock import shown
 from station.purge import Purged
 from station.purge import purge as run
 from station.store import Part
@@ -71,16 +73,16 @@ def purge(
         for one in done.values():
             _show(one, dry_run, json_lines)
         if done and not ended and not json_lines:
-            click.echo("stopped before the end: run it again to go on")
+            say("stopped before the end: run it again to go on")
 
 
 def _show(one: Purged, dry_run: bool, json_lines: bool) -> None:
     if json_lines:
         line = {"part": one.part, "before": one.before, "rows": one.count, "kept_open": one.kept_open}
-        click.echo(json_line({**line, "dry_run": dry_run}))
+        say_json({**line, "dry_run": dry_run})
         return
     verb = "would be purged" if dry_run else "purged"
-    click.echo(f"{_WORDS[one.part]} from before {one.before:%Y-%m-%d %H:%M} UTC: {one.count} {verb}")
+    say(f"{_WORDS[one.part]} from before {shown(one.before)} (Italy): {one.count} {verb}")
     if one.kept_open:
         were = "was" if one.kept_open == 1 else "were"
-        click.echo(f"  {counted(one.kept_open, 'open request')} of that age {were} kept: see `station refused list`")
+        say(f"  {counted(one.kept_open, 'open request')} of that age {were} kept: see `station refused list`")

@@ -11,23 +11,17 @@ from pathlib import Path
 from typing import IO, Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
-from rich.text import Text
 
 from station import export as exports
-from station import stamps as digital_stamps
 from station import store
 from station.cli import Context, cli
-from station.cli.options import format_of
-from station.cli.search import Digits, Words, as_filter, filter_options, local
-from station.export import Format, as_json
-from station.log import printable
+from station.cli.options import NOTICE_DIGITS, TIMES, Notice, Number, Words, format_of, wide_option
+from station.cli.output import say, say_csv, say_json, table
+from station.cli.search import as_filter, filter_options
+from station.clock import shown
+from station.export import Format
 from station.receipt import iuv_of_notice
-from station.text import counted
-
-LISTED = (*store.LISTED, "flags")
+from station.text import counted, printable
 
 
 @cli.group()
@@ -35,22 +29,24 @@ def receipts() -> None:
     """Look at the stored receipts."""
 
 
-@receipts.command("list")
+@receipts.command("list", epilog=TIMES)
 @filter_options
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="How many at most.")
 @click.option("--after", "cursor", metavar="CURSOR", help="The next page: the cursor that ended the last one.")
+@wide_option
 @click.option("--json", "as_", flag_value="json", help="One JSON object a line; each has its `cursor`.")
 @click.option("--csv", "as_", flag_value="csv", help="CSV, safe to open in a spreadsheet.")
 @click.pass_obj
-def list_(context: Context, /, limit: int, cursor: str | None, as_: str | None, **wanted: Any) -> None:
+def list_(context: Context, /, limit: int, cursor: str | None, wide: bool, as_: str | None, **wanted: Any) -> None:
     """List receipts, the latest first: by payment where you ask for payment dates, by arrival otherwise.
 
-    Days and times are Italian civil time unless they carry a zone; JSON and CSV have UTC.
+    The table has Italian time, JSON and CSV have UTC.
 
     \b
     Example:
       station receipts list --notice "3010 0000 0000 0000 17"
-      station receipts list --person PLLPNC80A01X000X --paid-from 2026-07-01 --paid-to 2026-07-31
+      station receipts list --person PLLPNC80A01X000X --paid-from 01/07/2026 --paid-to 31/07/2026
+      station receipts list --name "pallino" --paid-from 01/07/2026 --paid-to 31/07/2026
       station receipts list --flag second_receipt --json
     """
     condition = as_filter(wanted)
@@ -60,34 +56,43 @@ def list_(context: Context, /, limit: int, cursor: str | None, as_: str | None, 
         rows = store.list_receipts(connection, condition, after=after, limit=limit + 1)
         more, rows = len(rows) > limit, rows[:limit]
         flags = store.flags_of(connection, [(row.id_pa, row.receipt_id) for row in rows])
-    shown = [row._asdict() | {"flags": flags.get((row.id_pa, row.receipt_id), [])} for row in rows]
+        total = store.total(connection, condition) if (more or after) and rows and not as_ else None
+    found = [row._asdict() | {"flags": flags.get((row.id_pa, row.receipt_id), [])} for row in rows]
     cursors = [store.Cursor.of(condition.order, row).encode() for row in rows]
     match as_:
         case "json":
-            for one, its in zip(shown, cursors, strict=True):
-                click.echo(as_json(one | {"cursor": its}))
+            for one, its in zip(found, cursors, strict=True):
+                say_json(one | {"cursor": its})
         case "csv":
-            writer = exports.CsvWriter(sys.stdout.buffer, LISTED)
-            writer.write(shown)
-            writer.close()
-        case _ if shown:
-            _print_table(shown)
-    if not shown:
-        click.echo("no receipt fits" if after is None else "no more receipts", err=True)
+            say_csv((*store.LISTED, "flags"), found)
+        case _ if found:
+            _print_table(found, condition.order, wide)
+            if not more and after is None:
+                total = len(found), sum((one["amount"] for one in found), Decimal())
+            if total is not None:
+                in_all = " in all" if more or after else ""
+                say(f"{counted(total[0], 'receipt')}{in_all}, {total[1]:,.2f} euro")
+    if not found:
+        say("No receipt matches." if after is None else "No more receipts.", err=True)
         if condition.notice_number or condition.iuv:
-            click.echo(_elsewhere(condition), err=True)
+            for line in _elsewhere(condition):
+                say(line, err=True)
     elif more:
-        click.echo(f"more: --after {cursors[-1]}", err=True)
+        say(f"more: --after {cursors[-1]}", err=True)
 
 
-def _elsewhere(wanted: store.Filter) -> str:
+def _elsewhere(wanted: store.Filter) -> Iterator[str]:
     """Where else a receipt can be that is looked for by its notice or IUV."""
     notice, iuv, ec = wanted.notice_number, wanted.iuv, wanted.id_pa or "EC"
-    by = f"--notice {printable(notice)}" if notice else f"--iuv {printable(iuv or '')}"
-    lines = ["look further:", f"  station refused list --state all {by}", f"  station journal list {by}"]
+    yield "Look further:"
+    if not notice and iuv and len(iuv) == NOTICE_DIGITS and iuv.isdecimal():
+        yield f"  station receipts list --notice {iuv}  (a number of {NOTICE_DIGITS} digits is a notice number)"
+        return
+    by = f"--notice {notice}" if notice else f"--iuv {iuv}"
+    yield f"  station refused list --state all {by}"
+    yield f"  station journal list {by}"
     if iuv := iuv or (iuv_of_notice(notice) if notice else None):
-        lines.append(f"  station reconcile --iuv {printable(iuv)} --ec {printable(ec)}")
-    return "\n".join(lines)
+        yield f"  station reconcile --iuv {iuv} --ec {ec}"
 
 
 def _cursor(word: str | None, wanted: store.Filter) -> store.Cursor | None:
@@ -102,45 +107,31 @@ def _cursor(word: str | None, wanted: store.Filter) -> store.Cursor | None:
     return cursor
 
 
-def _print_table(shown: list[dict[str, Any]]) -> None:
-    table = Table(box=None)
-    for title in (
-        "received (Italy)",
-        "paid (Italy)",
-        "EC",
-        "notice number",
-        "IUV",
-        "receiptId",
-        "euro",
-        "PSP",
-        "flags",
-    ):
-        table.add_column(title, justify="right" if title == "euro" else "left", overflow="fold")
-    for one in shown:
-        cells = (
-            local(one["received_at"]),
-            local(one["payment_date_time"]),
-            one["id_pa"],
-            one["notice_number"],
-            one["iuv"],
-            one["receipt_id"],
-            str(one["amount"]),
-            one["id_psp"],
-            ", ".join(one["flags"]),
-        )
-        # As Text: what comes from outside may look like rich's markup, or hold what a terminal obeys.
-        table.add_row(*(Text(printable(cell)) for cell in cells))
-    console = Console()
-    if not console.is_terminal:
-        console.width = 250
-    console.print(table)
+def _print_table(found: list[dict[str, Any]], order: str, wide: bool) -> None:
+    """The receipts in columns that fit 80 characters, or in all of them."""
+    columns = {
+        "received (Italy)": [shown(one["received_at"]) for one in found],
+        "paid (Italy)": [shown(one["payment_date_time"]) for one in found],
+        "EC": [one["id_pa"] for one in found],
+        "notice number": [one["notice_number"] for one in found],
+        "IUV": [one["iuv"] for one in found],
+        "receiptId": [one["receipt_id"] for one in found],
+        "debtor": [one["debtor_id"] for one in found],
+        "debtor's name": [one["debtor_name"] for one in found],
+        "euro": [one["amount"] for one in found],
+        "PSP": [one["id_psp"] for one in found],
+        "flags": [", ".join(one["flags"]) for one in found],
+    }
+    at = "received (Italy)" if order == "received_at" else "paid (Italy)"
+    titles = tuple(columns) if wide else (at, "EC", "notice number", "debtor", "euro")
+    table(titles, zip(*(columns[title] for title in titles), strict=True), right=("euro",))
 
 
 @receipts.command()
 @click.argument("receipt_id", required=False, type=Words())
-@click.option("--notice", "notice_number", type=Digits(), help="By notice number instead of receiptId.")
-@click.option("--iuv", type=Words(), help="By IUV instead of receiptId.")
-@click.option("--ec", "id_pa", type=Words(), help="The EC the copy is for (idPA), where several ECs have a copy.")
+@click.option("--notice", "notice_number", type=Notice(), help="By notice number instead of receiptId.")
+@click.option("--iuv", type=Number(), help="By IUV instead of receiptId.")
+@click.option("--ec", "id_pa", type=Number(), help="The EC the copy is for (idPA), where several ECs have a copy.")
 @click.option("--xml", is_flag=True, help="The exact bytes that were received, and nothing else.")
 @click.option("--json", "as_line", is_flag=True, help="One JSON object.")
 @click.pass_obj
@@ -158,22 +149,28 @@ def show(context: Context, /, xml: bool, as_line: bool, **by: str | None) -> Non
     with store.transaction(context.engine(), readonly=True) as connection:
         fitting = store.list_receipts(connection, store.Filter(**by), limit=20)  # type: ignore[arg-type]  # text all
         if len(fitting) > 1:
-            lines = [f"  {row.receipt_id} --ec {row.id_pa}  (arrived {local(row.received_at)})" for row in fitting]
-            raise click.UsageError("\n".join(["several receipts fit, show one of these:", *map(printable, lines)]))
+            raise click.UsageError(
+                "several receipts match, show one of these (with the Italian time of their arrival):\n"
+                + "\n".join(
+                    printable(f"  {row.receipt_id} --ec {row.id_pa}  {shown(row.received_at)}") for row in fitting
+                )
+            )
         found = store.find(connection, fitting[0].id_pa, fitting[0].receipt_id) if fitting else None
+        if found is not None:
+            found["same_notice"] = store.same_notice(connection, found)
     if found is None:
         raise click.ClickException("no such receipt is stored (was it refused? See `station refused list --state all`)")
     raw = found.pop("raw")
     if xml:
         if not raw:
-            raise click.ClickException(f"the document was purged at {local(found['raw_purged_at'])}")
+            raise click.ClickException(f"the document was purged at {shown(found['raw_purged_at'])} (Italy)")
         sys.stdout.buffer.write(raw)
         sys.stdout.buffer.flush()
     elif as_line:
-        click.echo(as_json(found))
+        say_json(found)
     else:
         for line in _described(found, len(raw)):
-            click.echo(line)
+            say(line)
 
 
 # What `show` prints, in groups; whatever is not named here follows at the end, so that nothing is left out.
@@ -192,8 +189,10 @@ _GROUPS = {
 
 
 def _described(found: dict[str, Any], size: int) -> Iterator[str]:
-    lists = {name: found.pop(name) for name in ("transfers", "routes")}
+    lists = {name: found.pop(name) for name in ("same_notice", "transfers", "routes")}
     groups = {title: {name: found.pop(name) for name in names} for title, names in _GROUPS.items()}
+    for number, other in enumerate(lists["same_notice"], start=1):
+        groups[f"another payment of this notice {number}"] = other
     for number, transfer in enumerate(lists["transfers"], start=1):
         groups[f"transfer {number}"] = {name: value for name, value in transfer.items() if name != "position"}
     for number, route in enumerate(lists["routes"], start=1):
@@ -209,16 +208,16 @@ def _described(found: dict[str, Any], size: int) -> Iterator[str]:
 def _readable(value: Any) -> str:
     match value:
         case datetime():
-            return f"{local(value)} (Italy)"
-        case date() | Decimal():
-            return str(value)
+            return f"{shown(value)} (Italy)"
+        case date():
+            return shown(value)
         case bool():
             return "yes" if value else "no"
         case bytes():
             return value.hex()
         case list():
-            return printable(", ".join(one if isinstance(one, str) else " = ".join(one) for one in value))
-    return printable(str(value))
+            return ", ".join(one if isinstance(one, str) else " = ".join(one) for one in value)
+    return str(value)
 
 
 @receipts.command()
@@ -267,14 +266,14 @@ def export(context: Context, /, file: Path, format_: str | None, italian: bool, 
                 count += len(batch)
                 advance(batch[0][condition.order], batch[-1][condition.order], count)
         writer.close()
-    click.echo(counted(count, "receipt") + ("" if str(file) == "-" else f" written to {file}"), err=True)
+    say(counted(count, "receipt") + ("" if str(file) == "-" else f" written to {file}"), err=True)
     if isinstance(writer, exports.XlsxWriter):
         if writer.sheets > 1:
             most = exports.SHEET_ROWS - 1
-            click.echo(f"in {writer.sheets} sheets, since a sheet holds {most:,} receipts at most", err=True)
+            say(f"in {writer.sheets} sheets, since a sheet holds {most:,} receipts at most", err=True)
         if writer.cut:
             cut = counted(writer.cut, "text")
-            click.echo(f"{cut} cut to the 32,767 characters that a cell holds: JSON lines have all", err=True)
+            say(f"{cut} cut to the 32,767 characters that a cell holds: JSON lines have all", err=True)
 
 
 @contextmanager
@@ -282,9 +281,9 @@ def _target(file: Path, chosen: Format, overwrite: bool) -> Iterator[IO[bytes]]:
     if str(file) == "-" and chosen in (Format.PARQUET, Format.XLSX) and sys.stdout.isatty():
         raise click.UsageError(f"a terminal cannot show {chosen.value}: give a file")
     if str(file) != "-" and file.is_file() and not overwrite:
-        raise click.UsageError(f"{file} is there already: add --overwrite to replace it")
+        raise click.UsageError(f"{printable(file)} is there already: add --overwrite to replace it")
     if not file.parent.is_dir():
-        raise click.UsageError(f"{file.parent} is no folder")
+        raise click.UsageError(f"{printable(file.parent)} is not a folder")
     try:
         with _interruptible(), nullcontext(sys.stdout.buffer) if str(file) == "-" else exports.whole_file(file) as sink:
             yield sink
@@ -292,7 +291,7 @@ def _target(file: Path, chosen: Format, overwrite: bool) -> Iterator[IO[bytes]]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise click.ClickException(f"{file} cannot be written: {error.strerror}") from None
+        raise click.ClickException(f"{printable(file)} cannot be written: {error.strerror}") from None
 
 
 @contextmanager
@@ -312,6 +311,9 @@ def _interruptible() -> Iterator[None]:
 @contextmanager
 def _progress(last: Callable[[], datetime | None]) -> Iterator[Callable[[datetime, datetime, int], None]]:
     """A bar on a terminal, by the receipts' times: to count them first would take as long as a part of the export."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
     console = Console(stderr=True)
     end = last() if console.is_terminal else None
     if end is None:
@@ -348,6 +350,8 @@ def stamps(context: Context, /, folder: Path, manifest: str, **wanted: Any) -> N
     Example:
       station receipts stamps stamps/ --ec 77777777777 --paid-from 2026-07-01 --paid-to 2026-07-31
     """
+    from station import stamps as digital_stamps
+
     condition = as_filter(wanted)
     engine = context.engine()
     count, failed = 0, 0
@@ -360,14 +364,11 @@ def stamps(context: Context, /, folder: Path, manifest: str, **wanted: Any) -> N
                     writer.write([asdict(one)])
                     count += 1
                 else:
-                    click.echo(f"station: {printable(str(one))}", err=True)
+                    say(f"station: {one}", err=True)
                     failed += 1
             writer.close()
     except OSError as error:
-        raise click.ClickException(f"{folder} cannot be written: {error.strerror}") from None
-    click.echo(
-        f"{counted(count, 'stamp')} in {folder}" + (f", {counted(failed, 'receipt')} failed" if failed else ""),
-        err=True,
-    )
+        raise click.ClickException(f"{printable(folder)} cannot be written: {error.strerror}") from None
+    say(f"{counted(count, 'stamp')} in {folder}" + (f", {counted(failed, 'receipt')} failed" * bool(failed)), err=True)
     if failed:
         raise click.exceptions.Exit(1)

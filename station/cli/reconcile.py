@@ -5,43 +5,34 @@ import sys
 import threading
 from contextlib import ExitStack
 from dataclasses import asdict
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
-from rich.table import Table
 
 from station import log
 from station import reconcile as use_case
 from station.cli import Context, cli
-from station.export import as_json
-from station.reconcile import COUNTS, Missing, Order, Status, Summary, Tally
+from station.cli.options import Day, Number, wide_option
+from station.cli.output import say, say_fields, say_json, table
+from station.clock import shown
+from station.reconcile import COUNTS, EcStatus, Missing, Order, Status, Summary, Tally
+from station.text import counted, printable
 
 _MISSING_IN_JSON = 1000
 
 
-class _Day(click.ParamType[date]):
-    name = "yyyy-mm-dd"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> date:
-        try:
-            return value if isinstance(value, date) else date.fromisoformat(value)
-        except ValueError:
-            self.fail(f"{value!r} is no day, want yyyy-mm-dd", param, ctx)
-
-
 @cli.command()
-@click.option("--from", "first", type=_Day(), help="Walk payments from this day on, instead of from the watermark.")
-@click.option("--to", "last", type=_Day(), help="To this day, with --from. Default: today.")
-@click.option("--ec", "id_pas", multiple=True, help="This EC only (idPA); may be repeated.")
-@click.option("--iuv", "iuvs", multiple=True, help="Fetch this one receipt by hand; may be repeated.")
+@click.option("--from", "first", type=Day(), help="Walk payments from this day on, instead of from the watermark.")
+@click.option("--to", "last", type=Day(), help="To this day, with --from. Default: today.")
+@click.option("--ec", "id_pas", type=Number(), multiple=True, help="This EC only (idPA); may be repeated.")
+@click.option("--iuv", "iuvs", type=Number(), multiple=True, help="Fetch this one receipt by hand; may be repeated.")
 @click.option("--positions", is_flag=True, help="Also compare with GPD-Core's paid positions (a key of its own).")
 @click.option("--dry-run", is_flag=True, help="Say what is missing; fetch and write nothing.")
 @click.option("--status", "show_status", is_flag=True, help="Show the last runs and what is missing; exit 1 if late.")
 @click.option("--limit", type=click.IntRange(0, 1_000_000), default=50, show_default=True,
               help="With --status: open items shown.")  # fmt: skip
+@wide_option
 @click.option("--json", "as_line", is_flag=True, help="One JSON object on standard output.")
 @click.pass_obj
 def reconcile(
@@ -55,6 +46,7 @@ def reconcile(
     dry_run: bool,
     show_status: bool,
     limit: int,
+    wide: bool,
     as_line: bool,
 ) -> None:
     """Fetch from the GPD receipts API what the push missed.
@@ -65,7 +57,7 @@ def reconcile(
     \b
     Example:
       station reconcile
-      station reconcile --from 2026-01-01 --to 2026-03-31 --ec 77777777777
+      station reconcile --from 01/01/2026 --to 31/03/2026 --ec 77777777777
       station reconcile --iuv 01000000000000017 --ec 77777777777
       station reconcile --status
     """
@@ -80,16 +72,16 @@ def reconcile(
     if show_status:
         found = use_case.status(settings, engine, id_pas, runs=20 if id_pas else 1, items=limit)
         if as_line:
-            click.echo(as_json(_status_json(found)))
+            say_json(_status_json(found))
         else:
-            _print_status(found)
+            _print_status(found, wide)
         raise click.exceptions.Exit(1 if found.late else 0)
     stop = _stop_on_signals()
     missing: list[Missing] = []
 
     def miss(one: Missing) -> None:
         if not as_line:
-            click.echo("\t".join(str(part) for part in asdict(one).values() if part))
+            say_fields(part for part in asdict(one).values() if part)
         elif len(missing) < _MISSING_IN_JSON:
             missing.append(one)
 
@@ -101,9 +93,9 @@ def reconcile(
             order = Order(id_pas, first, last, positions=positions, dry_run=dry_run, show=show, missing=miss)
             summary = use_case.reconcile(settings, engine, order, stop)
     if as_line:
-        click.echo(as_json(_summary_json(summary, missing)))
+        say_json(_summary_json(summary, missing))
     elif sys.stdout.isatty():
-        _print_summary(summary)
+        _print_summary(summary, wide)
     got = summary.complete and (not iuvs or summary.total["fetched"] + summary.total["here"] == len(set(iuvs)))
     raise click.exceptions.Exit(0 if got else 1)
 
@@ -125,12 +117,15 @@ class _Bars:
     """A bar for each EC that is being walked, on a terminal; log lines of less than a warning give way to it."""
 
     def __init__(self, context: Context) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
         self._settings = context.settings.log
         self._progress = Progress(
-            TextColumn("EC {task.description}"),
+            TextColumn("EC {task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("pages  {task.fields[found]}"),
+            TextColumn("pages  {task.fields[found]}", markup=False),
             console=Console(stderr=True),
         )
         self._tasks: dict[str, TaskID] = {}
@@ -155,7 +150,7 @@ class _Bars:
                     del self._tasks[tally.id_pa]
                 return
             if task is None:
-                task = self._tasks[tally.id_pa] = self._progress.add_task(tally.id_pa, found="")
+                task = self._tasks[tally.id_pa] = self._progress.add_task(printable(tally.id_pa), found="")
             found = f"{tally.listed} listed, {tally.fetched} fetched" + (
                 f", {tally.failed} failed" * bool(tally.failed)
             )
@@ -196,32 +191,19 @@ def _summary_json(summary: Summary, missing: list[Missing]) -> dict[str, Any]:
 
 
 _NUMBERS = (*COUNTS, "not yet", "missing", "s", "tries", "euro", "open", "refused", "given up")
-_WIDTH = 110  # a narrower terminal breaks lines, which can still be read; columns of two letters cannot
+_FEW = ("listed", "here", "fetched", "failed")  # of the counts: as many as 80 characters hold
 
 
-def _table(*titles: str) -> Table:
-    table = Table(box=None)
-    for title in titles:
-        table.add_column(title, justify="right" if title in _NUMBERS else "left", overflow="fold")
-    return table
-
-
-def _print(table: Table) -> None:
-    console = Console()
-    console.width = max(console.width, _WIDTH) if console.is_terminal else 250
-    console.print(table)
-
-
-def _print_summary(summary: Summary) -> None:
-    counts = ("listed", "missing") if summary.dry_run else COUNTS
-    table = _table("EC", "outcome", *(_TITLES.get(name, name) for name in counts), "s")
-    for tally in summary.tallies:
-        numbers = (str(getattr(tally, name)) for name in counts)
-        table.add_row(tally.id_pa, tally.outcome, *numbers, f"{tally.duration_s:.1f}")
-    _print(table)
+def _print_summary(summary: Summary, wide: bool) -> None:
+    counts = ("listed", "missing") if summary.dry_run else COUNTS if wide else _FEW
+    rows = (
+        (tally.id_pa, tally.outcome, *(getattr(tally, name) for name in counts), f"{tally.duration_s:.1f}")
+        for tally in summary.tallies
+    )
+    table(("EC", "outcome", *(_TITLES.get(name, name) for name in counts), "s"), rows, right=_NUMBERS)
     for tally in summary.tallies:
         if tally.error:
-            click.echo(f"EC {tally.id_pa}: {tally.error}")
+            say(f"EC {tally.id_pa}: {tally.error}")
 
 
 def _status_json(found: Status) -> dict[str, Any]:
@@ -233,45 +215,55 @@ def _status_json(found: Status) -> dict[str, Any]:
     }
 
 
-def _print_status(found: Status) -> None:
-    table = _table("EC", "walked completely (UTC)", "swept (UTC)", "open", "refused", "given up")
-    for ec in found.ecs:
-        walked = f"{_moment(ec.walked_at) or 'never'}{'  LATE' if ec.late else ''}{'  IN THE FUTURE' * ec.in_future}"
-        table.add_row(
-            ec.id_pa, walked, _moment(ec.swept_at), *map(str, (ec.open_items, ec.refused_items, ec.given_up_items))
-        )
-    _print(table)
+def _alarm(ec: EcStatus) -> str:
+    return "IN THE FUTURE" if ec.in_future else "LATE" if ec.late else ""
+
+
+def _print_status(found: Status, wide: bool) -> None:
+    table(
+        ("EC", "walked (Italy)", "", "swept (Italy)", "open", "refused", "given up"),
+        (
+            (ec.id_pa, shown(ec.walked_at) or "never", _alarm(ec), shown(ec.swept_at), ec.open_items,
+             ec.refused_items, ec.given_up_items)
+            for ec in found.ecs
+        ),
+        right=_NUMBERS,
+    )  # fmt: skip
     if runs := [run for ec in found.ecs for run in ec.runs]:
-        table = _table("last runs (UTC)", "EC", "outcome", *(_TITLES.get(name, name) for name in COUNTS), "s")
-        for run in runs:
-            ended = run["finished_at"]
-            seconds = f"{(ended - run['started_at']).total_seconds():.1f}" if ended else ""
-            numbers = (str(run[name]) for name in COUNTS)
-            table.add_row(_moment(run["started_at"]), run["id_pa"], run["outcome"], *numbers, seconds)
-        click.echo("")
-        _print(table)
+        say()
+        counts = COUNTS if wide else _FEW
+        table(
+            ("last runs (Italy)", "EC", "outcome", *(_TITLES.get(name, name) for name in counts), "s"),
+            (
+                (shown(run["started_at"]), run["id_pa"], run["outcome"], *(run[name] for name in counts), _seconds(run))
+                for run in runs
+            ),
+            right=_NUMBERS,
+        )
     for run in runs:
         if run["error"]:
-            click.echo(f"{_moment(run['started_at'])} EC {run['id_pa']}: {run['error']}")
+            say(f"{shown(run['started_at'])} EC {run['id_pa']}: {run['error']}")
     if found.items:
-        table = _table("missing since", "EC", "IUV", "notice number", "euro", "tries", "next try (UTC)", "reason")
-        for item in found.items:
-            table.add_row(
-                _moment(item.first_at)[:10],
-                item.id_pa,
-                item.iuv,
-                item.notice_number or "",
-                "" if item.amount is None else str(item.amount),
-                str(item.attempts),
-                _moment(item.next_attempt_at)[:16] if item.state == "open" else item.state,
-                item.reason,
-            )
-        click.echo("")
-        _print(table)
-        click.echo("\nThe last error of each stands in the output of --json.")
+        columns = {
+            "missing since": [shown(item.first_at)[:10] for item in found.items],
+            "EC": [item.id_pa for item in found.items],
+            "IUV": [item.iuv for item in found.items],
+            "notice number": [item.notice_number for item in found.items],
+            "euro": [item.amount for item in found.items],
+            "tries": [item.attempts for item in found.items],
+            "next try (Italy)": [shown(item.next_attempt_at) if item.state == "open" else "" for item in found.items],
+            "state": [item.state for item in found.items],
+            "reason": [item.reason for item in found.items],
+        }
+        titles = tuple(columns) if wide else ("missing since", "EC", "IUV", "tries", "state", "reason")
+        say()
+        table(titles, zip(*(columns[title] for title in titles), strict=True), right=_NUMBERS)
+        say()
+        say("The last error of each is in the output of --json.")
     if found.items_total > len(found.items):
-        click.echo(f"{found.items_total} receipts are missing, {len(found.items)} are shown (--limit shows more)")
+        say(f"{counted(found.items_total, 'receipt')} are missing, {len(found.items)} are shown (--limit shows more)")
 
 
-def _moment(moment: datetime | None) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}" if moment else ""
+def _seconds(run: dict[str, Any]) -> str:
+    ended = run["finished_at"]
+    return f"{(ended - run['started_at']).total_seconds():.1f}" if ended else ""

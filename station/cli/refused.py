@@ -4,23 +4,21 @@ import re
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from station import contract, masking, store
+from station import store
 from station.cli import Context, cli
-from station.cli.options import Moment, json_line, operator_name, operator_option
-from station.cli.search import Digits
+from station.cli.options import TIMES, Moment, Notice, Number, Words, operator_name, operator_option, wide_option
+from station.cli.output import say, say_json, table
+from station.clock import shown
 from station.errors import DocumentError, ReceiptConflictError
-from station.intake import Intake, Result
-from station.log import printable
-from station.masking import Difference
 from station.receipt import Source
-from station.replay import differences_from_stored
+from station.text import printable
+
+if TYPE_CHECKING:
+    from station.masking import Difference
 
 _STATES = [*(state.value for state in store.RefusedState), "all"]
 # The way to the element, where it stands, and the rule it broke, as `InvalidReceiptError` words them.
@@ -45,12 +43,10 @@ def resolve(context: Context, given: Iterable[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def difference_line(difference: Difference, other: str) -> str:
+def difference_line(difference: "Difference", other: str) -> str:
     """One difference to print; `other` names what the stored one differs from."""
-    stored, theirs = (
-        "nothing" if value is None else printable(value) for value in (difference.stored, difference.other)
-    )
-    return f"    {printable(difference.name)}: stored {stored}, {other} {theirs}"
+    stored, theirs = ("nothing" if value is None else value for value in (difference.stored, difference.other))
+    return f"    {difference.name}: stored {stored}, {other} {theirs}"
 
 
 @cli.group()
@@ -58,19 +54,22 @@ def refused() -> None:
     """Look at the requests that were refused, and decide about them."""
 
 
-@refused.command("list")
+@refused.command("list", epilog=TIMES)
 @click.option("--state", type=click.Choice(_STATES), default="open", show_default=True, help="What became of it.")
-@click.option("--id-pa", "--ec", "id_pa", help="The EC it was for (idPA).")
-@click.option("--fault-code", help="The fault code it was refused with, as PAA_SINTASSI_EXTRAXSD.")
-@click.option("--receipt-id", help="receiptId, the payment token.")
-@click.option("--notice", "notice_number", type=Digits(), help="Notice number, 18 digits; blanks do not matter.")
-@click.option("--iuv", help="IUV (creditorReferenceId).")
-@click.option("--since", "received_from", type=Moment(), metavar="TIME", help="Arrived since then (UTC).")
-@click.option("--until", "received_to", type=Moment(), metavar="TIME", help="Arrived before then (UTC).")
+@click.option("--id-pa", "--ec", "id_pa", type=Number(), help="The EC it was for (idPA).")
+@click.option("--fault-code", type=Words(), help="The fault code it was refused with, as PAA_SINTASSI_EXTRAXSD.")
+@click.option("--receipt-id", type=Words(), help="receiptId, the payment token.")
+@click.option("--notice", "notice_number", type=Notice(), help="Notice number, 18 digits, with or without blanks.")
+@click.option("--iuv", type=Number(), help="IUV (creditorReferenceId).")
+@click.option("--since", "received_from", type=Moment(), help="Arrived on this day or later, or from this time on.")
+@click.option(
+    "--until", "received_to", type=Moment(end=True), help="Arrived up to the end of this day, or before then."
+)
 @click.option("--limit", type=click.IntRange(1), help="How many at most. Default: 50 in a table, all as JSON.")
+@wide_option
 @click.option("--json", "json_lines", is_flag=True, help="One JSON object a line.")
 @click.pass_obj
-def list_(context: Context, /, state: str, limit: int | None, json_lines: bool, **wanted: Any) -> None:
+def list_(context: Context, /, state: str, limit: int | None, wide: bool, json_lines: bool, **wanted: Any) -> None:
     """List refused requests, the latest arrival first.
 
     \b
@@ -82,31 +81,28 @@ def list_(context: Context, /, state: str, limit: int | None, json_lines: bool, 
     condition = store.RefusedFilter(state=None if state == "all" else state, **wanted)
     if json_lines:
         for row in _rows(context.engine(), condition, limit):
-            click.echo(json_line(_listed(row)))
+            say_json(_listed(row))
         return
     limit = limit or 50
     rows = list(_rows(context.engine(), condition, limit + 1))
-    table = Table(box=None)
-    for title in ("id", "arrived (UTC)", "EC", "notice number", "receiptId", "times", "state", "fault code", "reason"):
-        table.add_column(title, justify="right" if title == "times" else "left", overflow="fold")
-    for row in rows[:limit]:
-        table.add_row(
-            *(
-                Text(printable(str(value or "")))
-                for value in (
-                    row.refused_id, f"{row.received_at:%Y-%m-%d %H:%M:%S}", row.id_pa, row.notice_number,
-                    row.receipt_id, row.times, row.state, row.fault_code, row.reason,
-                )
-            )
-        )  # fmt: skip
-    console = Console()
-    if not console.is_terminal:
-        console.width = 250
-    console.print(table)
-    if not rows:
-        click.echo("no refused request fits", err=True)
-    elif len(rows) > limit:
-        click.echo(f"there are more than {limit}: see --limit", err=True)
+    columns = {
+        "id": [row.refused_id for row in rows[:limit]],
+        "arrived (Italy)": [shown(row.received_at) for row in rows[:limit]],
+        "EC": [row.id_pa for row in rows[:limit]],
+        "notice number": [row.notice_number for row in rows[:limit]],
+        "receiptId": [row.receipt_id for row in rows[:limit]],
+        "times": [row.times for row in rows[:limit]],
+        "state": [row.state for row in rows[:limit]],
+        "fault code": [row.fault_code for row in rows[:limit]],
+        "reason": [row.reason for row in rows[:limit]],
+    }
+    if rows:
+        titles = tuple(columns) if wide else ("id", "arrived (Italy)", "EC", "fault code")
+        table(titles, zip(*(columns[title] for title in titles), strict=True), right=("times",))
+    else:
+        say("No refused request matches.", err=True)
+    if len(rows) > limit:
+        say(f"There are more than {limit}: see --limit.", err=True)
 
 
 def _rows(engine: store.Engine, condition: store.RefusedFilter, limit: int | None) -> Any:
@@ -140,6 +136,9 @@ def show(context: Context, /, refused_id: str, xml: bool, reveal: bool, as_line:
       station refused show 9ad2
       station refused show 9ad2f1c05b7e44aa --xml > request.xml
     """
+    from station import contract, masking
+    from station.replay import differences_from_stored
+
     (full_id,) = resolve(context, [refused_id])
     engine = context.engine()
     with store.transaction(engine, readonly=True) as connection:
@@ -165,27 +164,29 @@ def show(context: Context, /, refused_id: str, xml: bool, reveal: bool, as_line:
     except DocumentError as error:
         document = [f"cannot be shown: {error}"]
     if as_line:
-        click.echo(json_line({**found, "document": "\n".join(document)}))
+        say_json({**found, "document": "\n".join(document)})
         return
     history = found.pop("history")
     found.pop("differences")
     for name, value in found.items():
         if value is not None:
-            text = f"{value:%Y-%m-%d %H:%M:%S} UTC" if isinstance(value, datetime) else str(value)
-            click.echo(f"{name:<15} {printable(text)}")
+            say(f"{name:<15} {f'{shown(value)} (Italy)' if isinstance(value, datetime) else value}")
     for event in history:
-        click.echo(f"{'history':<15} {_event(event)}")
+        say(f"{'history':<15} {_event(event)}")
     if conflict:
-        click.echo("differs from the stored receipt in:" if differences else "cannot be compared with the stored one")
+        say("differs from the stored receipt in:" if differences else "cannot be compared with the stored one")
         for difference in differences or ():
-            click.echo(difference_line(difference, "this one"))
-    click.echo("")
+            say(difference_line(difference, "this one"))
+    say("")
     for line in document:
-        click.echo(line)
+        say(line, length=None)
 
 
 def _today(context: Context, engine: store.Engine, raw: bytes, charset: str | None) -> str:
     """What a replay would say now."""
+    from station import contract
+    from station.intake import Intake, Result
+
     try:
         request = contract.request_element(contract.parse(raw, charset).root)
         outcome = Intake(engine, context.settings).preview(request)
@@ -198,13 +199,13 @@ def _today(context: Context, engine: store.Engine, raw: bytes, charset: str | No
 
 def _event(event: dict[str, Any]) -> str:
     doors = {Source.PUSH: "by push", Source.RECONCILE: "by reconcile", Source.REPLAY: "by replay"}
-    parts = [f"{event['at']:%Y-%m-%d %H:%M:%S} UTC", event["result"]]
+    parts = [f"{shown(event['at'])} (Italy)", event["result"]]
     if event["source"]:
         parts.append(doors.get(event["source"], event["source"]))
     if event["operator"]:
         parts.append(f"by {event['operator']}")
     reasons = [one for one in (event["fault_code"], event["reason"]) if one]
-    return printable("  ".join([*parts, ": ".join(reasons)]).rstrip())
+    return "  ".join([*parts, ": ".join(reasons)]).rstrip()
 
 
 @refused.command()
@@ -236,8 +237,8 @@ def discard(context: Context, /, refused_ids: tuple[str, ...], reason: str, oper
                 at=datetime.now(UTC),
             )
         if done:
-            click.echo(f"{full_id} discarded by {name}")
+            say(f"{full_id} discarded by {name}")
         else:
             not_open += 1
-            click.echo(f"{full_id} is {found['state'] if found else 'gone'} already: nothing changed", err=True)
+            say(f"{full_id} is {found['state'] if found else 'gone'} already: nothing changed", err=True)
     raise click.exceptions.Exit(1 if not_open else 0)

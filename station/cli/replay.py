@@ -10,27 +10,24 @@ import click
 
 from station import store
 from station.cli import Context, cli
-from station.cli.options import Moment, json_line, operator_name, operator_option
+from station.cli.options import TIMES, Moment, Number, Words, operator_name, operator_option
+from station.cli.output import say, say_json
 from station.cli.refused import difference_line, resolve
 from station.intake import Intake
-from station.log import printable
 from station.replay import Item, Limits, Reading, Replay, Reread, Selection, StoredItem, Verdict
+from station.text import printable
 
-_NAME_LENGTH = 500
 
-
-@cli.command()
+@cli.command(epilog=TIMES)
 @click.option("--refused", "mode", flag_value="refused", help="Refused requests that are kept: all open ones, or:")
 @click.option("--id", "ids", multiple=True, metavar="ID", help="  this one (its beginning will do); may be repeated.")
-@click.option("--fault-code", help="  those that were refused with this fault code.")
+@click.option("--fault-code", type=Words(), help="  those that were refused with this fault code.")
 @click.option("--replace", is_flag=True, help="  in a conflict let the one with the --id take the stored one's place.")
 @click.option("--file", "mode", flag_value="file", help="Files, folders, archives; - for standard input.")
 @click.option("--stored", "mode", flag_value="stored", help="Read stored receipts again, and rebuild what follows.")
-@click.option("--receipt-id", help="  the receipt with this receiptId.")
-@click.option("--id-pa", "--ec", "id_pa", help="With --refused and --stored: those of this EC (idPA).")
-@click.option(
-    "--since", type=Moment(), metavar="TIME", help="With --refused and --stored: those that arrived since then (UTC)."
-)
+@click.option("--receipt-id", type=Words(), help="  the receipt with this receiptId.")
+@click.option("--id-pa", "--ec", "id_pa", type=Number(), help="With --refused and --stored: those of this EC (idPA).")
+@click.option("--since", type=Moment(), help="With --refused and --stored: those that arrived on this day or later.")
 @click.option("--dry-run", is_flag=True, help="Say what would happen and why; write nothing.")
 @click.option("--reveal", is_flag=True, help="Show personal data where documents differ, instead of ***.")
 @operator_option
@@ -145,46 +142,42 @@ class _Output:
 
     def _sums(self, sums: Mapping[str, int], ended: bool) -> None:
         if self._json_lines:
-            click.echo(json_line({"summary": sums, "dry_run": self._dry_run, "complete": ended}))
+            say_json({"summary": sums, "dry_run": self._dry_run, "complete": ended})
             return
         text = ", ".join(f"{result} {count}" for result, count in sums.items())
         text += " (dry run: nothing was written)" if self._dry_run else ""
-        click.echo(text if ended else f"{text}; stopped before the end: run it again to go on")
+        say(text if ended else f"{text}; stopped before the end: run it again to go on")
 
     def _show(self, item: Item | StoredItem) -> None:
         if isinstance(item, StoredItem):
             if self._json_lines:
-                click.echo(json_line(_stored_json(item)))
+                say_json(_stored_json(item))
             elif item.reading is not Reading.UNCHANGED:
                 self._stored_lines(item)
         elif self._json_lines:
-            click.echo(json_line(_item_json(item)))
+            say_json(_item_json(item))
         else:
             self._item_lines(item)
 
     def _item_lines(self, item: Item) -> None:
-        parts = [f"{item.verdict:<9}", _cut(item.name)]
+        parts = [f"{item.verdict:<9}", printable(item.name)]
         if (known := item.identifiers) is not None:
             named = (("EC", known.id_pa), ("receiptId", known.receipt_id), ("IUV", known.iuv))
-            parts += [f"{name} {printable(value)}" for name, value in named if value]
+            parts += [f"{name} {value}" for name, value in named if value]
         parts += [f"[{', '.join(sorted(item.flags))}]"] if item.flags else []
         if item.refused_id and item.refused_id != item.name:
             parts.append(f"kept as {item.refused_id}")
         if item.reason:
-            parts.append(f"{item.fault_code}: {printable(item.reason)}" if item.fault_code else printable(item.reason))
-        click.echo("  ".join(parts))
+            parts.append(f"{item.fault_code}: {item.reason}" if item.fault_code else item.reason)
+        say("  ".join(parts))
         for difference in item.differences or ():
-            click.echo(difference_line(difference, "this one"))
+            say(difference_line(difference, "this one"))
 
     def _stored_lines(self, item: StoredItem) -> None:
-        reason = f"  {printable(item.reason)}" if item.reason else ""
-        click.echo(f"{item.reading:<9}  EC {printable(item.id_pa)}  receiptId {printable(item.receipt_id)}{reason}")
+        reason = f"  {item.reason}" if item.reason else ""
+        say(f"{item.reading:<9}  EC {item.id_pa}  receiptId {item.receipt_id}{reason}")
         for difference in item.differences:
-            click.echo(difference_line(difference, "its document"))
-
-
-def _cut(name: str) -> str:
-    return printable(name if len(name) <= _NAME_LENGTH else f"{name[:_NAME_LENGTH]}...")
+            say(difference_line(difference, "its document"))
 
 
 def _item_json(item: Item) -> dict[str, Any]:

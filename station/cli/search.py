@@ -1,84 +1,27 @@
-"""What the commands over receipts share: the options that say which, and how dates and amounts are written."""
+"""The options that say which receipts, as several commands have them."""
 
-import re
 from collections.abc import Callable
-from contextlib import suppress
-from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
-from zoneinfo import ZoneInfo
 
 import click
 
 from station import store
-from station.log import printable
+from station.cli.options import Euro, FiscalCode, Moment, Notice, Number, Words
 from station.receipt import Flag, Source
 
-ROME = ZoneInfo("Europe/Rome")
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class Words(click.ParamType[str]):
-    """An identifier as it was written down: blanks around it do not count."""
-
-    name = "text"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        text = str(value).strip()
-        if not text.isascii() and text.encode("utf-8", "replace").decode() != text:
-            self.fail("is not UTF-8", param, ctx)
-        return text
-
-
-class Digits(Words):
-    """A number that is printed in groups: blanks within it do not count either."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        return "".join(super().convert(value, param, ctx).split())
-
-
-class Moment(click.ParamType[datetime]):
-    """A day or a time. Italian civil time where there is no zone. With `end`, a day means its end."""
-
-    name = "time"
-
-    def __init__(self, *, end: bool = False) -> None:
-        self._end = end
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        if isinstance(value, datetime):
-            return value
-        try:
-            if re.fullmatch(r"\d{4}-\d{2}-\d{2}", value):
-                day = date.fromisoformat(value) + timedelta(days=self._end)
-                return datetime(day.year, day.month, day.day, tzinfo=ROME).astimezone(UTC)
-            moment = datetime.fromisoformat(value)
-            return (moment if moment.tzinfo else moment.replace(tzinfo=ROME)).astimezone(UTC)
-        except (ValueError, OverflowError):
-            self.fail(f"{printable(str(value))!r} is no time, want 2026-07-01 or 2026-07-01T10:30", param, ctx)
-
-
-class Euro(click.ParamType[Decimal]):
-    """An amount in euro, with a point or a comma before the cents."""
-
-    name = "euro"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Decimal:
-        if isinstance(value, Decimal):
-            return value
-        if not re.fullmatch(r"[0-9]{1,10}([.,][0-9]{1,2})?", value):
-            self.fail(f"{printable(str(value))!r} is no amount, want 120.50 or 120,50", param, ctx)
-        return Decimal(value.replace(",", "."))
-
+NAME_DAYS = 31  # of receipts, in which a name is looked for: no index finds it
 
 _FILTERS = (
-    click.option("--notice", "notice_number", type=Digits(), help="Notice number, 18 digits; blanks do not matter."),
-    click.option("--iuv", type=Words(), help="IUV (creditorReferenceId)."),
+    click.option("--notice", "notice_number", type=Notice(), help="Notice number, 18 digits, with or without blanks."),
+    click.option("--iuv", type=Number(), help="IUV (creditorReferenceId)."),
     click.option("--receipt-id", type=Words(), help="receiptId, the payment token."),
-    click.option("--ec", "id_pa", type=Words(), help="The EC the copy is for (idPA)."),
-    click.option("--debtor", "debtor_id", type=Words(), help="Fiscal code of the debtor."),
-    click.option("--payer", "payer_id", type=Words(), help="Fiscal code of who paid."),
-    click.option("--person", "person_id", type=Words(), help="Fiscal code of the debtor or of who paid."),
+    click.option("--ec", "id_pa", type=Number(), help="The EC the copy is for (idPA)."),
+    click.option("--debtor", "debtor_id", type=FiscalCode(), help="Fiscal code of the debtor."),
+    click.option("--payer", "payer_id", type=FiscalCode(), help="Fiscal code of who paid."),
+    click.option("--person", "person_id", type=FiscalCode(), help="Fiscal code of the debtor or of who paid."),
+    click.option("--name", type=Words(), help="Words of the debtor's name or of the name of who paid; within days."),
     click.option("--amount", type=Euro(), help="This amount, in euro."),
     click.option("--amount-from", type=Euro(), help="This amount or more."),
     click.option("--amount-to", type=Euro(), help="This amount or less."),
@@ -113,13 +56,23 @@ def as_filter(wanted: dict[str, Any]) -> store.Filter:
         start, end = wanted[f"{what}_from"], wanted[f"{what}_to"]
         if start is not None and end is not None and (end < start or (end == start and what != "amount")):
             raise click.UsageError(f"--{what}-to is before --{what}-from")
+    if wanted["name"] == "":
+        raise click.UsageError("--name needs a word")
+    if wanted["name"] is not None and not _few(wanted):
+        raise click.UsageError(
+            f"--name reads each receipt: say within which days (--paid-from and --paid-to, or --received-from and "
+            f"--received-to, {NAME_DAYS} days at most), or a number or a fiscal code"
+        )
     return store.Filter(**wanted)
 
 
-def local(moment: datetime | None) -> str:
-    """A time as people in Italy read it."""
-    if moment is None:
-        return ""
-    with suppress(OverflowError):  # the last hours of the year 9999: in Italy it is a year that no datetime has
-        moment = moment.astimezone(ROME)
-    return f"{moment:%Y-%m-%d %H:%M:%S}"
+def _few(wanted: dict[str, Any]) -> bool:
+    """Whether the other options leave few enough receipts to read each."""
+    codes = [wanted[one] for one in ("notice_number", "iuv", "receipt_id", "debtor_id", "payer_id", "person_id")]
+    if any(code and code != "ANONIMO" for code in codes):
+        return True
+    return any(
+        start and (wanted[f"{what}_to"] or datetime.now(UTC)) - start <= timedelta(days=NAME_DAYS, hours=1)
+        for what in ("paid", "received")
+        if (start := wanted[f"{what}_from"])
+    )

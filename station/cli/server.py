@@ -6,6 +6,7 @@ import click
 
 from station import config, gpd, production, server, store
 from station.cli import Context, cli
+from station.cli.output import say
 from station.errors import GpdError, SchemaBehindError, StationError, StoreError
 
 
@@ -45,7 +46,7 @@ def migrate(context: Context) -> None:
         hint = ": it needs the role that owns the tables" if "42501" in error.reason else ""
         raise StationError(f"not migrated: {error}{hint}") from error
     after, _ = store.revisions(engine)
-    click.echo(f"schema at revision {after}" + (" already" if before == after else f" (was {before or 'none'})"))
+    say(f"schema at revision {after}" + (" already" if before == after else f" (was {before or 'none'})"))
 
 
 @cli.command()
@@ -64,20 +65,20 @@ def check(context: Context, going_live: bool, offline: bool) -> None:
     """
     settings = context.settings
     for line in _configured(settings):
-        click.echo(line)
+        say(line)
     wrong, odd = _problems(context)
     if not offline:
         wrong += _gpd_problems(settings)
     for problem in wrong:
-        click.echo(f"WRONG  {problem}")
+        say(f"WRONG  {problem}")
     for notice in odd:
-        click.echo(f"NOTE   {notice}")
+        say(f"NOTE   {notice}")
     missing = production.lacks(settings, context.engine(check=False)) if going_live else []
     for lack in missing:
-        click.echo(f"LACKS  {lack.name}: {lack.what}; {lack.to_do}")
+        say(f"LACKS  {lack.name}: {lack.what}; {lack.to_do}")
     if wrong or missing:
         raise click.exceptions.Exit(1)
-    click.echo("ok")
+    say("ok")
 
 
 def _configured(settings: config.Settings) -> list[str]:

@@ -1,31 +1,27 @@
 """`station stats`."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from station import export, statistics
 from station.cli import Context, cli
-from station.cli.options import Days, format_of
-from station.cli.search import Moment, Words
+from station.cli.options import TIMES, Days, Moment, Number, format_of
+from station.cli.output import say, say_json, table
 from station.clock import ROME, shown
-from station.log import printable
 from station.statistics.charts import duration
 from station.statistics.page import page
-from station.text import counted
+from station.text import counted, printable
 
 _MOST_DAYS = 3700
 
 
-@cli.command()
+@cli.command(epilog=TIMES)
 @click.option("--from", "start", type=Moment(), help="From this day or time on. Default: 30 days, with today.")
 @click.option("--to", "end", type=Moment(end=True), help="Up to the end of this day, or before then. Default: now.")
-@click.option("--ec", "id_pa", type=Words(), help="This EC alone (idPA).")
+@click.option("--ec", "id_pa", type=Number(), help="This EC alone (idPA).")
 @click.option("--silent-after", type=Days(), default=3, show_default=True, metavar="DAYS",
               help="How many days without a push are a silence.")  # fmt: skip
 @click.option("--detail", is_flag=True, help="A line for each day and EC, too.")
@@ -52,7 +48,7 @@ def stats(
     \b
     Example:
       station stats
-      station stats --from 2026-07-01 --to 2026-07-31 --html july.html
+      station stats --from 01/07/2026 --to 31/07/2026 --html july.html
       station stats --json | jq '.ecs[] | select(.silent)'
     """
     if html is not None:
@@ -77,66 +73,53 @@ def stats(
             with export.whole_file(html) as sink:
                 sink.write(page(found).encode())
         except OSError as error:
-            raise click.ClickException(f"{html} cannot be written: {error.strerror}") from None
-        click.echo(f"written to {html}", err=True)
+            raise click.ClickException(f"{printable(html)} cannot be written: {error.strerror}") from None
+        say(f"written to {html}", err=True)
     if as_json:
-        click.echo(export.as_json(found.as_dict()))
+        say_json(found.as_dict())
     elif html is None:
         _print(found, detail)
 
 
 def _print(found: statistics.Statistics, detail: bool) -> None:
-    console = Console()
-    if not console.is_terminal:
-        console.width = 250
     total, paid = found.total, found.paid_total
-    console.print(
-        f"from {shown(found.start)} to {shown(found.end)} (Italy):\n"
+    say(f"from {shown(found.start)} to {shown(found.end)} (Italy):")
+    say(
         f"arrived: {counted(total.receipts, 'receipt')}, {total.amount:,.2f} euro;"
-        f" {counted(total.refused, 'request')} refused, {total.refused_open:,} still open\n"
-        f"paid: {counted(paid.receipts, 'receipt')}, {paid.amount:,.2f} euro"
+        f" {counted(total.refused, 'request')} refused, {total.refused_open:,} still open"
     )
-    by_ec = _table("EC", "name", *_TALLY, "median", "95 % within", "worst", "last push (Italy)")
+    say(f"paid: {counted(paid.receipts, 'receipt')}, {paid.amount:,.2f} euro")
+    by_ec = []
     for ec in found.ecs:
         delays = (ec.delay.percentile(0.5), ec.delay.percentile(0.95), ec.delay.worst)
-        _row(
-            by_ec,
-            ec.id_pa or "(none)",
-            ec.name,
-            *_cells(ec.tally),
-            *map(duration, delays),
-            shown(ec.last_push) or "never",
-        )
-    by_day = _table("day of arrival", *_TALLY)
-    for day in filter(found.by_day.get, found.days):
-        _row(by_day, shown(day), *_cells(found.by_day[day]))
-    by_payment = _table("day of payment", *_PAID)
-    for day in filter(found.paid.get, found.days):
-        _row(by_payment, shown(day), *_paid(found.paid[day]))
-    tables = [by_ec, by_day, by_payment]
+        by_ec.append((ec.id_pa or "(none)", ec.name, *_cells(ec.tally), *map(duration, delays), _last(ec.last_push)))
+    _table(("EC", "name", *_TALLY, "median", "95 % within", "worst", "last push (Italy)"), by_ec)
+    days = filter(found.by_day.get, found.days)
+    _table(("day of arrival", *_TALLY), [(shown(day), *_cells(found.by_day[day])) for day in days])
+    days = filter(found.paid.get, found.days)
+    _table(("day of payment", *_PAID), [(shown(day), *_paid(found.paid[day])) for day in days])
     if detail:
-        each = _table("day of arrival", "EC", *_TALLY)
-        for (day, id_pa), tally in sorted(found.cells.items()):
-            _row(each, shown(day), id_pa or "(none)", *_cells(tally))
-        each_paid = _table("day of payment", "EC", *_PAID)
-        for (day, id_pa), tally in sorted(found.paid_cells.items()):
-            _row(each_paid, shown(day), id_pa, *_paid(tally))
-        tables += [each, each_paid]
-    for table in tables:
-        if table.row_count:
-            console.print()
-            console.print(table)
-    console.print()
+        cells, paid_cells = sorted(found.cells.items()), sorted(found.paid_cells.items())
+        each = [(shown(day), id_pa or "(none)", *_cells(tally)) for (day, id_pa), tally in cells]
+        _table(("day of arrival", "EC", *_TALLY), each)
+        _table(
+            ("day of payment", "EC", *_PAID), [(shown(day), id_pa, *_paid(tally)) for (day, id_pa), tally in paid_cells]
+        )
+    say()
     for source, delay in found.by_source.items():
         if delay.steps:
-            console.print(
+            say(
                 f"from payment to arrival by {source}: median {duration(delay.percentile(0.5))},"
                 f" 95 % within {duration(delay.percentile(0.95))}, worst {duration(delay.worst)}"
             )
     for ec in found.silences:
         since = f"since {shown(ec.last_push)} (Italy)" if ec.last_push else "ever"
         name = f" ({ec.name})" if ec.name else ""
-        console.print(Text(printable(f"SILENT  EC {ec.id_pa}{name} has had no push {since}"), style="bold red"))
+        say(f"SILENT  EC {ec.id_pa}{name} has had no push {since}")
+
+
+def _last(push: datetime | None) -> str:
+    return shown(push) or "never"
 
 
 _PAID = ("receipts", "push", "reconcile", "replay", "euro")
@@ -160,13 +143,9 @@ def _cells(tally: statistics.Tally) -> list[str]:
     ]
 
 
-def _table(*titles: str) -> Table:
-    table = Table(box=None)
-    for title in titles:
-        left = title in ("EC", "name") or title.startswith(("day", "last"))
-        table.add_column(title, justify="left" if left else "right")
-    return table
-
-
-def _row(table: Table, *cells: Any) -> None:
-    table.add_row(*(Text(printable(str(cell))) for cell in cells))
+def _table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    if not rows:
+        return
+    say()
+    left = ("EC", "name", "day of arrival", "day of payment", "last push (Italy)")
+    table(titles, rows, right=[title for title in titles if title not in left])

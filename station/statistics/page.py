@@ -19,7 +19,7 @@ from station.statistics.charts import (
     svg,
     table,
 )
-from station.text import counted
+from station.text import counted, printable
 
 _MOST_ROWS = 50
 _MOST_CALENDAR = (40, 100)  # ECs, days: beyond that the squares would be dots
@@ -191,11 +191,11 @@ def _calendar(found: Statistics) -> str:
         y = 20 + row * 20
         name = ec.name or ec.id_pa
         shown = name if len(name) <= 26 else f"{name[:25]}…"
-        parts.append(f'<text class="end" x="{left - 8}" y="{y + 13}">{escape(shown)}<title>{_who(ec)}</title></text>')
+        parts.append(f'<text class="end" x="{left - 8}" y="{y + 13}">{_text(shown)}<title>{_who(ec)}</title></text>')
         busiest = max((found.cells.get((day, ec.id_pa), Tally()).receipts for day in days), default=0)
         for column, day in enumerate(days):
             tally = found.cells.get((day, ec.id_pa), Tally())
-            tip = f"{escape(name)}, {long_day(day)}: {counted(tally.receipts, 'receipt')}, {tally.refused:,} refused"
+            tip = f"{_text(name)}, {long_day(day)}: {counted(tally.receipts, 'receipt')}, {tally.refused:,} refused"
             shade = 0.25 + 0.75 * tally.receipts / busiest if tally.receipts else 0
             x = left + column * step
             kind = "day" if tally.receipts else "hole"
@@ -234,14 +234,19 @@ def _legend(names: dict[str, str]) -> str:
     return f'<p class="legend">{entries}</p>'
 
 
+def _text(text: str) -> str:
+    """What came from outside, for the page."""
+    return escape(printable(text))
+
+
 def _who(ec: Ec) -> str:
     if not ec.id_pa:
         return "(without idPA)"
-    return f"{escape(ec.name)} ({escape(ec.id_pa)})" if ec.name else escape(ec.id_pa)
+    return f"{_text(ec.name)} ({_text(ec.id_pa)})" if ec.name else _text(ec.id_pa)
 
 
 def _who_in_lines(ec: Ec) -> str:
-    return f"{escape(ec.name)}<small>{escape(ec.id_pa)}</small>" if ec.name else _who(ec)
+    return f"{_text(ec.name)}<small>{_text(ec.id_pa)}</small>" if ec.name else _who(ec)
 
 
 def _ago(found: Statistics, moment: datetime) -> str:
