@@ -5,7 +5,7 @@ import os
 from alembic import context
 from sqlalchemy import Connection
 
-from station.store.engine import connect, transaction
+from station.store.engine import connect, make_file, transaction
 from station.store.tables import metadata
 
 
@@ -24,5 +24,7 @@ handed_over = context.config.attributes.get("connection")
 if handed_over is not None:
     run(handed_over)
 else:
-    with transaction(connect(os.environ.get("STATION_DATABASE_URL", "sqlite:///station.sqlite3"))) as own:
+    engine = connect(os.environ.get("STATION_DATABASE_URL", "sqlite:///station.sqlite3"))
+    make_file(engine)
+    with transaction(engine) as own:
         run(own)

@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Mapping
 from datetime import date
 from functools import cached_property
-from ipaddress import IPv4Network, IPv6Network, ip_address, summarize_address_range
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address, summarize_address_range
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -201,11 +201,22 @@ class Trust(Section):
     anyone_may_send: bool = Field(
         False, description="Serve everyone who can connect, although neither certificates nor addresses are configured."
     )
+    anyone_is_proxy: bool = Field(
+        False, description="Believe proxies of 0.0.0.0/0 or ::/0, where only the proxy can reach the station."
+    )
 
     @property
     def names(self) -> tuple[str, ...]:
         """The certificates that are let in, pagoPA's among them."""
         return self.certificates + NODO_NAMES.get(self.nodo or "", ())
+
+    @property
+    def proxy_networks(self) -> list[Network]:
+        """The networks in `proxies`, those that lie side by side as the one that they are together."""
+        networks = [one for one in self.proxies if one != "unix"]
+        four = collapse_addresses(one for one in networks if isinstance(one, IPv4Network))
+        six = collapse_addresses(one for one in networks if isinstance(one, IPv6Network))
+        return [*four, *six]
 
     @property
     def restricted(self) -> bool:
@@ -216,6 +227,11 @@ class Trust(Section):
     def _proxies_known(self) -> Self:
         if self.proxy_certificate and not self.proxies:
             raise ValueError("proxy_certificate needs proxies: the addresses it is believed from")
+        if not self.anyone_is_proxy and any(network.prefixlen == 0 for network in self.proxy_networks):
+            raise ValueError(
+                "proxies cover every address, so each sender could write its own certificate and address into headers: "
+                "name the proxy's addresses, or set anyone_is_proxy = true if only the proxy can reach the station"
+            )
         if self.anyone_may_send and self.restricted:
             raise ValueError("anyone_may_send contradicts the other settings here: keep one")
         return self
@@ -432,6 +448,23 @@ def load(file: str | Path | None = None, environ: Mapping[str, str] | None = Non
         return Settings.model_validate(data)
     except ValidationError as error:
         raise ConfigError("\n".join(_places(error, path, overridden))) from None
+
+
+def sources(settings: Settings, file: str | Path | None = None, environ: Mapping[str, str] | None = None) -> list[str]:
+    """Lines that tell which configuration file was read and what named the database, for errors and `station check`."""
+    environ = os.environ if environ is None else environ
+    named = file or environ.get("STATION_CONFIG")
+    path = Path(named or DEFAULT_FILE).absolute()
+    if named or path.exists():
+        configuration = str(path)
+    else:
+        configuration = f"none (no --config, no STATION_CONFIG, and there is no {path})"
+    variable = next((one for one in ("STATION_DATABASE_URL", "STATION_DATABASE_URL_FILE") if one in environ), None)
+    if variable is None:
+        variable = (
+            "database.url" if "url" in settings.database.model_fields_set else "the default, as no setting names one"
+        )
+    return [f"configuration file: {configuration}", f"database chosen by: {variable}"]
 
 
 def operator(environ: Mapping[str, str] | None = None) -> str:

@@ -78,6 +78,27 @@ class DatabaseUnfitError(StoreError):
     code = "database_unfit"
 
 
+class MissingRightsError(StoreError):
+    """The database role lacks a right that the operator can grant: no defect, and no reason to refuse a receipt."""
+
+    code = "store_rights_missing"
+
+    def __init__(self, role: str | None, denied: str, *, reason: str) -> None:
+        """`denied` is the server's own message, which names tables and never values."""
+        super().__init__(
+            f"the database role {role or 'of this connection'} lacks a right ({denied}): the owner of the tables gives "
+            f"it with `station migrate --grant {role or 'ROLE'}`; `migrate` and `purge` are for the role that owns the "
+            "tables",
+            reason=reason,
+        )
+
+
+class MissingDatabaseError(StoreError):
+    """There is no database file: run `station migrate` to make it."""
+
+    code = "store_missing"
+
+
 class SchemaBehindError(StationError):
     """The database schema does not fit this version of the station: run `station migrate`."""
 

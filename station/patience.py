@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from station import log
-from station.errors import DatabaseUnfitError, StoreError, StoreRejectedError
+from station.errors import DatabaseUnfitError, MissingRightsError, StoreError, StoreRejectedError
 
 T = TypeVar("T")
 
@@ -19,7 +19,7 @@ def patiently(work: Callable[[], T]) -> T:
     for pause in _PAUSES_S:
         try:
             return work()
-        except (StoreRejectedError, DatabaseUnfitError):  # it would be rejected again
+        except (StoreRejectedError, DatabaseUnfitError, MissingRightsError):  # it would be rejected again
             raise
         except StoreError as error:
             _log.warning("database_waited_for", reason=str(error))

@@ -22,11 +22,19 @@ from gunicorn.util import parse_address
 
 from station import log, store, tls, trust
 from station.config import Settings
-from station.errors import ConfigError, DatabaseUnfitError, StationError, StoreError
+from station.errors import (
+    ConfigError,
+    DatabaseUnfitError,
+    MissingDatabaseError,
+    MissingRightsError,
+    StationError,
+    StoreError,
+)
 from station.metrics_folder import metrics_folder
 
 _log = log.get(__name__)
 
+_LOGGER = "station.log.GunicornLogger"
 _GRACE_S = 30
 _START_AGAIN_S = 1.0
 
@@ -134,6 +142,7 @@ class _Gunicorn(WSGIApplication, _Application):  # type: ignore[misc]  # gunicor
         trust.check_binding(settings.trust, [host for host in _hosts(self._addresses(), health) if host is not None])
         if self.cfg.proxy_protocol not in (False, "off"):
             raise ConfigError("--proxy-protocol is not served: what a proxy says comes in headers, see [trust]")
+        self._check_log_options()
         if self.cfg.header_map == "dangerous":
             raise ConfigError("--header-map dangerous is not served: Client_Cert would stand for a proxy's Client-Cert")
         if self.cfg.is_ssl:
@@ -141,13 +150,27 @@ class _Gunicorn(WSGIApplication, _Application):  # type: ignore[misc]  # gunicor
         engine = store.connect(settings.database.url.get_secret_value())
         try:
             store.check_schema(engine)
-        except DatabaseUnfitError:
+        except (DatabaseUnfitError, MissingDatabaseError, MissingRightsError):
             raise
         except StoreError as error:
             # The database may come later than the station: the workers answer 503 until it does.
             _log.warning("database_unreachable", reason=str(error))
         finally:
             engine.dispose()
+
+    def _check_log_options(self) -> None:
+        """Raises `ConfigError` for an option of gunicorn's about its log, which would be ignored."""
+        options = self.cfg.settings
+        if self.cfg.daemon:
+            raise ConfigError("--daemon is not served: it closes standard error, where the log goes. Use systemd")
+        if options["logger_class"].get() != _LOGGER:
+            return  # a logger of the operator's own, which may know them
+        for name, option in options.items():
+            if option.section == "Logging" and name != "logger_class" and option.get() != option.default:
+                raise ConfigError(
+                    f"{option.cli[-1] if option.cli else name} is not served: the log goes to standard error, with a "
+                    "line for each request, and [log] in the configuration sets its format and level"
+                )
 
 
 def run(load: Callable[[], Settings], arguments: list[str]) -> None:
@@ -213,7 +236,7 @@ def _defaults(settings: Settings) -> dict[str, Any]:
         "keyfile": _text(settings.tls.key),
         "ca_certs": _text(settings.tls.client_ca),
         "ssl_context": _ssl_context(),
-        "logger_class": f"{__name__}.GunicornLogger",
+        "logger_class": _LOGGER,
         "child_exit": _worker_ended,
         "control_socket_disable": True,
         "proc_name": "station",

@@ -3,7 +3,8 @@
 Modules import at their top what every one of their commands needs, and the rest where it is used: `--help` and a
 look-up are typed by people, and most of a second would go by in imports.
 
-Exit status: 0 done, 1 something failed, 2 usage or configuration, 3 another run is active.
+Exit status: 0 done, 1 something failed, 2 usage, configuration or a database that `station migrate` has not prepared,
+3 another run is active.
 """
 
 import sys
@@ -21,22 +22,32 @@ from station.errors import (
     AnotherRunError,
     ConfigError,
     DatabaseUnfitError,
+    MissingDatabaseError,
     MissingExtraError,
     SchemaBehindError,
     StationError,
+    StoreError,
 )
 
 if TYPE_CHECKING:
     from station import config
 
-_STATUS = {ConfigError: 2, MissingExtraError: 2, SchemaBehindError: 2, DatabaseUnfitError: 2, AnotherRunError: 3}
+_STATUS = {
+    ConfigError: 2,
+    MissingExtraError: 2,
+    MissingDatabaseError: 2,
+    SchemaBehindError: 2,
+    DatabaseUnfitError: 2,
+    AnotherRunError: 3,
+}
 
 
 @dataclass
 class Context:
     """What every command can ask for: the settings and the engine, read when first asked for."""
 
-    file: Path | None
+    file: Path | None = None
+    quiet: bool = False
     _settings: "config.Settings | None" = field(default=None, init=False)
 
     @property
@@ -46,8 +57,15 @@ class Context:
 
         if self._settings is None:
             self._settings = config.load(self.file)
-            log.configure(self._settings.log.format, self._settings.log.level)
+            log.configure(self._settings.log.format, "error" if self.quiet else self._settings.log.level)
         return self._settings
+
+    def sources(self) -> list[str]:
+        """Lines that name the database, without its password, and where its name came from."""
+        from station import config
+
+        url = store.shown_url(self.settings.database.url.get_secret_value())
+        return [f"database: {url}", *config.sources(self.settings, self.file)]
 
     def engine(self, *, check: bool = True, pool_size: int = 8) -> "store.Engine":
         """The database. Raises `SchemaBehindError` unless its schema fits (or `check` is off)."""
@@ -103,17 +121,18 @@ class _Commands(click.Group):
 @click.pass_context
 def cli(ctx: click.Context, file: Path | None) -> None:
     """The receipt station for pagoPA: receives payment receipts and keeps them."""
-    ctx.obj = Context(file)
+    ctx.ensure_object(Context).file = file
 
 
 def main() -> None:
-    """The entry point. Our errors become one clear line and an exit status."""
+    """The entry point. Our errors become clear lines and an exit status."""
     # A terminal that is not UTF-8 gets an escape for what it cannot show, and no command fails for it.
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+    context = Context()
     try:
         # Without standalone mode click returns the status of an Exit instead of ending with it.
-        sys.exit(cli(standalone_mode=False) or 0)
+        sys.exit(cli(standalone_mode=False, obj=context) or 0)
     except click.exceptions.Abort:
         sys.exit(1)
     except click.ClickException as error:
@@ -128,6 +147,10 @@ def main() -> None:
         sys.exit(0)
     except StationError as error:
         # The configuration is told a line for each place. In any other error a line break is none of ours.
-        for line in f"station: {error}".split("\n") if isinstance(error, ConfigError) else [f"station: {error}"]:
-            say(line, err=True)
+        lines = f"station: {error}".split("\n") if isinstance(error, ConfigError) else [f"station: {error}"]
+        if isinstance(error, StoreError | SchemaBehindError):
+            lines += [f"  {line}" for line in context.sources()]
+        if not (context.quiet and isinstance(error, AnotherRunError)):
+            for line in lines:
+                say(line, err=True)
         sys.exit(_STATUS.get(type(error), 1))

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from station import clock
+from station.cli import Context
 from station.text import printable
 
 NOTICE_DIGITS = 18
@@ -117,6 +118,14 @@ class Euro(click.ParamType[Decimal]):
 
 
 wide_option = click.option("--wide", is_flag=True, help="All columns, however wide the terminal.")
+quiet_option = click.option(
+    "--quiet",
+    is_flag=True,
+    expose_value=False,
+    callback=lambda ctx, _param, value: setattr(ctx.ensure_object(Context), "quiet", value),
+    help="Print nothing unless something is wrong: for cron, which mails what is printed.",
+)
+
 operator_option = click.option(
     "--operator",
     help="Who does this, for the history. Default: STATION_OPERATOR, or the name of this system's user.",

@@ -7,7 +7,7 @@ import click
 from station import config, gpd, production, server, store
 from station.cli import Context, cli
 from station.cli.output import say
-from station.errors import GpdError, SchemaBehindError, StationError, StoreError
+from station.errors import GpdError, SchemaBehindError, StoreError
 
 
 @cli.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
@@ -30,22 +30,20 @@ def serve(context: Context, gunicorn_options: tuple[str, ...]) -> None:
 
 
 @cli.command()
+@click.option("--grant", multiple=True, metavar="ROLE", help="Give this PostgreSQL role the rights to run the station.")
 @click.pass_obj
-def migrate(context: Context) -> None:
+def migrate(context: Context, grant: tuple[str, ...]) -> None:
     """Bring the database schema up to date. Safe to run again, and beside a running server.
+
+    It needs the role that owns the tables. On SQLite it makes the file, which no other command does; there are no roles
+    there, and --grant does nothing.
 
     \b
     Example:
       station migrate
+      station migrate --grant station_app
     """
-    engine = context.engine(check=False)
-    before, _ = store.revisions(engine)
-    try:
-        store.migrate(engine)
-    except StoreError as error:
-        hint = ": it needs the role that owns the tables" if "42501" in error.reason else ""
-        raise StationError(f"not migrated: {error}{hint}") from error
-    after, _ = store.revisions(engine)
+    before, after = store.migrate(context.engine(check=False), grant=grant)
     say(f"schema at revision {after}" + (" already" if before == after else f" (was {before or 'none'})"))
 
 
@@ -64,16 +62,18 @@ def check(context: Context, going_live: bool, offline: bool) -> None:
       station -c other.toml check --production
     """
     settings = context.settings
-    for line in _configured(settings):
+    for line in (*context.sources(), *_configured(settings)):
         say(line)
     wrong, odd = _problems(context)
     if not offline:
         wrong += _gpd_problems(settings)
     for problem in wrong:
         say(f"WRONG  {problem}")
+    lacks = production.lacks(settings, context.engine(check=False)) if going_live else []
+    odd += [f"{lack.name}: {lack.what}; {lack.to_do}" for lack in lacks if lack.unsure]
     for notice in odd:
         say(f"NOTE   {notice}")
-    missing = production.lacks(settings, context.engine(check=False)) if going_live else []
+    missing = [lack for lack in lacks if not lack.unsure]
     for lack in missing:
         say(f"LACKS  {lack.name}: {lack.what}; {lack.to_do}")
     if wrong or missing:
@@ -82,10 +82,7 @@ def check(context: Context, going_live: bool, offline: bool) -> None:
 
 
 def _configured(settings: config.Settings) -> list[str]:
-    parsed = store.parse_url(settings.database.url.get_secret_value())
-    parsed = parsed.update_query_dict({name: "masked" for name in parsed.query if "password" in name})
-    url = parsed.render_as_string(hide_password=True)
-    lines = [f"database.url = {url}", f"database.pool_size = {settings.connections}"]
+    lines = [f"database.pool_size = {settings.connections}"]
     for section in ("server", "tls", "trust", "rules", "log", "journal", "retention", "gpd"):
         lines += [f"{section}.{name} = {_shown(value)}" for name, value in getattr(settings, section)]
     lines += [
@@ -125,7 +122,9 @@ def _problems(context: Context) -> tuple[list[str], list[str]]:
     settings = context.settings
     wrong, odd = [], []
     try:
-        context.engine()
+        with store.transaction(context.engine(), readonly=True) as connection:
+            if missing := store.missing_rights(connection):
+                wrong.append(f"database: the role lacks {', '.join(missing)}: see `station grants`")
     except StoreError as error:
         wrong.append(str(error))
     except SchemaBehindError as error:

@@ -12,7 +12,14 @@ from lxml import etree
 
 from station import contract, log
 from station.contract import NS
-from station.errors import DocumentError, MalformedDocumentError, RefusalError, StoreError, out_of_resource
+from station.errors import (
+    DocumentError,
+    MalformedDocumentError,
+    MissingRightsError,
+    RefusalError,
+    StoreError,
+    out_of_resource,
+)
 from station.intake import Intake, Origin, Outcome, Result
 from station.journal import DECLINED
 from station.receipt import Identifiers, Source
@@ -128,6 +135,8 @@ def _receive(ctx: Any, request: contract.Element, identifiers: Identifiers, answ
         outcome = intake.accept(ctx.in_document, request, _origin(environ), identifiers)
     except StoreError as error:
         notes.update(result="store_error", reason=error.reason)
+        if isinstance(error, MissingRightsError):
+            notes["hint"] = str(error)
         raise _server_fault(ctx, "503 Service Unavailable", AGAIN) from error
     except Exception as error:
         if lacking := out_of_resource(error):

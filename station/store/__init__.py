@@ -13,14 +13,16 @@ if TYPE_CHECKING:
 
     from station.store import runs
     from station.store.conditions import Filter
-    from station.store.engine import connect, parse_url, transaction
-    from station.store.grants import grants
+    from station.store.engine import connect, parse_url, shown_url, transaction
+    from station.store.grants import excessive_rights, grants, missing_rights
     from station.store.journal import ExchangeFilter, ExchangePosition, list_exchanges, write_exchange
     from station.store.levels import (
         CLOCK_TOLERANCE,
         OPEN_COUNTED,
+        Durability,
         bound,
         clock,
+        durability,
         fetched_between,
         last_pushes,
         newest_entry,
@@ -65,11 +67,11 @@ if TYPE_CHECKING:
 _NAMES = {
     "sqlalchemy": "Connection Engine",
     "station.store.conditions": "Filter",
-    "station.store.engine": "connect parse_url transaction",
+    "station.store.engine": "connect parse_url shown_url transaction",
     "station.store.journal": "ExchangeFilter ExchangePosition list_exchanges write_exchange",
-    "station.store.grants": "grants",
-    "station.store.levels": "CLOCK_TOLERANCE OPEN_COUNTED bound clock fetched_between last_pushes newest_entry"
-    " open_by_fault pool_use",
+    "station.store.grants": "excessive_rights grants missing_rights",
+    "station.store.levels": "CLOCK_TOLERANCE OPEN_COUNTED Durability bound clock durability fetched_between last_pushes"
+    " newest_entry open_by_fault pool_use",
     "station.store.purge": "Part count_older open_refused purge_batch",
     "station.store.queries": "EXPORTED LISTED Cursor Position be_patient find flags_of list_receipts page same_notice"
     " total with_parts",

@@ -8,12 +8,21 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url, text
 
 from station import log, loop
-from station.errors import ConfigError, DatabaseUnfitError, StoreError, StoreRejectedError
+from station.errors import (
+    ConfigError,
+    DatabaseUnfitError,
+    MissingDatabaseError,
+    MissingRightsError,
+    StoreError,
+    StoreRejectedError,
+)
 from station.text import printable
 
 if TYPE_CHECKING:  # PostgreSQL's driver is loaded by `connect`: SQLite is spared the time
@@ -53,6 +62,16 @@ def parse_url(url: str) -> URL:
     raise ConfigError(f"databases of the kind {parsed.get_backend_name()!r} are not served (PostgreSQL and SQLite are)")
 
 
+def shown_url(url: str) -> str:
+    """A database URL for messages: without passwords, and with the absolute path of an SQLite file."""
+    parsed = parse_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return f"sqlite:///{Path(str(parsed.database)).absolute()}"
+    parsed = parsed.set(drivername="postgresql")
+    parsed = parsed.update_query_dict({name: "masked" for name in parsed.query if "password" in name})
+    return parsed.render_as_string(hide_password=True)
+
+
 def connect(url: str, *, pool_size: int = 8, prepare: bool = True) -> Engine:
     """An engine with at most `pool_size` connections, none of them made yet. Raises `ConfigError` on a wrong URL.
 
@@ -71,6 +90,7 @@ def connect(url: str, *, pool_size: int = 8, prepare: bool = True) -> Engine:
         engine = create_engine(
             parsed, connect_args={"timeout": LOCK_TIMEOUT_MS / 1000, "isolation_level": None}, **options
         )
+        event.listen(engine, "do_connect", _sqlite_existing_file)
         event.listen(engine, "connect", _sqlite_pragmas)
         event.listen(engine, "begin", _sqlite_begin)
         event.listen(engine, "handle_error", _leave_a_read_only_file)
@@ -95,6 +115,34 @@ def connect(url: str, *, pool_size: int = 8, prepare: bool = True) -> Engine:
 def _forget(engine: Engine | None) -> None:
     if engine is not None:
         engine.dispose(close=False)
+
+
+def make_file(engine: Engine) -> None:
+    """Make the empty file of an SQLite database that is not there yet: only migrating does. Raises `StoreError`."""
+    if engine.dialect.name == "sqlite" and "uri" not in engine.url.query:
+        try:
+            Path(str(engine.url.database)).touch()
+        except OSError as error:
+            raise StoreError(f"the database file cannot be made: {error.strerror}", reason="cannot open") from error
+
+
+def _sqlite_existing_file(_dialect: object, _record: object, arguments: list[Any], named: dict[str, Any]) -> None:
+    # SQLite makes a file that is missing. A command in the wrong folder, or a server whose disk was not mounted, would
+    # then work on an empty database, and find none of the receipts that are stored in the right one.
+    if named.get("uri"):
+        return  # its own mode says what is made
+    file = arguments[0]
+    if not os.access(file, os.R_OK):  # never open it: closing it again would give up this process's locks on it
+        with suppress(PermissionError):
+            if not Path(file).exists():
+                raise MissingDatabaseError(
+                    f"there is no database file {file}: run `station migrate` to make it, if this is the right place",
+                    reason="no database file",
+                )
+        raise StoreError(
+            f"the database file {file} cannot be read: run the command as the station's user", reason="cannot open"
+        )
+    arguments[0], named["uri"] = f"file:{quote(file)}?mode=rw", True
 
 
 def _sqlite_pragmas(connection: sqlite3.Connection, _record: object) -> None:
@@ -323,6 +371,9 @@ def ours(error: exc.SQLAlchemyError, engine: Engine) -> StoreError:
         if code == postgres.READ_ONLY:
             message = f"{database} takes no writes: it is a standby, or default_transaction_read_only is on"
             return StoreError(message, reason=reason, retry=True)
+        if code == postgres.NO_RIGHT:
+            denied = getattr(getattr(error.orig, "diag", None), "message_primary", None) or "permission denied"
+            return MissingRightsError(engine.url.username, denied, reason=reason)
     if unreachable(error):
         return StoreError(f"the connection to {database} was lost ({reason})", reason=reason, retry=True)
     if isinstance(error, exc.OperationalError | exc.InterfaceError | exc.InternalError):

@@ -1,6 +1,6 @@
 """The rights of a database role on PostgreSQL, as SQL: what the station does, table by table, and nothing else."""
 
-from sqlalchemy import Table
+from sqlalchemy import Connection, Table, text
 from sqlalchemy.dialects import postgresql
 
 from station.store import tables
@@ -43,7 +43,39 @@ def grants(role: str, *, purge: bool = False) -> list[str]:
         f"GRANT SELECT ON alembic_version TO {name};",
     ]
     for table in tables.metadata.sorted_tables:
-        rights = ["SELECT", "INSERT", *_CHANGES[table]]
+        rights = _needed(table)
         rights += [right for right in _PURGES.get(table, ()) if purge and right not in rights]
         statements.append(f"GRANT {', '.join(rights)} ON {preparer.format_table(table)} TO {name};")
     return statements
+
+
+def _needed(table: Table) -> list[str]:
+    return ["SELECT", "INSERT", *_CHANGES[table]]
+
+
+def missing_rights(connection: Connection) -> list[str]:
+    """What the connection's role lacks to run the station, such as "DELETE on transfer". The schema must fit."""
+    if connection.dialect.name != "postgresql":
+        return []
+    query = text("SELECT has_table_privilege(:table, :right)")
+    return [
+        f"{right} on {table.name}"
+        for table in tables.metadata.sorted_tables
+        for right in _needed(table)
+        if not connection.execute(query, {"table": table.name, "right": right}).scalar()
+    ]
+
+
+def excessive_rights(connection: Connection) -> tuple[str, list[str]]:
+    """The connection's role, and what it may do that no running station needs. Empty on SQLite."""
+    if connection.dialect.name != "postgresql":
+        return "", []
+    query = text(
+        "SELECT current_user, "
+        "(SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass('receipt')) AS owns, "
+        "has_table_privilege(to_regclass('receipt'), 'DELETE, TRUNCATE') AS deletes, "
+        "has_schema_privilege(current_schema(), 'CREATE') AS creates"
+    )
+    found = connection.execute(query).one()
+    words = {"owns": "alter and drop the tables", "deletes": "delete receipts", "creates": "create tables"}
+    return found.current_user, [what for name, what in words.items() if found._mapping[name]]

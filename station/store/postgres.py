@@ -21,6 +21,7 @@ from station import loop
 from station.store.engine import LOCK_TIMEOUT_MS
 
 __all__ = [
+    "NO_RIGHT",
     "READ_ONLY",
     "ConnectError",
     "CrowdedError",
@@ -55,6 +56,7 @@ class UnconfirmedError(OperationalError):
 
 
 READ_ONLY = "25006"  # a standby's refusal to write
+NO_RIGHT = "42501"  # the role may not do this: permission denied, must be owner
 
 CONNECT_TIMEOUT_S = 3  # for each host of the URL
 # For all of them together and for the names to be resolved, which nothing else limits.

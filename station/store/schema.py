@@ -1,10 +1,13 @@
 """The schema's version: bring it up to date, and tell whether it is."""
 
+from collections.abc import Sequence
+
 from sqlalchemy import Engine, inspect, text
 
 from station.errors import SchemaBehindError
 from station.folder import folder
-from station.store.engine import allow_long, transaction
+from station.store.engine import allow_long, make_file, transaction
+from station.store.grants import grants
 
 _MIGRATION_LOCK = 0x5741_7469  # any number that nobody else locks in this database
 
@@ -38,16 +41,19 @@ def _is_later(revision: str | None) -> bool:
     return revision is not None and revision not in _known()
 
 
-def migrate(engine: Engine) -> None:
-    """Brings the schema up to date, in one transaction; two at once wait for each other. Raises `StoreError`.
+def migrate(engine: Engine, *, grant: Sequence[str] = ()) -> tuple[str | None, str | None]:
+    """Bring the schema up to date and give the roles in `grant` the rights to run the station, in one transaction.
 
-    A later schema than this code knows stays as it is.
+    Makes the file of an SQLite database. Two at once wait for each other. A later schema than this code knows stays as
+    it is, and so do the rights on it. Returns the revisions before and after. Raises `StoreError`.
     """
     from alembic import command
     from alembic.config import Config
 
-    if _is_later(revisions(engine)[0]):
-        return
+    make_file(engine)
+    before, wanted = revisions(engine)
+    if _is_later(before):
+        return before, before
     with transaction(engine) as connection:
         if connection.dialect.name == "postgresql":
             allow_long(connection)
@@ -57,3 +63,7 @@ def migrate(engine: Engine) -> None:
         config.set_main_option("script_location", str(folder("migrations")).replace("%", "%%"))
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+        if connection.dialect.name == "postgresql":
+            for statement in (one for role in grant for one in grants(role)):
+                connection.exec_driver_sql(statement)
+    return before, wanted
