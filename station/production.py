@@ -11,19 +11,21 @@ from urllib.parse import urlsplit
 
 from station import certificate, reconcile, store
 from station.clock import shown
-from station.config import NODO_NAMES, Settings
+from station.config import NODO_NAMES, Network, Settings
 from station.errors import StoreError, UntrustedError
+from station.trust import host_and_port, is_loopback
 
 _CERTIFICATE_DAYS = 30
 _CLOCK_S = 2.0
 
 
 class Lack(NamedTuple):
-    """What is missing, as a name that stays, in words, and what to do."""
+    """What is missing, as a name that stays, in words, and what to do. `unsure`: it may be there and not be seen."""
 
     name: str
     what: str
     to_do: str
+    unsure: bool = False
 
 
 def lacks(settings: Settings, engine: store.Engine) -> list[Lack]:
@@ -48,6 +50,13 @@ def _registry(settings: Settings) -> Iterator[Lack]:
 
 def _senders(settings: Settings) -> Iterator[Lack]:
     tls, trust = settings.tls, settings.trust
+    wide = [str(network) for network in trust.proxy_networks if _is_wide(network)]
+    if wide:
+        yield Lack(
+            "proxies_too_wide",
+            f"headers with a sender's certificate and address are believed from {_some(wide)}",
+            "name the proxy's own addresses in trust.proxies",
+        )
     if not tls.certificate and not trust.proxies:
         yield Lack(
             "no_tls", "nobody is known to end TLS", "set tls.certificate, or name the proxy in front in trust.proxies"
@@ -74,6 +83,11 @@ def _senders(settings: Settings) -> Iterator[Lack]:
             "the certificate of pagoPA's production forwarder is not let in",
             'set trust.nodo = "production"',
         )
+
+
+def _is_wide(network: Network) -> bool:
+    """Whether a network holds more than one organisation's machines."""
+    return not network.is_private and network.prefixlen < (16 if network.version == 4 else 32)
 
 
 def _address(settings: Settings) -> Iterator[Lack]:
@@ -123,7 +137,27 @@ def _certificates(settings: Settings) -> Iterator[Lack]:
 
 
 def _storage(settings: Settings) -> Iterator[Lack]:
-    sqlite = store.parse_url(settings.database.url.get_secret_value()).get_backend_name() == "sqlite"
+    url = store.parse_url(settings.database.url.get_secret_value())
+    sqlite = url.get_backend_name() == "sqlite"
+    if "url" not in settings.database.model_fields_set:
+        yield Lack(
+            "sqlite_by_default",
+            "no database is configured, so it is an SQLite file in the folder that a command is run in",
+            "set database.url, or STATION_DATABASE_URL_FILE",
+        )
+    elif sqlite and not Path(str(url.database)).is_absolute():
+        yield Lack(
+            "sqlite_relative",
+            "database.url names a file by a relative path, another one in each folder",
+            "write its absolute path: sqlite:////var/lib/station/station.sqlite3",
+        )
+    if sqlite:
+        yield Lack(
+            "backup_unseen",
+            "whether SQLite's file is backed up cannot be seen from here",
+            "take a backup every night and try to restore one: see docs/backup.md",
+            unsure=True,
+        )
     if sqlite and settings.server.workers > 2:
         yield Lack(
             "sqlite_workers",
@@ -142,6 +176,17 @@ def _storage(settings: Settings) -> Iterator[Lack]:
         )
     if not settings.server.health_listen:
         yield Lack("not_watched", "health and metrics are served nowhere", "set server.health_listen")
+    elif _is_public(host_and_port(settings.server.health_listen)[0]):
+        yield Lack(
+            "health_public",
+            f"health and metrics are served to everybody who reaches {settings.server.health_listen}",
+            "let server.health_listen name 127.0.0.1 or this machine's private address",
+        )
+
+
+def _is_public(host: str) -> bool:
+    address = ip_address(host)
+    return address.is_unspecified or not address.is_private
 
 
 def _reconciliation(settings: Settings) -> Iterator[Lack]:
@@ -155,6 +200,14 @@ def _reconciliation(settings: Settings) -> Iterator[Lack]:
         )
     if ".uat." in settings.gpd.url:
         yield Lack("gpd_test", "gpd.url is the test environment's", "take gpd.url out: the default is production's")
+    for name, value in settings.gpd:
+        parts = urlsplit(value) if name.endswith("url") else None
+        if parts and parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+            yield Lack(
+                "api_http",
+                f"gpd.{name} is plain http: keys and citizens' data would travel readable",
+                "use an https URL; plain http is for 127.0.0.1 alone",
+            )
 
 
 def _database(settings: Settings, engine: store.Engine) -> Iterator[Lack]:
@@ -162,6 +215,16 @@ def _database(settings: Settings, engine: store.Engine) -> Iterator[Lack]:
         before = datetime.now(UTC)
         theirs = store.clock(connection)
         after = datetime.now(UTC)
+        role, excess = store.excessive_rights(connection)
+        durability = store.durability(connection)
+    if excess:
+        yield Lack(
+            "role_may_too_much",
+            f"the service's database role {role} may {', '.join(excess)}",
+            "let another role own the tables and run the service with one that `station migrate --grant ROLE` made",
+        )
+    if durability:
+        yield from _durability(durability)
     if theirs is not None:
         apart = max((before - theirs).total_seconds(), (theirs - after).total_seconds())
         if apart > _CLOCK_S:
@@ -176,6 +239,29 @@ def _database(settings: Settings, engine: store.Engine) -> Iterator[Lack]:
             "not_reconciled",
             f"`station reconcile` has not walked {_some(late)} for {settings.gpd.late_hours:g} hours",
             "run it, and schedule it daily (see deploy/)",
+        )
+
+
+def _durability(durability: store.Durability) -> Iterator[Lack]:
+    if durability.settings_off:
+        yield Lack(
+            "not_durable",
+            f"{', '.join(durability.settings_off)} off: PostgreSQL may lose receipts that were acknowledged",
+            "set on in postgresql.conf (or ALTER ROLE ... RESET)",
+        )
+    if durability.archive_failing:
+        yield Lack(
+            "archive_failing",
+            "PostgreSQL's last attempt to archive its log failed",
+            "see its log, and archive_command",
+        )
+    if not durability.archiving and not durability.standbys:
+        yield Lack(
+            "backup_unseen",
+            "PostgreSQL archives no log (archive_mode) and no standby follows it: the disk's loss costs all receipts "
+            "since the last dump, and the Nodo does not send them again",
+            "see docs/backup.md; another kind of backup cannot be seen from here",
+            unsure=True,
         )
 
 

@@ -1,8 +1,10 @@
 """`station check --production`: what is missing before going live."""
 
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_network
 
 import forked
+import psycopg
 import pytest
 import trustme
 from process import environment
@@ -10,6 +12,7 @@ from process import environment
 from station import config, production, store
 
 FORWARDER = "forwarder.platform.pagopa.it"
+ROLE = "station_checked"
 READY = """
 [server]
 public_url = "https://pagopa.example.invalid/paForNode"
@@ -33,13 +36,35 @@ id = "77777777777"
 def settings(tmp_path):
     file = tmp_path / "station.toml"
     file.write_text(READY)
-    return config.load(file, {})
+    return config.load(file, {"STATION_DATABASE_URL": "postgresql://station_app@database.invalid/station"})
+
+
+@pytest.fixture(scope="module")
+def runtime_role(postgres_migrated):
+    """A role that may log in, with the rights that migrating gives to it."""
+    with psycopg.connect(postgres_migrated, autocommit=True) as owner:
+        owner.execute(f"CREATE ROLE {ROLE} LOGIN")
+        engine = store.connect(postgres_migrated)
+        store.migrate(engine, grant=[ROLE])
+        engine.dispose()
+        yield ROLE
+        owner.execute(f"DROP OWNED BY {ROLE}")
+        owner.execute(f"DROP ROLE {ROLE}")
 
 
 @pytest.fixture
-def engine(database_url, settings):
+def app_url(request, database_url):
+    """URL of a migrated, empty database, as the service has it: on PostgreSQL with the least rights."""
+    if database_url.startswith("sqlite"):
+        return database_url
+    url = store.parse_url(database_url).set(drivername="postgresql", username=request.getfixturevalue("runtime_role"))
+    return url.render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def engine(app_url, settings):
     """A database on which every EC was just walked."""
-    engine = store.connect(database_url)
+    engine = store.connect(app_url)
     now = datetime.now(UTC)
     with store.transaction(engine) as connection:
         for ec in settings.ec:
@@ -53,7 +78,7 @@ def changed(settings, section, **values):
 
 
 def names(settings, engine):
-    return [lack.name for lack in production.lacks(settings, engine)]
+    return [lack.name for lack in production.lacks(settings, engine) if not lack.unsure]
 
 
 def a_certificate(folder, name, days):
@@ -78,15 +103,26 @@ def test_nothing_lacks(settings, engine):
         ("server", {"public_url": "https://192.0.2.1/x"}, ["public_url_no_name"]),
         ("server", {"public_url": "https://localhost/x"}, ["public_url_no_name"]),
         ("server", {"health_listen": ""}, ["not_watched"]),
+        ("server", {"health_listen": "0.0.0.0:8081"}, ["health_public"]),
+        ("server", {"health_listen": "[::]:8081"}, ["health_public"]),
+        ("server", {"health_listen": "20.86.139.154:8081"}, ["health_public"]),
+        ("server", {"health_listen": "10.1.2.3:8081"}, []),
+        ("server", {"health_listen": "localhost:8081"}, []),
         ("trust", {"proxy_certificate": None, "nodo": None}, ["no_mutual_tls"]),
         ("trust", {"proxies": ()}, ["no_tls"]),
         ("trust", {"nodo": "uat"}, ["test_let_in", "nodo_not_let_in"]),
         ("trust", {"nodo": "both"}, ["test_let_in"]),
         ("trust", {"nodo": None, "certificates": ("*",)}, ["any_certificate", "nodo_not_let_in"]),
         ("trust", {"nodo": None, "certificates": ("sha256:" + "0" * 64,)}, []),
+        ("trust", {"proxies": (ip_network("0.0.0.0/1"),)}, ["proxies_too_wide"]),
+        ("trust", {"proxies": (ip_network("2000::/3"), "unix")}, ["proxies_too_wide"]),
+        ("trust", {"proxies": (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))}, []),
         ("retention", {"personal_months": None}, ["no_retention"]),
         ("journal", {"enabled": False}, ["no_journal"]),
         ("gpd", {"key": None}, ["no_reconcile_key"]),
+        ("gpd", {"url": "http://api.example.invalid/v1"}, ["api_http"]),
+        ("gpd", {"positions_url": "http://192.0.2.1/v1"}, ["api_http"]),
+        ("gpd", {"url": "http://127.0.0.1:8000/v1", "positions_url": "http://localhost/v1"}, []),
         ("gpd", {"url": "https://api.uat.platform.pagopa.it/gpd/payments-receipts-service/v1"}, ["gpd_test"]),
     ],
 )
@@ -100,11 +136,10 @@ def test_registry(settings, engine):
     assert names(settings.model_copy(update={"ec": (), "broker": ()}), engine) == ["registry_open", "brokers_open"]
 
 
-def test_not_reconciled(settings, database_url):
+def test_not_reconciled(settings, app_url):
     """An EC that was never walked, or not for too long, is named."""
-    engine = store.connect(database_url)
-    [lack] = production.lacks(settings, engine)
-    assert lack.name == "not_reconciled"
+    engine = store.connect(app_url)
+    [lack] = [one for one in production.lacks(settings, engine) if one.name == "not_reconciled"]
     assert "77777777777" in lack.what
     long_ago = datetime.now(UTC) - timedelta(days=30)
     with store.transaction(engine) as connection:
@@ -141,7 +176,7 @@ def test_certificate(settings, sqlite_url, tmp_path, name, days, expected):
 def test_clock(settings, engine, monkeypatch):
     """Clocks that are apart are named with the difference."""
     monkeypatch.setattr(store, "clock", lambda _: datetime.now(UTC) + timedelta(seconds=90))
-    [lack] = production.lacks(settings, engine)
+    [lack] = [one for one in production.lacks(settings, engine) if not one.unsure]
     assert lack.name == "clock_skew"
     assert "90 s" in lack.what or "89 s" in lack.what
 
@@ -157,10 +192,59 @@ def test_command(tmp_path, sqlite_url, text, code):
     assert "Traceback" not in ended.stderr
 
 
-def test_command_ready(tmp_path, engine, database_url):
-    """Where nothing is missing the command exits 0."""
+def test_command_ready(tmp_path, engine, app_url):
+    """Where nothing is missing the command exits 0, whatever it cannot see."""
     (tmp_path / "station.toml").write_text(READY)
-    env = environment(database_url, STATION_SERVER_HEALTH_LISTEN="127.0.0.1:8081")
+    env = environment(app_url, STATION_SERVER_HEALTH_LISTEN="127.0.0.1:8081")
     ended = forked.run(["check", "--production", "--offline"], env, tmp_path)
     assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "NOTE   backup_unseen" in ended.stdout
     assert ended.stdout.endswith("ok\n")
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        (None, ["sqlite_by_default"]),
+        ("sqlite:///station.sqlite3", ["sqlite_relative"]),
+        ("sqlite:////var/lib/station/station.sqlite3", []),
+    ],
+)
+def test_where_sqlite_is(settings, tmp_path, url, expected):
+    """SQLite that nobody chose, or that is another file in each folder, is named."""
+    environ = {"STATION_DATABASE_URL": url} if url else {}
+    chosen = config.load(tmp_path / "station.toml", environ).database
+    found = names(settings.model_copy(update={"database": chosen}), store.connect("postgresql://x@127.0.0.1:9/x"))
+    assert found == expected
+
+
+def test_one_role_for_all(settings, postgres_url):
+    """A service that runs with the role that owns the tables is named."""
+    engine = store.connect(postgres_url)
+    [lack] = [one for one in production.lacks(settings, engine) if one.name == "role_may_too_much"]
+    assert "drop the tables, delete receipts, create tables" in lack.what
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        (store.Durability(("fsync",), archiving=True, archive_failing=False, standbys=0), ["not_durable"]),
+        (store.Durability((), archiving=True, archive_failing=True, standbys=0), ["archive_failing"]),
+        (store.Durability((), archiving=False, archive_failing=False, standbys=1), []),
+        (store.Durability((), archiving=False, archive_failing=False, standbys=0), ["backup_unseen"]),
+    ],
+)
+def test_durability(settings, engine, monkeypatch, seen, expected):
+    """What PostgreSQL could lose is named, and that no backup shows."""
+    monkeypatch.setattr(store, "durability", lambda _: seen)
+    assert [lack.name for lack in production.lacks(settings, engine)] == expected
+
+
+def test_durability_is_seen(postgres_url):
+    """A setting that is off is seen, be it for this session alone."""
+    engine = store.connect(postgres_url)
+    with store.transaction(engine) as connection:
+        connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
+        assert store.durability(connection) == store.Durability(("synchronous_commit",), False, False, 0)
+    engine.dispose()

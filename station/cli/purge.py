@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from station.cli import Context, cli
-from station.cli.options import operator_name, operator_option
+from station.cli.options import operator_name, operator_option, quiet_option
 from station.cli.output import say, say_json
 from station.clock import shown
 from station.purge import Purged
@@ -31,6 +31,7 @@ _MONTHS = click.IntRange(1, 1200)
 @click.option("--batch", type=click.IntRange(1, 5000), default=500, show_default=True, help="Rows in a transaction.")
 @click.option("--trust-clock", is_flag=True, help="Purge though the database suggests that this clock is ahead.")
 @operator_option
+@quiet_option
 @click.option("--json", "json_lines", is_flag=True, help="One JSON object a line, one for each part.")
 @click.pass_obj
 def purge(
@@ -70,7 +71,7 @@ def purge(
             done[one.part] = Purged(one.part, one.before, before + one.count, one.kept_open)
         ended = True
     finally:
-        for one in done.values():
+        for one in done.values() if not (context.quiet and ended) else ():
             _show(one, dry_run, json_lines)
         if done and not ended and not json_lines:
             say("stopped before the end: run it again to go on")

@@ -13,7 +13,7 @@ import click
 from station import log
 from station import reconcile as use_case
 from station.cli import Context, cli
-from station.cli.options import Day, Number, wide_option
+from station.cli.options import Day, Number, quiet_option, wide_option
 from station.cli.output import say, say_fields, say_json, table
 from station.clock import shown
 from station.reconcile import COUNTS, EcStatus, Missing, Order, Status, Summary, Tally
@@ -34,6 +34,7 @@ _MISSING_IN_JSON = 1000
               help="With --status: open items shown.")  # fmt: skip
 @wide_option
 @click.option("--json", "as_line", is_flag=True, help="One JSON object on standard output.")
+@quiet_option
 @click.pass_obj
 def reconcile(
     context: Context,
@@ -51,8 +52,8 @@ def reconcile(
 ) -> None:
     """Fetch from the GPD receipts API what the push missed.
 
-    Run it by cron, a systemd timer or a CronJob, daily or hourly. Exits 0 when everything was walked, 1 when something
-    failed or was stopped, 2 for usage or configuration, 3 while another run is active.
+    Run it by cron, a systemd timer or a CronJob, once a day; at most once an hour. Exits 0 when everything was walked,
+    1 when something failed or was stopped, 2 for usage or configuration, 3 while another run is active.
 
     \b
     Example:
@@ -73,7 +74,7 @@ def reconcile(
         found = use_case.status(settings, engine, id_pas, runs=20 if id_pas else 1, items=limit)
         if as_line:
             say_json(_status_json(found))
-        else:
+        elif found.late or not context.quiet:
             _print_status(found, wide)
         raise click.exceptions.Exit(1 if found.late else 0)
     stop = _stop_on_signals()
@@ -86,17 +87,17 @@ def reconcile(
             missing.append(one)
 
     with ExitStack() as stack:
-        show = stack.enter_context(_Bars(context)) if sys.stderr.isatty() else lambda _tally: None
+        show = stack.enter_context(_Bars(context)) if sys.stderr.isatty() and not context.quiet else lambda _tally: None
         if iuvs:
             summary = use_case.fetch_by_hand(settings, engine, id_pas[0] if id_pas else None, iuvs, stop)
         else:
             order = Order(id_pas, first, last, positions=positions, dry_run=dry_run, show=show, missing=miss)
             summary = use_case.reconcile(settings, engine, order, stop)
+    got = summary.complete and (not iuvs or summary.total["fetched"] + summary.total["here"] == len(set(iuvs)))
     if as_line:
         say_json(_summary_json(summary, missing))
-    elif sys.stdout.isatty():
+    elif not got if context.quiet else sys.stdout.isatty():
         _print_summary(summary, wide)
-    got = summary.complete and (not iuvs or summary.total["fetched"] + summary.total["here"] == len(set(iuvs)))
     raise click.exceptions.Exit(0 if got else 1)
 
 

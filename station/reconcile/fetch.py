@@ -222,7 +222,7 @@ class Fetcher:
         say("receipt_not_there_yet" if reason == "not_yet" else "receipt_fetch_failed", id_pa=self.tally.id_pa,
             iuv=wanted.iuv, reason=reason, error=error, attempts=attempts, request_id=request_id)  # fmt: skip
         if state == "given_up" and item and item.state == "open":
-            _log.warning("receipt_given_up", id_pa=self.tally.id_pa, iuv=wanted.iuv, attempts=attempts)
+            _log.error("receipt_given_up", id_pa=self.tally.id_pa, iuv=wanted.iuv, attempts=attempts)
 
     def _probe(self) -> None:
         """After some receipts in a row without an answer: does the API answer at all? If not, the walk ends.

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
-from sqlalchemy import ARRAY, Connection, Engine, QueuePool, func, literal, select
+from sqlalchemy import ARRAY, Connection, Engine, QueuePool, func, literal, select, text
 from sqlalchemy.types import Text
 
 from station.store import tables
@@ -81,6 +82,34 @@ def bound(connection: Connection, name: str, now: datetime) -> datetime:
     """A moment before which lies all that is in a table now: later than `now` where a clock was ahead."""
     newest = newest_entry(connection, name)
     return now if newest is None else max(now, newest + timedelta(microseconds=1))
+
+
+class Durability(NamedTuple):
+    """What can be seen of how PostgreSQL keeps what it committed. The dumps that somebody takes cannot."""
+
+    settings_off: tuple[str, ...]
+    archiving: bool
+    archive_failing: bool
+    standbys: int
+
+
+def durability(connection: Connection) -> Durability | None:
+    """How the database keeps what it committed; `None` on SQLite, of which nothing can be seen."""
+    if connection.dialect.name != "postgresql":
+        return None
+    query = text(
+        "SELECT name FROM unnest(ARRAY['fsync', 'full_page_writes', 'synchronous_commit']) AS name "
+        "WHERE current_setting(name) = 'off'"
+    )
+    off = tuple(connection.execute(query).scalars())
+    query = text(
+        "SELECT current_setting('archive_mode') <> 'off' AS archiving, "
+        "last_failed_time IS NOT NULL AND coalesce(last_failed_time > last_archived_time, true) AS failing, "
+        "(SELECT count(*) FROM pg_replication_slots) + (SELECT count(*) FROM pg_stat_replication) AS standbys "
+        "FROM pg_stat_archiver"
+    )
+    seen = connection.execute(query).one()
+    return Durability(off, seen.archiving, seen.archiving and seen.failing, seen.standbys)
 
 
 def pool_use(engine: Engine) -> tuple[int, int]:
