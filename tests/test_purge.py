@@ -244,6 +244,12 @@ def test_nothing_left_in_the_file(sqlite_url):
     door.engine.dispose()
 
 
+def test_quiet(door, run_station):
+    """For cron nothing is printed while nothing is wrong."""
+    done = run_station("purge", "--raw-months", "24", "--quiet")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_nothing_configured(sqlite_url, tmp_path):
     """Without any age nothing is purged, and the configuration is to blame."""
     door = Door(store.connect(sqlite_url))

@@ -901,6 +901,7 @@ def test_two_runs_at_once(either):
     first.send_signal(signal.SIGSTOP)  # so that it takes as long as the others need
     second = either.run(expect=3)
     assert "Another `station reconcile` is running" in second.err
+    assert either.run("--quiet", expect=3).err == ""
     assert either.gpd.stats()["calls"] == 1
     by_hand = either.json("--iuv", receipts[0]["iuv"])
     assert by_hand["total"]["fetched"] == 1
@@ -1060,6 +1061,19 @@ def test_by_hand(job):
     assert job.json("--iuv", "01999999999999999", expect=1)["total"]["not_yet"] == 1
     assert job.gpd.stats()["by_endpoint"] == {"list": 0, "receipt": 3, "positions": 0, "other": 0}
     assert [row.kind for row in job.ledger()] == ["iuv"] * 3
+
+
+def test_quiet(job):
+    """For cron nothing is printed unless something is wrong, and then which EC and why."""
+    generate(job.gpd, 3)
+    done = job.run("--quiet")
+    assert (done.out, done.err) == ("", "")
+    status = job.run("--status", "--quiet")
+    assert (status.out, status.err) == ("", "")
+    job.gpd.fault(endpoint="list", status=401)
+    failed = job.run("--quiet", expect=1)
+    assert EC in failed.out
+    assert "ec_failed" in failed.err
 
 
 def test_cron_and_terminal(job):

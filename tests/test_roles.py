@@ -139,6 +139,65 @@ def test_migrating_needs_the_owner(roles, postgres_url, tmp_path):
             owner.execute("UPDATE alembic_version SET version_num = (SELECT %s)", (_head(postgres_url),))
 
 
+def test_migrate_grants(roles, postgres_url, tmp_path):
+    """Migrating gives the rights that are missing, again and again; `check` names them, and the server answers 503."""
+    url = url_of(postgres_url, ROLE)
+    with psycopg.connect(postgres_url, autocommit=True) as owner:
+        owner.execute(f"REVOKE INSERT ON journal FROM {ROLE}")
+        owner.execute(f"REVOKE UPDATE ON reconcile_ec FROM {ROLE}")
+    told = run(url, tmp_path, "check", expect=1)
+    assert "the role lacks INSERT on journal, UPDATE on reconcile_ec" in told
+    for _ in range(2):
+        run(postgres_url, tmp_path, "migrate", "--grant", ROLE)
+    run(url, tmp_path, "check")
+
+
+def test_missing_right(roles, postgres_url, serve, tmp_path):
+    """A missing right is the operator's: a push is answered 503, keeps nothing, and its line says what helps."""
+    url = url_of(postgres_url, ROLE)
+    server = serve(url)
+    request = an_envelope(a_request())
+    with psycopg.connect(postgres_url, autocommit=True) as owner:
+        owner.execute(f"REVOKE INSERT ON receipt FROM {ROLE}")
+        answer = httpx.post(server.url, content=request, headers={"Content-Type": "text/xml"})
+        assert answer.status_code == 503
+        assert owner.execute("SELECT count(*) FROM refused").fetchone() == (0,)
+        (tmp_path / "one.xml").write_bytes(request)
+        process = forked.station(["replay", "--file", str(tmp_path / "one.xml")], environment(url), tmp_path)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert "permission denied for table receipt" in err
+        assert f"station migrate --grant {ROLE}" in err
+        assert f"database: postgresql://{ROLE}:***@" in err
+        assert owner.execute("SELECT count(*) FROM refused").fetchone() == (0,)
+    assert f"station migrate --grant {ROLE}" in server.log
+    assert "defect" not in server.log + err
+    run(postgres_url, tmp_path, "migrate", "--grant", ROLE)
+    answer = httpx.post(server.url, content=request, headers={"Content-Type": "text/xml"})
+    assert answer.status_code == 200
+
+
+def test_purging_needs_more(roles, postgres_url, tmp_path):
+    """Purging with the role that runs the station says which role it needs."""
+    process = forked.station(["purge", "--journal-months", "24"], environment(url_of(postgres_url, ROLE)), tmp_path)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "`purge` are for the role that owns the tables" in err
+
+
+def test_granting_to_nobody(postgres_url, tmp_path):
+    """A role that is not there is no traceback, and nothing of the migration stays undone."""
+    process = forked.station(["migrate", "--grant", "nobody_here"], environment(postgres_url), tmp_path)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "there is no database role nobody_here" in err
+
+
+def test_granting_on_sqlite(sqlite_url, tmp_path):
+    """SQLite has no roles: the units' command works there, too."""
+    run(sqlite_url, tmp_path, "migrate", "--grant", ROLE)
+
+
 def _head(url):
     engine = store.connect(url)
     _, head = store.revisions(engine)

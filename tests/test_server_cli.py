@@ -3,6 +3,7 @@
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import forked
 import httpx
@@ -37,6 +38,80 @@ def test_schema_behind(station):
     assert ended.returncode == 2
     assert "run `station migrate`" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("serve",), ("receipts", "list"), ("receipts", "show", "x"), ("refused", "list"), ("replay", "--stored"),
+        ("reconcile",), ("reconcile", "--status"), ("journal", "list"), ("stats",), ("purge", "--raw-months", "12"),
+    ],
+)  # fmt: skip
+def test_no_database_file(station, tmp_path, command):
+    """Only `migrate` makes a database file: elsewhere a command says which one and which configuration it asked."""
+    ended = station(*command, config='[[ec]]\nid = "77777777777"\n[gpd]\nkey = "synthetic"')
+    assert (ended.returncode, ended.stdout) == (2, "")
+    file = tmp_path / "new.sqlite3"
+    assert f"there is no database file {file}" in ended.stderr
+    assert f"database: sqlite:///{file}\n" in ended.stderr
+    assert f"configuration file: {tmp_path / 'station.toml'}\n" in ended.stderr
+    assert "STATION_DATABASE_URL" in ended.stderr
+    assert not list(tmp_path.glob("*.sqlite3*"))
+    assert "WRONG  database" in station("check").stdout
+    assert not list(tmp_path.glob("*.sqlite3*"))
+
+
+def test_no_configuration(tmp_path):
+    """Without any configuration the error says so, and names the default database in this folder."""
+    env = environment("")
+    del env["STATION_DATABASE_URL"]
+    ended = forked.run(["receipts", "list"], env, tmp_path)
+    assert ended.returncode == 2
+    assert f"database: sqlite:///{tmp_path / 'station.sqlite3'}\n" in ended.stderr
+    assert f"none (no --config, no STATION_CONFIG, and there is no {tmp_path / 'station.toml'})" in ended.stderr
+    assert "database chosen by: the default" in ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_database_away(station):
+    """An error about the database names it, without its password."""
+    url = "postgresql://station_app:hunter2@127.0.0.1:9/station?sslpassword=hunter3"
+    for command in (("receipts", "list"), ("migrate",)):
+        ended = station(*command, url=url)
+        assert ended.returncode == 1
+        assert "postgresql://station_app:***@127.0.0.1:9/station" in ended.stderr
+        assert "hunter" not in ended.stderr
+        assert "Traceback" not in ended.stderr
+
+
+def test_file_that_vanishes(serve, sqlite_url):
+    """A database file that goes away under a running server is not made anew: 503, and no refusal."""
+    file = Path(sqlite_url.removeprefix("sqlite:///"))
+    server = serve(sqlite_url)
+    for one in file.parent.glob(f"{file.name}*"):
+        one.unlink()
+    server.process.send_signal(signal.SIGHUP)  # new workers, new connections; the reload is refused, or it is not
+    statuses = set()
+    for _ in range(3):
+        answer = httpx.post(server.url, content=an_envelope(a_request()), headers={"Content-Type": "text/xml"})
+        statuses.add(answer.status_code)
+    assert statuses <= {200, 503}  # those that still hold the old file store into it
+    assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--access-logfile", "-"), ("--error-logfile", "x.log"), ("--log-level", "debug"), ("--capture-output",),
+        ("--log-syslog",), ("--statsd-host", "127.0.0.1:8125"), ("--log-config", "x"), ("--daemon",),
+    ],
+)  # fmt: skip
+def test_log_options(station, sqlite_url, option):
+    """gunicorn's options for logs that would be ignored are refused, with the word where the log is."""
+    ended = station("serve", "--bind", f"127.0.0.1:{free_port()}", *option, url=sqlite_url)
+    assert ended.returncode == 2
+    assert f"{option[0]} is not served" in ended.stderr or "--log-file is not served" in ended.stderr
+    assert "standard error" in ended.stderr
 
 
 def test_migrate_twice(station):

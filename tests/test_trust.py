@@ -506,6 +506,9 @@ def test_binding_to_loopback():
         ("[trust]\naddresses = 5", "trust.addresses"),
         ("[trust]\ncertificates = ['sha256:12']", "64 hexadecimal"),
         ("[trust]\nproxies = ['proxy.example']", "trust.proxies"),
+        ("[trust]\nproxies = ['0.0.0.0/0']", "anyone_is_proxy = true"),
+        ("[trust]\nproxies = ['unix', '::/0']", "anyone_is_proxy = true"),
+        ("[trust]\nproxies = ['0.0.0.0/1', '128.0.0.0/1']", "anyone_is_proxy = true"),
         ("[server]\nhealth_listen = 'everywhere'", "server.health_listen"),
     ],
 )
@@ -513,6 +516,12 @@ def test_wrong_configuration(tmp_path, text, words):
     """What would let in nobody, or more than meant, is no configuration."""
     with pytest.raises(ConfigError, match=words):
         settings(tmp_path, text)
+
+
+def test_every_proxy_believed(tmp_path):
+    """All addresses are believed where that is said twice."""
+    trust_all = settings(tmp_path, "[trust]\nproxies = ['0.0.0.0/0']\nanyone_is_proxy = true").trust
+    assert admit(trust_all, "192.0.2.7", x_forwarded_for="198.51.100.1").address is not None
 
 
 def test_environment(tmp_path):

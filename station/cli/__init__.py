@@ -49,6 +49,7 @@ class Context:
     file: Path | None = None
     quiet: bool = False
     _settings: "config.Settings | None" = field(default=None, init=False)
+    sources: list[str] = field(default_factory=list, init=False)  # of the database, once the settings were read
 
     @property
     def settings(self) -> "config.Settings":
@@ -57,15 +58,11 @@ class Context:
 
         if self._settings is None:
             self._settings = config.load(self.file)
+            # Now, and not when an error tells it: gunicorn may change the folder.
+            database = store.shown_url(self._settings.database.url.get_secret_value())
+            self.sources = [f"database: {database}", *config.sources(self._settings, self.file)]
             log.configure(self._settings.log.format, "error" if self.quiet else self._settings.log.level)
         return self._settings
-
-    def sources(self) -> list[str]:
-        """Lines that name the database, without its password, and where its name came from."""
-        from station import config
-
-        url = store.shown_url(self.settings.database.url.get_secret_value())
-        return [f"database: {url}", *config.sources(self.settings, self.file)]
 
     def engine(self, *, check: bool = True, pool_size: int = 8) -> "store.Engine":
         """The database. Raises `SchemaBehindError` unless its schema fits (or `check` is off)."""
@@ -149,7 +146,7 @@ def main() -> None:
         # The configuration is told a line for each place. In any other error a line break is none of ours.
         lines = f"station: {error}".split("\n") if isinstance(error, ConfigError) else [f"station: {error}"]
         if isinstance(error, StoreError | SchemaBehindError):
-            lines += [f"  {line}" for line in context.sources()]
+            lines += [f"  {line}" for line in context.sources]
         if not (context.quiet and isinstance(error, AnotherRunError)):
             for line in lines:
                 say(line, err=True)

@@ -62,7 +62,7 @@ def check(context: Context, going_live: bool, offline: bool) -> None:
       station -c other.toml check --production
     """
     settings = context.settings
-    for line in (*context.sources(), *_configured(settings)):
+    for line in (*context.sources, *_configured(settings)):
         say(line)
     wrong, odd = _problems(context)
     if not offline:

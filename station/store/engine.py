@@ -136,7 +136,8 @@ def _sqlite_existing_file(_dialect: object, _record: object, arguments: list[Any
         with suppress(PermissionError):
             if not Path(file).exists():
                 raise MissingDatabaseError(
-                    f"there is no database file {file}: run `station migrate` to make it, if this is the right place",
+                    f"there is no database file {file}: name the right configuration with --config, or run "
+                    "`station migrate` to make a new database",
                     reason="no database file",
                 )
         raise StoreError(
@@ -376,6 +377,8 @@ def ours(error: exc.SQLAlchemyError, engine: Engine) -> StoreError:
             return MissingRightsError(engine.url.username, denied, reason=reason)
     if unreachable(error):
         return StoreError(f"the connection to {database} was lost ({reason})", reason=reason, retry=True)
+    if engine.dialect.name == "postgresql" and code in postgres.OTHER_SCHEMA:
+        return StoreError(f"the schema of {database} does not fit: run `station migrate`", reason=reason)
     if isinstance(error, exc.OperationalError | exc.InterfaceError | exc.InternalError):
         message = f"{database} cannot take or give the data now ({reason})"
         return StoreError(message, reason=reason, retry=code in _RETRY_SQLSTATES)

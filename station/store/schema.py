@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Engine, inspect, text
 
-from station.errors import SchemaBehindError
+from station.errors import ConfigError, SchemaBehindError
 from station.folder import folder
 from station.store.engine import allow_long, make_file, transaction
 from station.store.grants import grants
@@ -45,7 +45,8 @@ def migrate(engine: Engine, *, grant: Sequence[str] = ()) -> tuple[str | None, s
     """Bring the schema up to date and give the roles in `grant` the rights to run the station, in one transaction.
 
     Makes the file of an SQLite database. Two at once wait for each other. A later schema than this code knows stays as
-    it is, and so do the rights on it. Returns the revisions before and after. Raises `StoreError`.
+    it is, and so do the rights on it. Returns the revisions before and after. Raises `StoreError`, and
+    `ConfigError` where a role is not there.
     """
     from alembic import command
     from alembic.config import Config
@@ -64,6 +65,9 @@ def migrate(engine: Engine, *, grant: Sequence[str] = ()) -> tuple[str | None, s
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
         if connection.dialect.name == "postgresql":
-            for statement in (one for role in grant for one in grants(role)):
-                connection.exec_driver_sql(statement)
+            for role in grant:
+                if not connection.execute(text("SELECT to_regrole(quote_ident(:role))"), {"role": role}).scalar():
+                    raise ConfigError(f"there is no database role {role}: make it first (createuser --pwprompt {role})")
+                for statement in grants(role):
+                    connection.exec_driver_sql(statement)
     return before, wanted

@@ -307,13 +307,13 @@ def proxied_config(form):
 
 
 def start_nginx(folder, certificates, upstream):
-    """nginx with the configuration that the documentation shows."""
+    """nginx with the configuration in deploy/."""
     port = free_port()
-    text = (Path(__file__).parent.parent.parent / "docs" / "nginx.conf").read_text()
+    text = (Path(__file__).parent.parent.parent / "deploy" / "nginx.conf").read_text()
     for old, new in (
         ("listen 443", f"listen 127.0.0.1:{port}"),
-        ("/etc/station/tls/chain.pem", str(certificates.certificate)),
-        ("/etc/station/tls/key.pem", str(certificates.key)),
+        ("/etc/station/tls/fullchain.pem", str(certificates.certificate)),
+        ("/etc/station/tls/privkey.pem", str(certificates.key)),
         ("/etc/station/tls/client-ca.pem", str(certificates.whole_ca)),
         ("127.0.0.1:8080", f"127.0.0.1:{upstream}"),
     ):
