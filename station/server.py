@@ -34,7 +34,7 @@ from station.metrics_folder import metrics_folder
 
 _log = log.get(__name__)
 
-_LOGGER = "station.log.GunicornLogger"
+_LOGGER = f"{__name__}.GunicornLogger"
 _GRACE_S = 30
 _START_AGAIN_S = 1.0
 

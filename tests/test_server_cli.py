@@ -57,7 +57,7 @@ def test_no_database_file(station, tmp_path, command):
     assert f"configuration file: {tmp_path / 'station.toml'}\n" in ended.stderr
     assert "STATION_DATABASE_URL" in ended.stderr
     assert not list(tmp_path.glob("*.sqlite3*"))
-    assert "WRONG  database" in station("check").stdout
+    assert f"WRONG  there is no database file {file}" in station("check").stdout
     assert not list(tmp_path.glob("*.sqlite3*"))
 
 

@@ -4,7 +4,7 @@ import click
 
 from station.cli import cli
 from station.cli.output import say
-from station.store.grants import grants as statements
+from station.store.rights import grants as statements
 
 
 @cli.command()

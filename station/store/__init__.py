@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from station.store import runs
     from station.store.conditions import Filter
     from station.store.engine import connect, parse_url, shown_url, transaction
-    from station.store.grants import excessive_rights, grants, missing_rights
     from station.store.journal import ExchangeFilter, ExchangePosition, list_exchanges, write_exchange
     from station.store.levels import (
         CLOCK_TOLERANCE,
@@ -60,6 +59,7 @@ if TYPE_CHECKING:
         refused_ids,
         settle,
     )
+    from station.store.rights import excessive_rights, grants, missing_rights
     from station.store.schema import check_schema, migrate, revisions
     from station.store.search import Plan, plan
     from station.store.turn import commit
@@ -69,7 +69,7 @@ _NAMES = {
     "station.store.conditions": "Filter",
     "station.store.engine": "connect parse_url shown_url transaction",
     "station.store.journal": "ExchangeFilter ExchangePosition list_exchanges write_exchange",
-    "station.store.grants": "excessive_rights grants missing_rights",
+    "station.store.rights": "excessive_rights grants missing_rights",
     "station.store.levels": "CLOCK_TOLERANCE OPEN_COUNTED Durability bound clock durability fetched_between last_pushes"
     " newest_entry open_by_fault pool_use",
     "station.store.purge": "Part count_older open_refused purge_batch",

@@ -7,7 +7,7 @@ from sqlalchemy import Engine, inspect, text
 from station.errors import ConfigError, SchemaBehindError
 from station.folder import folder
 from station.store.engine import allow_long, make_file, transaction
-from station.store.grants import grants
+from station.store.rights import grants
 
 _MIGRATION_LOCK = 0x5741_7469  # any number that nobody else locks in this database
 
