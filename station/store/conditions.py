@@ -9,7 +9,7 @@ from datetime import datetime
 from decimal import Decimal
 from itertools import product
 from typing import Any
-from unicodedata import normalize
+from unicodedata import combining, normalize
 
 from sqlalchemy import ColumnElement, Connection, String, Table, and_, false, func, literal_column, or_, select, text
 
@@ -70,7 +70,7 @@ class Condition:
     limits: tuple[str, Any, Any] | None = None
 
 
-def plain(connection: Connection, wanted: Filter) -> Iterator[Condition]:
+def plain(wanted: Filter) -> Iterator[Condition]:
     """The conditions without alternatives, those that promise fewest receipts first."""
     receipt, flags = tables.receipt.c, tables.receipt_flag.c
     for name in ("receipt_id", "iuv", "notice_number"):
@@ -96,7 +96,7 @@ def plain(connection: Connection, wanted: Filter) -> Iterator[Condition]:
             yield Condition(receipt[name] == value, in_order="received_at")
     yield from _range(receipt.received_at, wanted.received_from, wanted.received_to)
     if wanted.name is not None:
-        yield Condition(_named(connection, wanted.name), indexed=False)
+        yield Condition(_named(wanted.name), indexed=False)
 
 
 def _range(column: Any, start: Any, end: Any) -> Iterator[Condition]:
@@ -143,38 +143,31 @@ def _alike(name: str, id_: str) -> ColumnElement[bool]:
     return literal_column(tables.ALIKE.format(f"receipt.{name}"), String()) == func.upper(func.replace(id_, " ", ""))
 
 
-def _named(connection: Connection, name: str) -> ColumnElement[bool]:
-    """Whether all words stand in the debtor's name, or all in the payer's."""
-    words = _without_accents(name).split()
-    names = (tables.receipt.c.debtor_name, func.coalesce(tables.receipt.c.payer_name, ""))
-    if connection.dialect.name == "sqlite":
-        raw: Any = connection.connection.dbapi_connection
-        raw.create_function("without_accents", 1, _without_accents, deterministic=True)
-        has = [[func.instr(func.without_accents(one), word) > 0 for word in words] for one in names]
-    else:
-        plain = (func.lower(func.translate(one, *_LETTERS)) for one in names)
-        has = [[func.strpos(one, word) > 0 for word in words] for one in plain]
-    return or_(*(and_(*each) for each in has))
+def _named(name: str) -> ColumnElement[bool]:
+    """Whether all words are in the debtor's name, or all in the payer's, whatever their capitals and accents."""
+    patterns = ["".join(map(_pattern, _plain(word))) for word in name.split()]
+    names = (tables.receipt.c.debtor_name, tables.receipt.c.payer_name)
+    return or_(*(and_(*(one.regexp_match(pattern) for pattern in patterns)) for one in names))
 
 
-def _without_accents(text: str) -> str:
-    """A name in small letters without accents, as PostgreSQL's `lower(translate(...))` makes it."""
-    return text.translate(_TABLE).lower()
+def _plain(text: str) -> str:
+    """Text in small letters without accents."""
+    return "".join(_BASE.get(char, char) for char in normalize("NFD", text.lower()) if not combining(char))
 
 
-def _accents() -> tuple[str, str]:
-    """Letters with accents, and those that stand for them, for `translate`: it drops the first ones' surplus."""
-    pairs = {"Ø": "o", "ø": "o", "Đ": "d", "đ": "d", "Ł": "l", "ł": "l", "ı": "i", "’": "'", "‘": "'", "`": "'"}
-    for code in (*range(0xC0, 0x180), *range(0x218, 0x21C)):
-        base = normalize("NFD", chr(code))[0]
-        if base.isascii() and base.isalpha():
-            pairs[chr(code)] = base.lower()
-    combining = "".join(map(chr, (*range(0x300, 0x30D), 0x326, 0x327, 0x328)))
-    return "".join(pairs) + combining, "".join(pairs.values())
+def _pattern(char: str) -> str:
+    """The regular expression for a plain character and all that it stands for, in PostgreSQL as in Python."""
+    if char in _SAME or char.isalpha():
+        return f"[{_SAME.get(char) or char + char.upper()}][\u0300-\u036f]*"
+    return f"\\{char}" if char.isascii() and not char.isdigit() else char
 
 
-_LETTERS = _accents()
-_TABLE = str.maketrans(_LETTERS[0][: len(_LETTERS[1])], _LETTERS[1], _LETTERS[0][len(_LETTERS[1]) :])
+_BASE = {"ø": "o", "đ": "d", "ł": "l", "ı": "i", "’": "'", "‘": "'", "`": "'"}
+_SAME = {"'": "'’‘`"}
+for _char in map(chr, (*range(0xC0, 0x180), *range(0x218, 0x21C))):
+    _base = _plain(_char)
+    if len(_base) == 1 and _base.isascii() and _base.isalpha():
+        _SAME[_base] = _SAME.get(_base, _base + _base.upper()) + _char
 
 
 def routes(connection: Connection, wanted: Filter) -> Iterator[tuple[Condition, ...]]:

@@ -63,7 +63,7 @@ def plan(connection: Connection, wanted: Filter, *, count: bool = False) -> Plan
 
     `count`: ask also where the answer would not change how the part is read.
     """
-    common = tuple(conditions.plain(connection, wanted))
+    common = tuple(conditions.plain(wanted))
     counts: dict[int, int] = {}
     parts = []
     for choices in product(conditions.persons(wanted), conditions.routes(connection, wanted)):
