@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import threading
@@ -944,6 +945,23 @@ def test_not_there_yet(either):
     assert either.json()["total"]["fetched"] == 1
     assert either.stored() == [iuv]
     assert either.items() == {}
+
+
+def test_document_in_another_dress(job):
+    """What the API hands out is a receipt under any root of the contract, and UTF-8 whatever its media type says."""
+    receipts = made(2)
+    for receipt, root in zip(receipts, ("paSendRTV2Request", "PaSendRTV2Request"), strict=True):
+        xml = re.sub("<fullName>[^<]*<", "<fullName>Nicolò D'Àngelo<", receipt["xml"].decode())
+        xml = xml.replace("PaSendRTV2Request", root)
+        if root.startswith("p"):
+            envelope = (
+                "<s:Envelope xmlns:s='http://schemas.xmlsoap.org/soap/envelope/'><s:Body>{}</s:Body></s:Envelope>"
+            )
+            xml = envelope.format(xml.partition("?>")[2])
+        job.gpd.load(receipts=[{"org": EC, "n": receipt["n"], **LAST_WEEKS, "xml": xml}])
+    job.gpd.fault(endpoint="receipt", content_type="application/xml; charset=ISO-8859-1")
+    assert job.json()["total"]["fetched"] == 2
+    assert {row.debtor_name for row in job.rows("SELECT debtor_name FROM receipt")} == {"Nicolò D'Àngelo"}
 
 
 def test_once_in_a_run(job):

@@ -15,15 +15,21 @@ NS_SOAP = "http://schemas.xmlsoap.org/soap/envelope/"
 NS_XSI = "http://www.w3.org/2001/XMLSchema-instance"
 
 RECEIPT_OPERATIONS = {f"{{{NS}}}paSendRTV2Request": "paSendRTV2", f"{{{NS}}}paSendRTReq": "paSendRT"}
-# The GPD receipts API serves the same requests with their root in no namespace, one with a capital P.
-_GPD_ROOTS = {"PaSendRTV2Request": f"{{{NS}}}paSendRTV2Request", "paSendRTReq": f"{{{NS}}}paSendRTReq"}
+# Other spellings of the same roots: with a capital P, and in no namespace. The GPD receipts API serves both, and files
+# that were made from its documents have them inside an envelope.
+_SPELLINGS = {
+    f"{namespace}{first}{name[1:]}": f"{{{NS}}}{name}"
+    for name in ("paSendRTV2Request", "paSendRTReq")
+    for first in "pP"
+    for namespace in (f"{{{NS}}}", "")
+}
 
 Element: TypeAlias = etree._Element
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What came in: the exact bytes, the character set the transport gave them where it was decisive, and the tree."""
+    """What came in: the exact bytes, the character set they were read in where it is not their own word, the tree."""
 
     raw: bytes
     charset: str | None
@@ -66,12 +72,20 @@ _MAX_NAMESPACES = 2_000
 _TOO_MANY_NAMESPACES = f"more than {_MAX_NAMESPACES} declarations of namespaces"
 
 
+# The document's own word on its encoding, in its first line.
+_DECLARED = re.compile(rb"""<\?xml\s[^>]*?\sencoding\s*=\s*["']([A-Za-z0-9._-]+)["']""")
+_UTF8 = ("utf-8", "utf8")
+# What a document in UTF-8 may declare: ASCII is a part of it.
+_UTF8_DECLARED = (b"utf-8", b"utf8", b"us-ascii", b"ascii")
+
+
 def parse(raw: bytes, charset: str | None = None) -> Document:
-    """Parses `raw` with the hardened parser.
+    """Parse `raw` with the hardened parser.
 
     `charset` is the one the transport names (RFC 7303: it goes before the document's own declaration, and a byte order
-    mark before both). Senders are wrong about it more often than documents are, so where the bytes do not parse in it
-    the document's own word counts. Raises `MalformedDocumentError`.
+    mark before both). Senders are wrong about it more often than documents are: UTF-8 that does not declare anything
+    else is UTF-8 whatever the label says, and where the bytes do not parse in the label's charset the document's own
+    word counts. Raises `MalformedDocumentError`.
     """
     start = raw[:4096].replace(b"\0", b"")
     if b"<!DOCTYPE" in start and _DOCTYPE.match(start.lstrip(b"\xef\xbb\xbf\xff\xfe")):
@@ -81,17 +95,33 @@ def parse(raw: bytes, charset: str | None = None) -> Document:
             raise MalformedDocumentError(f"more than {_MAX_TAGS} tags and comments")
         if raw.count(b"xmlns") > _MAX_NAMESPACES:
             raise MalformedDocumentError(_TOO_MANY_NAMESPACES)
+    labels: tuple[str | None, ...] = (None,)
     if charset is not None and not raw.startswith(_BOMS):
+        labels = ("utf-8", charset, None) if _mislabelled(raw, charset) else (charset, None)
+    where = ""
+    for label in labels:
         try:
-            return _checked(raw, charset, etree.fromstring(raw, _parser(charset)))
-        except (etree.XMLSyntaxError, LookupError, ValueError):
-            pass
+            return _checked(raw, label, etree.fromstring(raw, _parser(label)))
+        except (etree.XMLSyntaxError, LookupError, ValueError) as error:
+            # The next label may be a wrong one: only what does not parse is read by it.
+            if getattr(error, "code", None) == etree.ErrorTypes.ERR_NO_MEMORY:
+                raise MemoryError from None
+            where = _where(error)
+    raise MalformedDocumentError(f"not well-formed XML{where}")
+
+
+def _mislabelled(raw: bytes, charset: str) -> bool:
+    """Whether `raw` is UTF-8 under another label: texts with accents in another encoding are never valid UTF-8."""
+    if charset.lower() in _UTF8 or raw.isascii():
+        return False
+    declared = _DECLARED.match(raw, 0, 1024)
+    if declared is not None and declared[1].lower() not in _UTF8_DECLARED:
+        return False
     try:
-        return _checked(raw, None, etree.fromstring(raw, _parser(None)))
-    except (etree.XMLSyntaxError, ValueError) as error:
-        if getattr(error, "code", None) == etree.ErrorTypes.ERR_NO_MEMORY:
-            raise MemoryError from None
-        raise MalformedDocumentError(f"not well-formed XML{_where(error)}") from None
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _checked(raw: bytes, charset: str | None, root: Element) -> Document:
@@ -115,8 +145,9 @@ def _where(error: Exception) -> str:
 def request_element(root: Element) -> Element:
     """The request in a SOAP envelope, or `root` itself where it is a bare request or the GPD API's document.
 
-    The GPD API's root is renamed to the published name, in the tree only. Raises `DocumentError`.
+    A receipt request in another spelling is renamed to the published one, in the tree only. Raises `DocumentError`.
     """
+    request = root
     if root.tag == f"{{{NS_SOAP}}}Envelope":
         bodies = list(root.iterchildren(f"{{{NS_SOAP}}}Body"))
         if len(bodies) != 1:
@@ -124,12 +155,13 @@ def request_element(root: Element) -> Element:
         entries = list(bodies[0])
         if len(entries) != 1:
             raise DocumentError(f"the SOAP Body holds {len(entries)} elements instead of one")
-        return entries[0]
-    if etree.QName(root).localname == "Envelope":
+        request = entries[0]
+    elif etree.QName(root).localname == "Envelope":
         raise DocumentError("the root is an Envelope, but not in the namespace of SOAP 1.1")
-    if root.tag in _GPD_ROOTS:
-        root.tag = _GPD_ROOTS[root.tag]
-    return root
+    published = _SPELLINGS.get(request.tag)
+    if published is not None and published != request.tag:
+        request.tag = published
+    return request
 
 
 def identify(request: Element) -> Identifiers:
