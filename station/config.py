@@ -241,7 +241,9 @@ class Rules(Section):
     """What is refused and what is stored and flagged."""
 
     unknown_elements: Literal["accept", "refuse"] = Field(
-        "accept", description="A receipt with elements that the schema does not know: store and flag it, or refuse it."
+        "accept",
+        description="A receipt with elements or attributes that the schema does not know: store and flag it, or refuse "
+        "it.",
     )
     strict_stations: bool = Field(
         False, description="Refuse a receipt that came by a station that is not configured, instead of flagging it."

@@ -28,7 +28,7 @@ class Flag(StrEnum):
     SECOND_RECEIPT = "second_receipt"  # another receiptId for the same notice: perhaps paid twice
     SECONDARY_BENEFICIARY = "secondary_beneficiary"  # a copy for an EC that does not own the payment
     STAND_IN = "stand_in"  # paid while the EC's own systems did not answer
-    UNKNOWN_ELEMENTS = "unknown_elements"  # holds elements that our schema does not know
+    UNKNOWN_ELEMENTS = "unknown_elements"  # holds elements or attributes that our schema does not know
     UNKNOWN_STATION = "unknown_station"  # came by a station that is not configured
     DATE_OUT_OF_RANGE = "date_out_of_range"  # a valid date no database can hold: see the raw document
     RECEIPT_ID_HASHED = "receipt_id_hashed"  # receiptId too long for an index: its hash stands for it

@@ -83,16 +83,32 @@ def test_doctype_in_text():
         ("iso-8859-1", "ISO-8859-1", "utf-8"),
         ("utf-8", "UTF-8", "martian"),
         ("utf-8", "ISO-8859-1", "utf-8"),
+        ("utf-8", "UTF-8", "ISO-8859-1"),
+        ("utf-8", "utf-8", "windows-1252"),
+        ("utf-8", "US-ASCII", "windows-1252"),
+        ("utf-8", None, "ISO-8859-1"),
+        ("utf-8", None, "IBM850"),
+        ("utf-8", None, "GBK"),
+        ("iso-8859-1", "UTF-8", "ISO-8859-1"),
+        ("iso-8859-1", "ISO-8859-1", "windows-1252"),
     ],
 )
 def test_charset(encoding, declared, charset):
-    """The transport's character set counts where the bytes parse in it, and the document's own word otherwise."""
+    """The transport's character set counts where the bytes parse in it, and the document's own word otherwise. What is
+    UTF-8, and does not say otherwise, is UTF-8 under every label."""
     declaration = f'<?xml version="1.0" encoding="{declared}"?>' if declared else ""
     raw = f"{declaration}<a>Così è però</a>".encode(encoding)
     document = contract.parse(raw, charset)
     assert document.root.text == "Così è però"
     assert document.raw == raw
     assert contract.parse(raw, document.charset).root.text == "Così è però"
+
+
+@pytest.mark.parametrize(("declared", "charset"), [("ISO-8859-1", "ISO-8859-1"), ("ISO-8859-1", "windows-1252")])
+def test_charset_of_one_mind(declared, charset):
+    """A document that declares a single-byte encoding, and is labelled so, is in it, though it could be UTF-8."""
+    raw = f'<?xml version="1.0" encoding="{declared}"?><a>Ã¨</a>'.encode("windows-1252")
+    assert contract.parse(raw, charset).root.text == "Ã¨"
 
 
 def test_text_around_comments():
@@ -176,6 +192,30 @@ def test_one_receipt_in_every_dress(version):
     assert receipts[0].version == version
 
 
+@pytest.mark.parametrize("wrap", [a_bare_request, an_envelope])
+@pytest.mark.parametrize("style", ["plain", "no_namespace", "default_on_root"])
+@pytest.mark.parametrize("first", "pP")
+@pytest.mark.parametrize("version", [1, 2])
+def test_one_receipt_under_every_root(version, first, style, wrap):
+    """The root has a capital or a small p, is in the namespace or in none, bare or in an envelope."""
+    request = a_request(version)
+    raw = wrap(request, "plain" if style == "no_namespace" else style).decode()
+    if style == "no_namespace":
+        raw = raw.replace("pafn:", "")
+    raw = raw.replace("paSendRT", f"{first}aSendRT")
+    assert read(raw.encode()) == read(an_envelope(request))
+
+
+@pytest.mark.parametrize(
+    "root", ["<paSendRTV2Request xmlns='urn:x'/>", "<PASendRTV2Request/>", "<paSendRTRequest/>", "<PaGetPaymentReq/>"]
+)
+def test_other_roots(root):
+    """A root in another namespace, or that only looks alike, is no receipt."""
+    for raw in (root, ENVELOPE.format(f"<s:Body>{root}</s:Body>")):
+        with pytest.raises(DocumentError):
+            read(raw.encode())
+
+
 def test_not_a_receipt():
     """Another operation's request is no receipt."""
     with pytest.raises(DocumentError):
@@ -203,6 +243,15 @@ def test_hash_is_the_receipt_elements():
         ({"paymentDateTime": "2026-07-01T10:20:30"}, {"paymentDateTime": "2026-07-01T10:20:30.000+02:00"}),
         ({"paymentDateTime": "12026-07-01T10:20:30"}, {"paymentDateTime": " 12026-07-01T10:20:30"}),
         ({"transfers.0.idTransfer": "1"}, {"transfers.0.idTransfer": "+01"}),
+        ({"paymentDateTime": "12026-07-01T10:20:30"}, {"paymentDateTime": "12026-07-01T10:20:30.0"}),
+        ({"paymentDateTime": "12026-07-01T10:20:30.50Z"}, {"paymentDateTime": "12026-07-01T10:20:30.5+00:00"}),
+        (
+            {"paymentDateTime": "2026-07-01T10:20:30.1234567Z"},
+            {"paymentDateTime": "2026-07-01T12:20:30.12345670+02:00"},
+        ),
+        ({"applicationDate": "2026-07-01Z"}, {"applicationDate": "2026-07-01+00:00"}),
+        ({"applicationDate": "2026-07-01Z"}, {"applicationDate": "2026-07-01-00:00"}),
+        ({"transferDate": "12026-07-01Z"}, {"transferDate": "12026-07-01-00:00"}),
         ({"transferDate": "2026-07-02"}, {"transferDate": "2026-07-02 "}),
         (
             {"transfers.0.IBAN": ABSENT, "transfers.0.MBDAttachment": "QUJD"},
@@ -224,6 +273,10 @@ def test_hash_is_of_values(one, other):
         ({"standIn": "true"}, {"standIn": "false"}),
         ({"standIn": "false"}, {"standIn": ABSENT}),
         ({"paymentDateTime": "2026-07-01T10:20:30"}, {"paymentDateTime": "2026-07-01T10:20:30Z"}),
+        ({"paymentDateTime": "2026-07-01T10:20:30.1234567"}, {"paymentDateTime": "2026-07-01T10:20:30.1234568"}),
+        ({"paymentDateTime": "12026-07-01T10:20:30"}, {"paymentDateTime": "12026-07-01T10:20:30.01"}),
+        ({"applicationDate": "2026-07-01"}, {"applicationDate": "2026-07-01Z"}),
+        ({"applicationDate": "2026-07-01+10:00"}, {"applicationDate": "2026-07-01Z"}),
         ({"companyName": " "}, {"companyName": "  "}),
         ({"description": "a"}, {"description": "a "}),
     ],
@@ -242,7 +295,7 @@ def test_hash_differs(one, other):
         ("accents_apostrophes_ampersands", "00cb981c7f47f8ad68d1c150f6fb8b3c3f5e8635dbf102e8fa1aca25394be35b"),
         ("digital_stamp", "d7ee028ff8644d6759dcc13d64a8247834d3172aee3868452ee71ea8734d68a2"),
         ("metadata_15_entries", "62c5ba70e75a7a61beb0cc404bb904408f2ee5192c2446789092468dff1d8dc8"),
-        ("newer_element", "6a8aef5b95529a79fffaaa85f008a16db63b9ef88efe19e1297798fadfcf9412"),
+        ("newer_element", "0c93d30c5188cabd6e92a0d703d74d31470de9aa049f077719ace93db8f98f43"),
         (
             "payment_date_time_with_fraction_and_zone",
             "cdb11af5238890154d9766b1c0eab8606ff459fa3733947c91a8f5998b926894",
@@ -263,56 +316,56 @@ def test_hash_never_changes(sample, hash_):
         pytest.param(
             "</receipt>",
             r"""<x a="&quot;\" b="&#10;à">&#9;"\ 😀</x></receipt>""",
-            "bedaad5b85e137a0df2279902367ca784cfe40b190970c75c7d27ebbd895399d",
+            "dca5ee0a1fbfa1b2979a35578f867a9768f197ab5e9fd1e82664e234ac165178",
             id="quotes, backslashes and controls",
         ),
         pytest.param(
             "</receipt>",
             f'<x b="1" xmlns:y="urn:y" y:c="2" a="3" xmlns:i="{contract.NS_XSI}" i:type="y:z"/></receipt>',
-            "1d3844b78d53c02be96d5ee33d37f1c5469b67ec1b2ce9105986da84811bafc2",
+            "6ddc12161fd2b820888a110e45787fec0071ab26858b1fa265aa78502792dc36",
             id="attributes in another order, and a hint to a schema",
         ),
         pytest.param(
             "</receipt>",
             "<x> one <y/> two <y> </y>  <z>3</z>\n</x></receipt>",
-            "25320635ad9bffea090521c58c1e0ff3cee157e5375e88102e186301172a217f",
+            "8bac1e26fb9ee8f28765d3c752bbacad02fc3d44a2714789fe0e09cbdcc842f4",
             id="text beside elements",
         ),
         pytest.param(
             "</debtor>",
             "<nickname>P</nickname><nickname>Q</nickname></debtor>",
-            "33454d098946da35506d018ec7ac0bd0648b974cafce7b6301c4593b0f3129a6",
+            "d2d81be115400b2828fe6cd0c96f2cf12d8c27a59cb237f5ab2e504c1cf9ac4c",
             id="a name twice",
         ),
         pytest.param(
             "</transfer>",
             '<fee a="1"> 01.00</fee><standIn a="1"/><paymentDateTime>x</paymentDateTime>'
             '<applicationDate a="1"> y </applicationDate></transfer>',
-            "bc6504e20eadaf5e998880b54128e3d17bafab900e369ed0a1394f36cfbfd697",
+            "54d8208473bfd580ee023915fc6cbb1720d5554e0af35e3453bda0513233b55d",
             id="the receipt's names in a transfer",
         ),
         pytest.param(
             "</receipt>",
             '<idTransfer a="1"> x</idTransfer><transferAmount><fee>01.00</fee></transferAmount></receipt>',
-            "24753e475a4681ea0cdc0c8fbb5358d1f9fd176c0389ca1e67a37e381a858666",
+            "da450161634df5f3953d19140353869b466436a84892a7cbb07f532163cf9a9e",
             id="a transfer's names in the receipt, without their values",
         ),
         pytest.param(
             "</receipt>",
             "<x><transferList><transfer><fee>01.00</fee></transfer></transferList></x></receipt>",
-            "744fde69623f3133dcac4a6789494ef0dace3f056f35fbb272dc60d1ce977a63",
+            "f0828b31b1aa7bf1e31ce9055f90b806863cfa865d393823ee13203de3411334",
             id="a list of transfers in an unknown element",
         ),
         pytest.param(
             "</debtor>",
             "<fee>01.00</fee><transferList><transfer><fee>01.00</fee></transfer></transferList></debtor>",
-            "ccd3cba6a4b2d0bfb23269f944cca7c2feac7c08f7d7ceff484ea332593d7ee0",
+            "1c8afbb028370c80518ada7c02447b6a5af6cabe04a3d6c54eee1f210dbfe828",
             id="a list of transfers in the debtor",
         ),
     ],
 )
 def test_hash_of_unknown_elements_never_changes(old, new, hash_):
-    """What the schema does not know is hashed as it always was, however odd it is."""
+    """What the schema does not know is hashed as it is by every later version, however odd it is."""
     raw = (DATA / "plain.xml").read_text().replace(old, new, 1).encode()
     assert read(raw).content_hash.hex() == hash_
 
@@ -338,6 +391,168 @@ def test_unknown_element(old, new):
     assert receipt._replace(flags=frozenset(), content_hash=b"") == read(an_envelope(request))._replace(
         flags=frozenset(), content_hash=b""
     )
+
+
+@pytest.mark.parametrize(
+    ("place", "one", "other"),
+    [
+        ("</transfer>", "<fee currency='EUR'>1.00</fee>", "<fee currency='USD'>1.00</fee>"),
+        ("</transfer>", "<fee>1.00</fee>", "<fee>01.00</fee>"),
+        ("</transfer>", "<standIn>maybe</standIn>", "<standIn>never</standIn>"),
+        ("</transfer>", "<standIn>1</standIn>", "<standIn>true</standIn>"),
+        ("</receipt>", "<MBDAttachment>12 3</MBDAttachment>", "<MBDAttachment>1 23</MBDAttachment>"),
+        ("</receipt>", "<idTransfer>1</idTransfer>", "<idTransfer>01</idTransfer>"),
+        (
+            "</debtor>",
+            "<applicationDate>2026-07-01Z</applicationDate>",
+            "<applicationDate>2026-07-01+00:00</applicationDate>",
+        ),
+        ("</receipt>", "<zz><fee>1.00</fee></zz>", "<zz><fee>01.00</fee></zz>"),
+        ("</receipt>", "<zz>a<b/></zz>", "<zz><b/>a</zz>"),
+        ("</receipt>", "<zz><b/>a<b/></zz>", "<zz><b/><b/>a</zz>"),
+        ("</receipt>", "<zz>a</zz>", "<zz a='a'/>"),
+        ("</receipt>", "<zz>\u00a0<b/></zz>", "<zz><b/></zz>"),
+        ("</receipt>", "<zz i:type='i:a'/>", "<zz i:type='i:b'/>"),
+        ("</receipt>", "<zz i:nil='true'/>", "<zz/>"),
+        ("<receiptId>", "<b/><c/>", "<c/><b/>"),
+    ],
+)
+def test_unknown_content_is_never_another(place, one, other):
+    """What the schema does not know is text, whatever its name, and each part of it has its place."""
+    raw = an_envelope(a_request()).decode()
+    hashes = set()
+    for new in (one, other):
+        text = f"{new}{place}".replace("<zz", f"<zz xmlns:i='{contract.NS_XSI}'")
+        hashes.add(read(raw.replace(place, text, 1).encode()).content_hash)
+    assert len(hashes) == 2
+
+
+# --- unknown attributes -----------------------------------------------------------------------------------------------
+
+ATTRIBUTES = [
+    "a='SECRET'",
+    "xml:lang='it'",
+    "xml:space='preserve'",
+    "xmlns:q='urn:q' q:a='1' a='2'",
+    "soapenv:encodingStyle='http://schemas.xmlsoap.org/soap/encoding/'",
+    f"xmlns:i='{contract.NS_XSI}' i:other='1'",
+    f"xmlns:i='{contract.NS_XSI}' i:nil='false'",
+]
+
+
+PLAIN = an_envelope(a_request())
+
+
+def with_attributes(tag, attributes):
+    """The plain request with attributes on its first element of that tag."""
+    assert f"<{tag}>".encode() in PLAIN
+    return PLAIN.replace(f"<{tag}>".encode(), f"<{tag} {attributes}>".encode(), 1)
+
+
+@pytest.mark.parametrize("attributes", ATTRIBUTES)
+@pytest.mark.parametrize("tag", ["pafn:paSendRTV2Request", "idPA", "receipt", "fee", "debtor", "fullName", "transfer"])
+def test_unknown_attribute(tag, attributes):
+    """An attribute that the schema does not know is no reason to lose a receipt, wherever it is; it is flagged."""
+    receipt = read(with_attributes(tag, attributes))
+    plain = read(PLAIN)
+    assert receipt.flags == plain.flags | {Flag.UNKNOWN_ELEMENTS}
+    assert receipt._replace(flags=plain.flags, content_hash=b"") == plain._replace(content_hash=b"")
+
+
+@pytest.mark.parametrize("tag", ["receipt", "fee", "debtor", "fullName", "transfer"])
+def test_unknown_attribute_counts_as_content(tag):
+    """Receipts that differ in an unknown attribute, anywhere in the receipt, are not the same."""
+    attributes = ["a='1'", "a='2'", "b='1'", "xmlns:q='urn:q' q:a='1'", "xml:lang='1'", "xmlns:a='urn:a'"]
+    hashes = [read(with_attributes(tag, one)).content_hash for one in attributes]
+    assert len(set(hashes)) == len(attributes)
+    assert hashes[-1] == read(PLAIN).content_hash
+    in_order, turned = (read(with_attributes(tag, one)).content_hash for one in ("a='1' b='2'", "b='2' a='1'"))
+    assert in_order == turned
+
+
+@pytest.mark.parametrize(
+    ("tag", "attribute", "rule"),
+    [
+        ("fee", "a='SECRET'", "/receipt/fee .*: the attribute a is not expected here"),
+        ("receipt", "xmlns:SECRET='u' SECRET:a='SECRET'", "/receipt .*: the attribute a is not expected here"),
+        ("pafn:paSendRTV2Request", "xml:lang='SECRET'", "Request .*: the attribute lang is not expected here"),
+    ],
+)
+def test_unknown_attribute_refused(tag, attribute, rule):
+    """An operator can have unknown attributes refused: the element and the attribute are named, and no value."""
+    with pytest.raises(InvalidReceiptError, match=rule) as caught:
+        read(with_attributes(tag, attribute), refuse_unknown=True)
+    assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("old", "new"), [("<receipt>", "<x/><receipt>"), ("<idPA>", "<idPA a='1'>")])
+def test_unknown_beside_the_receipt(old, new):
+    """The content is the receipt element's: what is unknown in the envelope makes no other receipt of it."""
+    receipt = read(PLAIN.replace(old.encode(), new.encode(), 1))
+    assert Flag.UNKNOWN_ELEMENTS in receipt.flags
+    assert receipt.content_hash == read(PLAIN).content_hash
+
+
+@pytest.mark.parametrize("nil", ["true", " 1 "])
+@pytest.mark.parametrize(
+    ("name", "before"),
+    [("fee", "<paymentDateTime>"), ("payer", "<paymentMethod>"), ("IBAN", "<IBAN>"), ("companyName", "<IBAN>")],
+)
+def test_nil(name, before, nil):
+    """An empty optional element that says it is missing counts as missing, also as content."""
+    request = a_request(**{"fee": ABSENT, "payer": ABSENT, "transfers.0.companyName": ABSENT})
+    raw = an_envelope(request).decode()
+    empty = f"<{name} xmlns:i='{contract.NS_XSI}' i:nil='{nil}'/>"
+    receipt = read(raw.replace(before, f"{empty}{before}", 1).encode())
+    assert receipt == read(raw.encode())._replace(flags=receipt.flags)
+    assert Flag.UNKNOWN_ELEMENTS in receipt.flags
+    other = read(raw.replace(before, f"{empty[:-2]} a='1'/>{before}", 1).encode())
+    assert other.content_hash != receipt.content_hash
+    with pytest.raises(
+        InvalidReceiptError, match=f"/{name} .*: the element is empty, and marked as missing by xsi:nil"
+    ):
+        read(raw.replace(before, f"{empty}{before}", 1).encode(), refuse_unknown=True)
+
+
+@pytest.mark.parametrize(
+    ("tag", "attribute", "path", "rule"),
+    [
+        ("fee", "i:nil='true'", "/receipt/fee", "the attribute xsi:nil is not allowed here"),
+        ("fee", "i:nil='SECRET'", "/receipt/fee", "the attribute xsi:nil is not allowed here"),
+        ("debtor", "i:nil='true'", "/receipt/debtor", "the attribute xsi:nil is not allowed here"),
+        ("fee", "i:type='i:SECRET'", "/receipt/fee", "the attribute xsi:type does not name the type"),
+        ("fee", "i:type='SECRET:SECRET'", "/receipt/fee", "the attribute xsi:type does not name the type"),
+        ("receipt", "i:type='pafn:ctReceipt'", "/receipt", "the attribute xsi:type does not name the type"),
+        ("receipt", "i:type='SECRET'", "/receipt", "the attribute xsi:type does not name the type"),
+        ("receipt", "i:type='a SECRET'", "/receipt", "the attribute xsi:type does not name the type"),
+    ],
+)
+@pytest.mark.parametrize("beside", ["", " a='1'"])
+def test_breach_by_attribute(tag, attribute, path, rule, beside):
+    """What XSD's own attributes break is told in words, also beside what is tolerated: never the value."""
+    raw = with_attributes(tag, f"xmlns:i='{contract.NS_XSI}' {attribute}{beside}")
+    with pytest.raises(InvalidReceiptError) as caught:
+        read(raw)
+    assert caught.value.path == f"/paSendRTV2Request{path}"
+    assert caught.value.rule.startswith(rule)
+    assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize("beside", ["", " a='1'"])
+def test_type_that_is_declared(beside):
+    """A type that is the declared one is no breach, beside what is tolerated neither."""
+    type_ = f"xmlns:i='{contract.NS_XSI}' i:type='pafn:ctReceiptV2'{beside}"
+    assert read(with_attributes("receipt", type_)).amount == read(PLAIN).amount
+
+
+@pytest.mark.parametrize("name", ["receiptId", "debtor", "idPA", "transferList", "receipt"])
+def test_nil_of_what_is_required(name):
+    """A required element that says it is missing is missing."""
+    raw = an_envelope(a_request(), "compact").decode()
+    start, end = raw.index(f"<{name}>"), raw.index(f"</{name}>") + len(name) + 3
+    nil = f"<{name} xmlns:i='{contract.NS_XSI}' i:nil='true'/>"
+    with pytest.raises(InvalidReceiptError, match=rf"Expected is \( {name} \)"):
+        read(f"{raw[:start]}{nil}{raw[end:]}".encode())
 
 
 def test_unknown_element_counts_as_content():
@@ -429,14 +644,46 @@ def test_breach_with_deceptive_value():
     assert "SECRET" not in str(caught.value)
 
 
-@pytest.mark.parametrize("attribute", ["a='SECRET'", "x:type='x:SECRET'", "x:nil='true'"])
-def test_attribute(attribute):
-    """Attributes break the schema too, and their values stay inside."""
-    raw = an_envelope(a_request()).decode()
-    raw = raw.replace("<fee>", f"<fee xmlns:x='{contract.NS_XSI}' {attribute}>")
+@pytest.mark.parametrize(
+    ("names", "path"),
+    [
+        (["idPA"], "/idPA"),
+        (["receipt"], "/receipt"),
+        (["fiscalCode"], "/receipt/fiscalCode"),
+        (["idPA", "idBrokerPA", "idStation", "receipt", "receiptId"], "/idPA"),
+        (["transfer"], "/receipt/transferList/transfer"),
+        (["idTransfer"], "/receipt/transferList/transfer[1]/idTransfer"),
+        (["fee", "IBAN"], "/receipt/transferList/transfer[1]/IBAN"),
+    ],
+)
+@pytest.mark.parametrize(("namespace", "own"), [(contract.NS, ", the request's own"), ("urn:SECRET", "")])
+@pytest.mark.parametrize("refuse_unknown", [True, False])
+def test_breach_by_namespace(names, path, namespace, own, refuse_unknown):
+    """A child that is there in a wrong namespace is not called missing."""
+    raw = an_envelope(a_request()).decode().replace("<soapenv:Envelope", f"<soapenv:Envelope xmlns:x='{namespace}'")
+    for name in names:
+        raw = raw.replace(f"<{name}>", f"<x:{name}>").replace(f"</{name}>", f"</x:{name}>")
     with pytest.raises(InvalidReceiptError) as caught:
+        read(raw.encode(), refuse_unknown=refuse_unknown)
+    assert caught.value.path == f"/paSendRTV2Request{path}"
+    assert caught.value.rule == f"the element is in a namespace{own}, and the schema has it in none"
+    assert raw.splitlines()[caught.value.line - 1].strip().startswith(f"<x:{path.rpartition('/')[2]}")
+
+
+def test_breach_with_a_namesake_in_a_namespace():
+    """What is missing is called missing, where an element of that name in a namespace is somewhere else."""
+    raw = an_envelope(a_request(fiscalCode=ABSENT)).decode()
+    raw = raw.replace("</debtor>", "<x:fiscalCode xmlns:x='urn:x'>1</x:fiscalCode></debtor>")
+    with pytest.raises(InvalidReceiptError, match="Expected is"):
         read(raw.encode())
-    assert "SECRET" not in str(caught.value)
+
+
+def test_breach_on_a_late_line():
+    """A document of more lines than libxml2 counts is judged like any other."""
+    raw = an_envelope(a_request(fee="1,50", newField="1")).replace(b"<receipt>", b"<receipt>" + b"\n" * 70_000)
+    with pytest.raises(InvalidReceiptError, match=r"^/paSendRTV2Request/receipt/fee: the value"):
+        read(raw)
+    assert Flag.UNKNOWN_ELEMENTS in read(raw.replace(b"1,50", b"1.50")).flags
 
 
 def test_text_between_elements():

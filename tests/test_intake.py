@@ -7,11 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from decimal import Decimal
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 from build import ABSENT, BROKER, EC, OTHER_EC, STATION, a_request, a_stamp_transfer, a_transfer, an_envelope
 from hypothesis import HealthCheck, given, settings
-from sqlalchemy import exc, select
+from sqlalchemy import exc, select, update
 from strategies import our_receipts, receipts, styles
 from trouble import LOST, broken, lost_at_commit
 
@@ -27,6 +28,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Spyne imports what is deprecated
     from station.app import Station
 
+DATA = Path(__file__).parent / "data"
 REGISTRY = {
     "broker": [{"id": BROKER, "stations": [STATION, "15376371009_02"]}],
     "ec": [{"id": EC, "name": "Comune di Vattelapesca"}, {"id": OTHER_EC, "stations": [STATION]}],
@@ -44,10 +46,10 @@ def engine(database_url: str) -> Iterator[store.Engine]:
 def take(engine):
     """Takes in bytes as the push does."""
 
-    def take(raw, *, source=Source.PUSH, **rules):
+    def take(raw, *, source=Source.PUSH, charset=None, **rules):
         over = {"rules": rules} if rules else {}
         intake = Intake(engine, Settings.model_validate(REGISTRY | over))
-        document = contract.parse(raw)
+        document = contract.parse(raw, charset)
         return intake.accept(document, contract.request_element(document.root), Origin(source, "127.0.0.1", "r-1"))
 
     return take
@@ -122,6 +124,87 @@ def test_conflict(engine, take):
     assert (outcome.result, outcome.refusal.fault_code) == (Result.REFUSED, "PAA_RECEIPT_DUPLICATA")
     assert rows(engine, tables.receipt) == before
     assert [row["refused_id"] for row in rows(engine, tables.refused)] == [outcome.refused_id]
+
+
+def hashed_by_an_earlier_version(engine):
+    """Gives what is stored the hash of another canonical form of the same content."""
+    with store.transaction(engine) as connection:
+        connection.execute(update(tables.receipt).values(content_hash=bytes(32)))
+
+
+@pytest.mark.parametrize(("source", "counted"), [(Source.PUSH, 1), (Source.RECONCILE, 0), (Source.REPLAY, 0)])
+def test_resend_of_what_an_earlier_version_hashed(engine, take, source, counted):
+    """A stored hash of another version makes no conflict: the documents are compared, and the hash is today's."""
+    request = a_request()
+    take(an_envelope(request))
+    (before,) = rows(engine, tables.receipt)
+    hashed_by_an_earlier_version(engine)
+    resend = an_envelope(request.but(idStation="15376371009_02"), "default_namespaces")
+    assert take(resend, source=source).result is Result.DUPLICATE
+    (after,) = rows(engine, tables.receipt)
+    history = ("resends", "last_resend_at")
+    assert {**after, **{name: before[name] for name in history}} == before
+    assert after["resends"] == counted
+    assert len(rows(engine, tables.receipt_route)) == counted
+    assert take(resend, source=source).result is Result.DUPLICATE
+
+
+def test_conflict_with_what_an_earlier_version_hashed(engine, take):
+    """Other content is a conflict whichever version hashed what is stored; so is all, once the document was purged."""
+    request = a_request()
+    take(an_envelope(request))
+    hashed_by_an_earlier_version(engine)
+    before = rows(engine, tables.receipt)
+    assert take(an_envelope(request.but(description="something else"))).result is Result.REFUSED
+    assert rows(engine, tables.receipt) == before
+    with store.transaction(engine) as connection:
+        connection.execute(update(tables.receipt).values(raw=b""))
+    assert take(an_envelope(request)).result is Result.REFUSED
+
+
+def test_hash_that_an_earlier_version_gave_to_two(engine, take):
+    """Of two documents to which an earlier version gave one hash, the second one is a conflict, not a resend."""
+    raw = (DATA / "plain.xml").read_text()
+    one, other = (raw.replace("</receipt>", f"{new}</receipt>").encode() for new in ("<z>a<b/></z>", "<z><b/>a</z>"))
+    take(one)
+    hash_ = bytes.fromhex("e74eb7d00bc3d1bad2853e072950d0d0fe4a136d5449086559464888b2437942")
+    with store.transaction(engine) as connection:
+        connection.execute(update(tables.receipt).values(content_hash=hash_))
+    assert take(other).result is Result.REFUSED
+    assert take(one).result is Result.DUPLICATE
+
+
+def test_resends_at_once_of_what_an_earlier_version_hashed(engine, take):
+    """Of resends that arrive at once each is counted, whichever of them replaces the hash."""
+    raw = an_envelope(a_request())
+    take(raw)
+    hashed_by_an_earlier_version(engine)
+    with ThreadPoolExecutor(8) as pool:
+        assert {outcome.result for outcome in pool.map(take, [raw] * 16)} == {Result.DUPLICATE}
+    assert [row["resends"] for row in rows(engine, tables.receipt)] == [16]
+
+
+def test_preview_of_what_an_earlier_version_hashed(engine, take):
+    """A dry run foresees what becomes of a resend and of other content, and writes nothing."""
+    request = a_request()
+    take(an_envelope(request))
+    hashed_by_an_earlier_version(engine)
+    before = rows(engine, tables.receipt)
+    intake = Intake(engine, Settings.model_validate(REGISTRY))
+    for sent, result in ((request, Result.DUPLICATE), (request.but(fee="2.00"), Result.REFUSED)):
+        element = contract.request_element(contract.parse(an_envelope(sent)).root)
+        assert intake.preview(element).result is result
+    assert rows(engine, tables.receipt) == before
+
+
+def test_utf8_under_another_label(engine, take):
+    """UTF-8 that a proxy labels ISO-8859-1 is stored with its accents, and is the same when it comes again."""
+    request = a_request(debtor__fullName="Nicolò D'Àngelo")
+    assert take(an_envelope(request), charset="ISO-8859-1").result is Result.STORED
+    (stored,) = rows(engine, tables.receipt)
+    assert stored["debtor_name"] == "Nicolò D'Àngelo"
+    assert take(stored["raw"], charset=stored["charset"]).result is Result.DUPLICATE
+    assert take(an_envelope(request), charset="utf-8").result is Result.DUPLICATE
 
 
 def test_second_receipt_of_a_notice(engine, take):

@@ -435,6 +435,18 @@ def test_files(door, run_station, tmp_path):
         assert door.receipt(request)["source"] == "replay"
 
 
+@pytest.mark.parametrize("first", "pP")
+@pytest.mark.parametrize("prefix", ["", "pafn:"])
+def test_file_under_another_root(door, tmp_path, first, prefix):
+    """A file's root may be spelt as in a push or as by the GPD API, with a namespace or without, in an envelope too."""
+    raw = an_envelope(a_request(), "no_declaration").replace(b"pafn:paSendRTV2", f"{prefix}{first}aSendRTV2".encode())
+    (tmp_path / "a.xml").write_bytes(raw)
+    for dry_run, verdict in ((True, Verdict.STORED), (False, Verdict.STORED), (False, Verdict.DUPLICATE)):
+        replay = Replay(Intake(door.engine, Settings.model_validate(OURS)), "anna", dry_run)
+        (item,) = replay.files([str(tmp_path / "a.xml")], Limits(), io.BytesIO())
+        assert item.verdict is verdict
+
+
 def test_file_settles_the_refused_request(door, tmp_path):
     """A file with the bytes of a refused request that is taken in settles the refused request."""
     raw = an_envelope(a_request())
@@ -502,6 +514,24 @@ def test_stored(door, aged, run_station):
     assert expected[1]["flags"] == ["second_receipt", "stand_in"]
     assert expected[2]["flags"] == ["unknown_station"]
     assert [item.reading for item in Reread(door.engine).run(Selection())] == [Reading.UNCHANGED] * 3
+
+
+def test_stored_under_a_wrong_label(door, run_station):
+    """What an earlier version read as ISO-8859-1, because it was labelled so, is read as the UTF-8 that it is."""
+    request = a_request(debtor__fullName="Nicolò")
+    door.take(an_envelope(request))
+    before = door.receipt(request)
+    wrong = {"charset": "iso-8859-1", "debtor_name": "NicolÃ²", "content_hash": bytes(32)}
+    with store.transaction(door.engine) as connection:
+        connection.execute(update(tables.receipt).values(wrong))
+    assert door.take(an_envelope(request)).result == "duplicate"
+    assert [item.reading for item in Reread(door.engine).run(Selection())] == [Reading.REBUILT]
+    assert door.receipt(request) == {**before, "charset": "iso-8859-1", **_resent(door.receipt(request))}
+    assert [item.reading for item in Reread(door.engine).run(Selection())] == [Reading.UNCHANGED]
+
+
+def _resent(found):
+    return {name: found[name] for name in ("resends", "last_resend_at")}
 
 
 def test_stored_selection(door, aged):

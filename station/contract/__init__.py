@@ -17,7 +17,7 @@ from station.contract.parsing import (
     parse,
     request_element,
 )
-from station.contract.reading import read
+from station.contract.reading import read, same_content
 from station.contract.schema import load_schema
 from station.contract.values import read_date_time
 
@@ -34,4 +34,5 @@ __all__ = [
     "read",
     "read_date_time",
     "request_element",
+    "same_content",
 ]

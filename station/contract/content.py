@@ -1,5 +1,6 @@
 """What a receipt says, however it is written: its fields, and the canonical form that its hash is made of."""
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import date, datetime
 from decimal import Decimal
@@ -7,7 +8,8 @@ from hashlib import sha256
 from json import JSONEncoder
 from typing import Any, NamedTuple, TypeAlias
 
-from station.contract.parsing import NS_XSI, Element
+from station.contract.parsing import RECEIPT_OPERATIONS, Element
+from station.contract.schema import DECLARED, HINTS, NIL, TYPE, Place, is_nil
 from station.contract.values import BLANKS, integer, read_date, read_date_time
 
 # The children of an element in their order: each its name, and its text, what its text means, or its own children.
@@ -36,12 +38,27 @@ def _boolean(text: str) -> tuple[str, bool]:
 def _date_time(text: str) -> tuple[str, datetime | None]:
     lexical = text.strip(BLANKS)
     value = read_date_time(lexical)
-    return str(value or lexical), value
+    whole, _, rest = lexical.partition(".")
+    if value is not None and len(rest) <= 6:
+        return str(value), value
+    digits = _DIGITS.match(rest)[0]  # type: ignore[index]  # it matches nothing, too
+    fraction = digits.rstrip("0")
+    if value is not None:  # to the microsecond, and the digits beyond are content as well
+        return f"{value}{fraction[6:]}", value
+    return _in_one_way(f"{whole}{fraction and '.'}{fraction}{rest[len(digits) :]}"), None
+
+
+_DIGITS = re.compile(r"[0-9]*")
 
 
 def _date(text: str) -> tuple[str, date | None]:
     lexical = text.strip(BLANKS)
-    return lexical, read_date(lexical)
+    return _in_one_way(lexical), read_date(lexical)
+
+
+def _in_one_way(lexical: str) -> str:
+    """A date or time with the one zone in which it is UTC: the GPD API rewrites the others to it."""
+    return f"{lexical[:-6]}Z" if lexical.endswith(("+00:00", "-00:00")) else lexical
 
 
 def _base64(text: str) -> tuple[str, str]:
@@ -49,76 +66,128 @@ def _base64(text: str) -> tuple[str, str]:
     return value, value
 
 
-_VALUES: dict[str, Callable[[str], tuple[str, Any]]] = {
-    "paymentAmount": _amount,
-    "fee": _amount,
-    "primaryCiIncurredFee": _amount,
-    "transferAmount": _amount,
-    "idTransfer": _integer,
-    "standIn": _boolean,
-    "paymentDateTime": _date_time,
-    "applicationDate": _date,
-    "transferDate": _date,
-    "MBDAttachment": _base64,
+# By the built-in type that the schema declares. The rest is text, every character of it.
+_VALUES: Mapping[str, Callable[[str], tuple[str, Any]]] = {
+    "decimal": _amount,
+    "int": _integer,
+    "boolean": _boolean,
+    "dateTime": _date_time,
+    "date": _date,
+    "base64Binary": _base64,
 }
 
 
-class _Place(NamedTuple):
-    """Which children of an element are values, and the places of those that have children. The rest is text."""
+class _Reader(NamedTuple):
+    """Which children of an element are values, and how those that have children are read."""
 
-    values: Mapping[str, Callable[[str], tuple[str, Any]]] = {}
-    places: Mapping[str, "_Place"] = {}
+    values: Mapping[str, Callable[[str], tuple[str, Any]]]
+    below: Mapping[str, "_Reader"]
 
 
-_RECEIPT = _Place(_VALUES, {"transferList": _Place(places={"transfer": _Place(_VALUES)})})
-_ELSEWHERE = _Place()
+def _reader(place: Place) -> _Reader:
+    children = place.children.items()
+    return _Reader(
+        {name: _VALUES[child.type] for name, child in children if child.type in _VALUES},
+        {name: _reader(child) for name, child in children if child.children},
+    )
+
+
+_RECEIPTS = {operation: DECLARED[operation].children["receipt"] for operation in RECEIPT_OPERATIONS}
+_READERS = {operation: _reader(place) for operation, place in _RECEIPTS.items()}
 
 _as_json = JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
 
 
-def read_content(receipt: Element, *, unknown: bool) -> tuple[Fields, bytes]:
-    """The fields of a valid request's `receipt` element, and the SHA-256 of its canonical form. `unknown` tells whether
-    the request holds elements that the schema does not know.
+def read_content(request: Element) -> tuple[Fields, bytes]:
+    """The fields of the `receipt` element of a request that the schema knows all of, and the hash of its content.
 
-    The form is JSON: [name, text] or [name, [children]], and as a third item the attributes, where there are any. It
-    is without prefixes, blanks between elements and hints to schemas. The hash is stored with every receipt and tells
-    resends from conflicts: never change the form.
+    The hash is the SHA-256 of a canonical form, which is JSON: [name, text] or [name, [children]], without prefixes,
+    blanks between elements and hints to schemas. It is stored with every receipt and tells resends from conflicts.
+    Another form makes each resend of what was stored before it be read and compared (see `same_content`): it would do
+    no harm, and cost all the time that the hash is there to save.
     """
-    fields, forms = _children(receipt, _RECEIPT, unknown=unknown)
-    return fields, sha256(_as_json(("receipt", forms)).encode()).digest()
+    fields, forms = _children(_receipt(request), _READERS[request.tag])
+    return fields, _hash("receipt", forms)
 
 
-def _children(element: Element, place: _Place, *, unknown: bool) -> tuple[Fields, list[Any]]:
+def hash_all(request: Element, known_hash: bytes) -> bytes:
+    """The hash of the content of a valid request that holds what the schema does not know.
+
+    That is text, with the element's attributes as a third item, and text beside elements as ["", text] in its place.
+    Elements that count as missing are left out. `known_hash` is of what the schema knows: where there is no more in the
+    receipt itself, it is the same receipt. Elsewhere the receipt has its third item even without attributes: versions
+    before 1.0 had none, and one hash for some documents that differ.
+    """
+    receipt = _receipt(request)
+    forms = _forms(receipt, _RECEIPTS[request.tag])
+    attributes = _content(receipt.items(), known=True)
+    if not attributes and _hash("receipt", forms) == known_hash:
+        return known_hash
+    return _hash("receipt", forms, attributes)
+
+
+def _receipt(request: Element) -> Element:
+    return next(request.iterchildren("receipt"))
+
+
+def _hash(*form: Any) -> bytes:
+    return sha256(_as_json(form).encode()).digest()
+
+
+def _children(element: Element, reader: _Reader) -> tuple[Fields, list[Any]]:
     """What the children of an element say, and the canonical form of it."""
     fields: Fields = []
     forms: list[Any] = []
-    values = place.values
+    values = reader.values
     for child in element:
         name = child.tag
         value: Any
         form: Any
         if len(child):
-            value, form = _children(child, place.places.get(name, _ELSEWHERE), unknown=unknown)
+            value, form = _children(child, reader.below[name])
+        elif name in values:
+            form, value = values[name](child.text or "")
         else:
             value = form = child.text or ""
-            if name in values:
-                try:
-                    form, value = values[name](form)
-                except (ValueError, ArithmeticError):
-                    pass  # not the schema's element of that name, but an unknown one elsewhere: its text is text
-                else:
-                    fields.append((name, value))
-                    forms.append((name, form))
-                    continue
         fields.append((name, value))
-        attributes = unknown and _attributes(child)
-        forms.append((name, form, attributes) if attributes else (name, form))
-    if unknown:
-        # Attributes, and text beside elements, occur in unknown elements only, but there they are content.
-        texts = (element.text, *[child.tail for child in element])
-        forms += [("", text) for text in texts if text and not text.isspace()]
+        forms.append((name, form))
     return fields, forms
 
 
-def _attributes(element: Element) -> list[Any]:
-    return sorted(item for item in element.items() if not str(item[0]).startswith(f"{{{NS_XSI}}}"))
+def _forms(element: Element, place: Place | None) -> list[Any]:
+    """The canonical form of the children of an element; `place` is `None` where the schema does not know it."""
+    forms: list[Any] = []
+    text = element.text
+    if text and text.strip(BLANKS):
+        forms.append(("", text))
+    for child in element:
+        tag = child.tag
+        declared = None if place is None else place.children.get(tag)
+        attributes: Any = child.items()
+        nil = False
+        if attributes:
+            nil = declared is not None and is_nil(child)
+            attributes = _content(attributes, known=declared is not None)
+        form: Any
+        if len(child):
+            form = _forms(child, declared)
+        else:
+            form = child.text or ""
+            if declared is not None and declared.type in _VALUES and not nil:
+                form, _ = _VALUES[declared.type](form)
+        if attributes:
+            forms.append((tag, form, attributes))
+        elif not nil:
+            forms.append((tag, form))
+        text = child.tail
+        if text and text.strip(BLANKS):
+            forms.append(("", text))
+    return forms
+
+
+def _content(attributes: Any, *, known: bool) -> list[tuple[str, str]]:
+    """The attributes that are content. XSD's own are judged by it where it knows the element, and content elsewhere."""
+    return sorted(item for item in attributes if item[0] not in (_JUDGED if known else HINTS))
+
+
+_JUDGED = HINTS | {NIL, TYPE}

@@ -3,10 +3,10 @@
 from hashlib import sha256
 from typing import Any
 
-from station.contract.content import Fields, read_content
-from station.contract.parsing import RECEIPT_OPERATIONS, Element
+from station.contract.content import Fields, hash_all, read_content
+from station.contract.parsing import RECEIPT_OPERATIONS, Element, parse, request_element
 from station.contract.schema import known_part
-from station.errors import DocumentError
+from station.errors import DocumentError, RefusalError
 from station.receipt import Flag, Receipt, Subject, Transfer, oddities
 
 _VERSIONS = {"paSendRTV2": 2, "paSendRT": 1}
@@ -23,23 +23,30 @@ def read(request: Element, *, refuse_unknown: bool = False) -> Receipt:
 
     Raises `InvalidReceiptError` where the element breaks the published schema. Elements whose names the schema does
     not know where they stand are no breach unless `refuse_unknown`: the receipt is read without them and flagged, and
-    its hash covers them. Raises `DocumentError` where the element is no receipt request.
+    its hash covers them. So are attributes. Raises `DocumentError` where the element is no receipt request.
     """
     operation = RECEIPT_OPERATIONS.get(request.tag)
     if operation is None:
         raise DocumentError("not a receipt request")
     known = known_part(request, refuse_unknown=refuse_unknown)
+    fields, content_hash = read_content(known)
     unknown = known is not request
-    fields, content_hash = read_content(_child(request, "receipt"), unknown=unknown)
     if unknown:
-        # The hash covers what is unknown, the columns do not: it may have a known name, elsewhere, with other content.
-        fields, _ = read_content(_child(known, "receipt"), unknown=False)
+        content_hash = hash_all(request, content_hash)
     envelope = {child.tag: child.text or "" for child in known}
     return _receipt(envelope, dict(fields), _VERSIONS[operation], content_hash, unknown=unknown)
 
 
-def _child(element: Element, name: str) -> Element:
-    return next(element.iterchildren(name))
+def same_content(raw: bytes, charset: str | None, newcomer: Receipt) -> bool:
+    """Whether a stored document says what `newcomer` says, both as they are read today.
+
+    The hash stored beside the document may be of an earlier version, which wrote or read something in another way.
+    """
+    try:
+        stored = read(request_element(parse(raw, charset).root))
+    except (DocumentError, RefusalError):
+        return False
+    return stored.content_hash == newcomer.content_hash
 
 
 def _receipt(

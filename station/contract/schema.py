@@ -2,13 +2,11 @@
 
 import re
 import threading
-from copy import deepcopy
-from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from lxml import etree
 
-from station.contract.parsing import NS, Element
+from station.contract.parsing import NS, NS_XSI, Element
 from station.contract.values import BLANKS
 from station.errors import InvalidReceiptError
 from station.folder import folder
@@ -46,78 +44,179 @@ def load_schema() -> None:
     for want of file descriptors.
     """
     _per_thread.schema  # noqa: B018  (reads it)
-    _known_elements()
 
 
 def _schema_tree() -> etree._ElementTree:
     return etree.parse(folder("wsdl") / "paForNode.xsd", etree.XMLParser(no_network=True))
 
 
+class Place(NamedTuple):
+    """What the schema declares of an element: its children by name, or the built-in type that its text is of."""
+
+    children: dict[str, "Place"]
+    type: str = ""
+
+
+def _declared() -> dict[str, Place]:
+    """The global elements with all that may stand in them."""
+    schema = _schema_tree().getroot()
+    imported = [
+        etree.parse(folder("wsdl") / one.get("schemaLocation", "")).getroot() for one in schema.iter(f"{XS}import")
+    ]
+    types = {
+        type_.get("name"): type_
+        for tree in (schema, *imported)
+        for type_ in tree.iterchildren(f"{XS}complexType", f"{XS}simpleType")
+    }
+
+    def place(type_name: str) -> Place:
+        local = type_name.rpartition(":")[2]
+        if local not in types:
+            return Place({}, local)
+        bases = [place(base.get("base", "")) for base in types[local].iter(f"{XS}extension", f"{XS}restriction")]
+        children = {str(one.get("name")): place(one.get("type", "")) for one in types[local].iter(f"{XS}element")}
+        return Place(bases[0].children | children, bases[0].type) if bases else Place(children)
+
+    return {f"{{{NS}}}{one.get('name')}": place(one.get("type", "")) for one in schema.iterchildren(f"{XS}element")}
+
+
+DECLARED = _declared()
+
+
 def known_part(request: Element, *, refuse_unknown: bool) -> Element:
-    """The request, or a copy without its unknown elements where there are some. Raises `InvalidReceiptError`."""
+    """The request, or a copy of what the schema knows of it where there is more. Raises `InvalidReceiptError`.
+
+    Elements and attributes that the schema does not know where they stand are no breach unless `refuse_unknown`, nor
+    are elements that count as missing (see `is_nil`).
+    """
     schema = _per_thread.schema
     if schema.validate(request):
         return request
-    known = deepcopy(request)
-    unknown = not refuse_unknown and _strip_unknown(known, _known_elements()[request.tag])
-    trimmed = _trim_dates(known)
-    if (unknown or trimmed) and schema.validate(known):
-        return known if unknown else request
-    log: Any = schema.error_log
-    raise InvalidReceiptError(_path(log[0], request), log[0].line or None, _rule(log[0]))
+    copy = _Copy(request)
+    if not ((copy.unknown or copy.trimmed) and schema.validate(copy.root)):
+        log: Any = schema.error_log
+        line = log[0].line if 0 < log[0].line < _LINE_MAX else None
+        raise copy.misplaced(log[0]) or InvalidReceiptError(_path(log[0].path, request), line, _rule(log[0]))
+    if copy.unknown and refuse_unknown:
+        parent, below, line, rule = copy.unknown
+        raise InvalidReceiptError(_path(copy.path(parent), request, *below), line, rule)
+    return copy.root if copy.unknown else request
 
 
-def _trim_dates(request: Element) -> bool:
-    """Takes blanks around dates out of the tree: XSD ignores them, libxml2 refuses them. Whether there were any."""
-    dates = [request.find(f"receipt/{name}") for name in ("paymentDateTime", "applicationDate", "transferDate")]
-    blank = [date for date in dates if date is not None and date.text and date.text != date.text.strip(BLANKS)]
-    for date_ in blank:
-        date_.text = (date_.text or "").strip(BLANKS)
-    return bool(blank)
+def is_nil(element: Element) -> bool:
+    """Whether an element is empty and says of itself that it is missing."""
+    nil = element.get(NIL)
+    return nil is not None and nil.strip(BLANKS) in ("true", "1") and not element.text and not len(element)
 
 
-@cache
-def _known_elements() -> dict[str, dict[str, Any]]:
-    """For each global element the elements its type knows, nested; `None` stands for an element with simple content."""
-    trees = [_schema_tree().getroot()]
-    trees += [
-        etree.parse(folder("wsdl") / imported.get("schemaLocation", "")).getroot()
-        for imported in trees[0].iter(f"{XS}import")
-    ]
-    types = {type_.get("name"): type_ for tree in trees for type_ in tree.iter(f"{XS}complexType")}
+NIL, TYPE = f"{{{NS_XSI}}}nil", f"{{{NS_XSI}}}type"
+# Where a schema would be found: the schema allows it anywhere, and it says nothing.
+HINTS = frozenset({f"{{{NS_XSI}}}schemaLocation", f"{{{NS_XSI}}}noNamespaceSchemaLocation"})
+_LINE_MAX = 65_535  # the last that an element of libxml2's has room for: no line, where it would be a later one
+# To find out what a prefix stands for takes a look at every namespace. The largest request has 380 elements.
+_TYPES_MAX = 400
+_MISPLACED_MAX = 50  # elements in a wrong namespace that are remembered: the first of them explain the breach
 
-    def children(type_name: str) -> dict[str, Any] | None:
-        declared = types.get(type_name.rpartition(":")[2])
-        if declared is None:
+
+class _Copy:
+    """What the schema knows of a request, as a document of its own with the element `root`.
+
+    It is built and not pruned: libxml2 takes elements times namespaces to take thousands of elements out of a tree.
+    `unknown` is the first thing left out: its place in the copy, a name below that, its line and what is wrong with it.
+    `trimmed` tells of blanks around dates, which XSD ignores and libxml2 refuses.
+    """
+
+    def __init__(self, request: Element) -> None:
+        self.unknown: tuple[Element, tuple[str, ...], Any, str] | None = None
+        self.trimmed = False
+        self._types = 0
+        self._misplaced: list[tuple[Element, Element]] = []
+        self.root = etree.Element(request.tag, nsmap={"pafn": NS})
+        self._fill(self.root, request, DECLARED[request.tag])
+
+    def path(self, element: Element) -> str:
+        """The way to an element of the copy, as libxml2 writes it."""
+        return self.root.getroottree().getpath(element)
+
+    def misplaced(self, error: etree._LogEntry) -> InvalidReceiptError | None:
+        """The breach in better words, where the missing element is there in a namespace."""
+        missing = _EXPECTED.search(error.message.strip())
+        if missing is None or not self._misplaced:
             return None
-        base = next((children(extension.get("base", "")) for extension in declared.iter(f"{XS}extension")), None)
-        return (base or {}) | {
-            str(element.get("name")): children(element.get("type", "")) for element in declared.iter(f"{XS}element")
-        }
+        names = re.findall(r"[\w.-]+", missing[0].partition("Expected is")[2])
+        path = error.path or ""
+        parent_path = path if missing[0].startswith("Missing") else path.rpartition("/")[0]
+        for parent, element in self._misplaced:
+            name = etree.QName(element)
+            if name.localname in names and self.path(parent) == parent_path:
+                own = ", the request's own" if name.namespace == NS else ""
+                rule = f"the element is in a namespace{own}, and the schema has it in none"
+                line: Any = element.sourceline
+                return InvalidReceiptError(_path(parent_path, self.root, name.localname), line, rule)
+        return None
 
-    return {
-        f"{{{NS}}}{element.get('name')}": children(element.get("type", "")) or {}
-        for element in trees[0].findall(f"{XS}element")
-    }
+    def _fill(self, copy: Element, element: Element, place: Place) -> None:
+        """Copies what the schema knows of an element into its copy, which has its name."""
+        line: Any = element.sourceline
+        copy.sourceline = min(line or 0, _LINE_MAX)  # type: ignore[assignment]
+        if attributes := element.items():
+            self._copy_attributes(copy, element, attributes)
+        text = element.text
+        if not place.children:
+            copy.text = text
+            if text and place.type in ("date", "dateTime"):
+                copy.text = text.strip(BLANKS)
+                self.trimmed |= copy.text != text
+            if len(element):  # a breach, and one is enough for it
+                etree.SubElement(copy, element[0].tag)
+            return
+        for child in element:
+            tag = child.tag
+            declared = place.children.get(tag)
+            if declared is None:
+                name = etree.QName(child).localname
+                if name in place.children and len(self._misplaced) < _MISPLACED_MAX:
+                    self._misplaced.append((copy, child))
+                self._leave_out(copy, child, "the element is not expected here", name)
+            elif is_nil(child):
+                self._leave_out(copy, child, "the element is empty, and marked as missing by xsi:nil", tag)
+            else:
+                self._fill(etree.SubElement(copy, tag), child, declared)
+            tail = child.tail
+            if tail and tail.strip(BLANKS):
+                text = tail
+        if text and text.strip(BLANKS):
+            copy.text = text  # a breach, also beside what is left out
+
+    def _copy_attributes(self, copy: Element, element: Element, attributes: Any) -> None:
+        for name, value in attributes:
+            if name == TYPE:
+                self._types += 1
+                copy.set(name, _type_name(element, value) if self._types <= _TYPES_MAX else "")
+            elif name == NIL and value.strip(BLANKS) not in ("false", "0"):
+                copy.set(name, value)
+            elif name not in HINTS:
+                name = etree.QName(name).localname[:64]
+                self._leave_out(copy, element, f"the attribute {name} is not expected here")
+
+    def _leave_out(self, parent: Element, element: Element, rule: str, *below: str) -> None:
+        self.unknown = self.unknown or (parent, below, element.sourceline, rule)
 
 
-def _strip_unknown(element: Element, known: dict[str, Any]) -> bool:
-    """Takes out of the tree what the schema does not know where it stands. Whether there was anything."""
-    stripped = False
-    for child in list(element):
-        if child.tag not in known:
-            if not (child.tail or "").strip():  # text beside it would go too, and text there is another breach
-                element.remove(child)
-                stripped = True
-        elif known[child.tag] is not None:
-            stripped |= _strip_unknown(child, known[child.tag])
-    return stripped
+def _type_name(element: Element, value: str) -> Any:
+    """The name in an `xsi:type`, as it can be set in the copy; empty, which is a breach too, where it is none."""
+    prefix, _, local = value.strip(BLANKS).rpartition(":")
+    namespaces: Any = element.nsmap
+    try:
+        return etree.QName(namespaces[prefix or None], local)
+    except (KeyError, ValueError):
+        return ""
 
 
-def _path(error: etree._LogEntry, request: Element) -> str:
+def _path(path: str | None, request: Element, *below: str) -> str:
     """The way from the request to the element, without the sender's prefixes: `/paSendRTV2Request/receipt/fee`."""
-    steps = (error.path or "").split("/")[2:]
-    return "/".join(["", etree.QName(request).localname, *(step.rpartition(":")[2] for step in steps)])[:400]
+    steps = [step.rpartition(":")[2] for step in (path or "").split("/")[2:]]
+    return "/".join(["", etree.QName(request).localname, *steps, *below])[:400]
 
 
 # The tails of libxml2's messages that come from the schema and not from the document. What the sender wrote stands
@@ -144,9 +243,21 @@ _FIXED = (
 )
 
 
+# What is left of attributes once the unknown ones are set apart.
+_BY_ATTRIBUTE = re.compile(rf"Element '[^']*', attribute '\{{{re.escape(NS_XSI)}\}}(nil|type)': ")
+_ATTRIBUTES = {
+    "type": "the attribute xsi:type does not name the type that the schema has here",
+    "nil": "the attribute xsi:nil is not allowed here",
+}
+
+
 def _rule(error: etree._LogEntry) -> str:
     """The rule that was broken, in libxml2's words without what the sender wrote."""
     message = error.message.strip()
+    if by_attribute := _BY_ATTRIBUTE.match(message):
+        return _ATTRIBUTES[by_attribute[1]]
+    if message.endswith("The element is not 'nillable'."):
+        return _ATTRIBUTES["nil"]
     words_at = max(message.rfind(words) for words in _RULES)
     if words_at >= 0:
         facet = re.match(r"Element '[^']*': \[facet '(\w+)'\]", message)

@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, exists, literal, select, tuple_, update
 
+from station import contract
 from station.errors import ReceiptConflictError
 from station.receipt import Flag, Identifiers, Receipt, Source
 from station.store import tables
@@ -27,10 +28,13 @@ def would_record(connection: Connection, receipt: Receipt, flags: frozenset[Flag
     """What `record` would return if it were called now. Writes nothing."""
     table = tables.receipt
     stored = connection.execute(
-        select(table.c.content_hash).where(table.c.id_pa == receipt.id_pa, table.c.receipt_id == receipt.receipt_id)
-    ).scalar_one_or_none()
+        select(table.c.content_hash, table.c.raw, table.c.charset).where(
+            table.c.id_pa == receipt.id_pa, table.c.receipt_id == receipt.receipt_id
+        )
+    ).one_or_none()
     if stored is not None:
-        return (Recorded.DUPLICATE if stored == receipt.content_hash else Recorded.CONFLICT), frozenset()
+        same = stored.content_hash == receipt.content_hash or contract.same_content(stored.raw, stored.charset, receipt)
+        return (Recorded.DUPLICATE if same else Recorded.CONFLICT), frozenset()
     same_notice = exists().where(
         table.c.id_pa == receipt.id_pa,
         table.c.notice_number == receipt.notice_number,

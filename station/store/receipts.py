@@ -6,8 +6,9 @@ from enum import StrEnum
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Dialect, Engine, Table, func, select
+from sqlalchemy import Connection, Dialect, Engine, Table, func, select, update
 
+from station import contract
 from station.errors import StoreError
 from station.journal import Exchange
 from station.receipt import Flag, Receipt, Source, Transfer
@@ -149,11 +150,21 @@ def _again(connection: Connection, recording: Recording, in_doubt: bool) -> Reco
     content_hash = connection.execute(stored.with_for_update(read=True, key_share=True)).scalar_one_or_none()
     if content_hash is None:
         return None
-    if content_hash != receipt.content_hash:
+    if content_hash != receipt.content_hash and not _same_again(connection, receipt):
         return Recorded.CONFLICT
-    if pushed:  # turned away by another receipt of the notice, and committed since it was counted in vain
+    if pushed:  # counted in vain above: committed since, or stored under an earlier version's hash
         _count(connection, recording, in_doubt)
     return Recorded.DUPLICATE
+
+
+def _same_again(connection: Connection, receipt: Receipt) -> bool:
+    """Whether the stored document, read again, says what `receipt` says. Its hash is then replaced by today's."""
+    table = tables.receipt
+    document = connection.execute(select(table.c.raw, table.c.charset).where(_is(receipt)).with_for_update()).one()
+    if not contract.same_content(document.raw, document.charset, receipt):
+        return False
+    connection.execute(update(table).where(_is(receipt)).values(content_hash=receipt.content_hash))
+    return True
 
 
 def _count(connection: Connection, recording: Recording, in_doubt: bool) -> bool:

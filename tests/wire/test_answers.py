@@ -113,6 +113,39 @@ def test_unknown_element(station):
 
 
 @pytest.mark.parametrize(
+    "attribute",
+    ["xml:lang='it'", "a='1'", "soapenv:encodingStyle='http://schemas.xmlsoap.org/soap/encoding/'"],
+)
+@pytest.mark.parametrize("tag", ["pafn:paSendRTV2Request", "description"])
+def test_unknown_attribute(station, tag, attribute):
+    """An attribute that the schema does not know: OK, flagged, and in the raw bytes."""
+    request = a_request()
+    raw = an_envelope(request).replace(f"<{tag}>".encode(), f"<{tag} {attribute}>".encode())
+    assert station.push(raw).outcome == "OK"
+    assert bytes(stored(station, request)[0]["raw"]) == raw
+    flags = station.rows("SELECT flag FROM receipt_flag WHERE receipt_id = ?", request["receiptId"])
+    assert [row["flag"] for row in flags] == ["unknown_elements"]
+
+
+def test_label_of_a_proxy(station):
+    """UTF-8 that is labelled ISO-8859-1 is stored with its accents; sent again under the right label it is a resend."""
+    request = a_request(debtor__fullName="Nicolò D'Àngelo")
+    for label in ("ISO-8859-1", "utf-8"):
+        assert station.push(an_envelope(request), Content_Type=f"text/xml; charset={label}").outcome == "OK"
+    assert [(row["debtor_name"], row["resends"]) for row in stored(station, request)] == [("Nicolò D'Àngelo", 1)]
+
+
+@pytest.mark.parametrize("root", ["PaSendRTV2Request", "pafn:PaSendRTV2Request", "paSendRTV2Request"])
+def test_root_in_another_spelling(station, root):
+    """A receipt whose root is spelt as by the GPD API is taken: answered 500 it would be lost after the last resend."""
+    request = a_request()
+    answer = station.push(an_envelope(request).replace(b"pafn:paSendRTV2Request", root.encode()))
+    assert (answer.status, answer.outcome) == (200, "OK")
+    response_schema().assertValid(answer.body)
+    assert len(stored(station, request)) == 1
+
+
+@pytest.mark.parametrize(
     ("over", "code", "string"),
     [
         ({"debtor": ABSENT}, "PAA_SINTASSI_EXTRAXSD", "Errore di sintassi extra XSD"),
