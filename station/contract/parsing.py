@@ -59,17 +59,19 @@ def _parser(charset: str | None) -> etree.XMLParser:
 # no input makes this pattern go back.
 _DOCTYPE = re.compile(rb"(?>\s++|(?><\?.*?\?>)|(?><!--.*?-->))*+<!DOCTYPE", re.DOTALL)
 _BOMS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
-# The largest request has some 1,000 elements, and attributes on the envelope only. libxml2 validates attributes in time
-# that grows with their square: 80,000 of them on one element, 1 MiB of body, took 92 s.
-_TOO_MUCH = "count(//*) > 20000 or count(//@*) > 1000"
+# The largest request that the schema knows has 380 elements, and attributes on the envelope only. Time grows with
+# elements times namespaces, with elements times attributes (for each that is unknown, lxml counts the siblings of its
+# element) and with the square of one element's attributes: 80,000 of them, in a body of 1 MiB, took 92 s.
+_MAX_ELEMENTS = 2_500
+_MAX_ATTRIBUTES = 1_000
+_MAX_NAMESPACES = 1_000  # declarations; as many as elements where each declares its own
+_TOO_MUCH = f"count(//*) > {_MAX_ELEMENTS} or count(//@*) > {_MAX_ATTRIBUTES}"
+_TOO_MANY_NAMESPACES = f"more than {_MAX_NAMESPACES} declarations of namespaces"
+# Tags and comments, before a tree is built, which takes thirty times the memory of such a document.
+_MAX_TAGS = 10_000
 # An attribute takes five bytes at least, and so does the name of a namespace: in a document of this size, as most are,
 # there is no need to count anything.
 _NEVER_TOO_MUCH = 5_000
-# The same before a tree is built, which takes thirty times the memory of such a document.
-_MAX_TAGS = 50_000
-# One for each of the largest request's elements, twice. To validate takes elements times namespaces: 0.4 s with 20,000.
-_MAX_NAMESPACES = 2_000
-_TOO_MANY_NAMESPACES = f"more than {_MAX_NAMESPACES} declarations of namespaces"
 
 
 # The document's own word on its encoding, in its first line.
@@ -130,7 +132,7 @@ def _checked(raw: bytes, charset: str | None, root: Element) -> Document:
         raise MalformedDocumentError("a document type declaration (DTD) is not accepted")
     if len(raw) > _NEVER_TOO_MUCH:
         if root.xpath(_TOO_MUCH):
-            raise MalformedDocumentError("more than 20000 elements or 1000 attributes")
+            raise MalformedDocumentError(f"more than {_MAX_ELEMENTS} elements or {_MAX_ATTRIBUTES} attributes")
         # Again, since other encodings write them in other bytes: UTF-16, or such as UTF-7 whatever they like.
         if next(islice(etree.iterwalk(root, events=("start-ns",)), _MAX_NAMESPACES, None), None):
             raise MalformedDocumentError(_TOO_MANY_NAMESPACES)

@@ -109,10 +109,18 @@ ATTACKS = {
     "200,000 elements": (put(b"<a/>" * 240_000), {400}),
     "80,000 attributes": (put(b"<a " + b"".join(b"a%d='' " % n for n in range(80_000)) + b"/>"), {400}),
     "900 attributes": (put(b"<a " + b"".join(b"a%d='' " % n for n in range(900)) + b"/>"), {200}),
+    "900 attributes of a known element": (
+        PLAIN.replace(b"<receipt>", b"<receipt " + b"".join(b"a%d='' " % n for n in range(900)) + b">"), {200}),
     "80,000 attributes of a known element": (
         PLAIN.replace(b"<receipt>", b"<receipt " + b"".join(b"a%d='' " % n for n in range(80_000)) + b">"), {400}),
     "64 attributes on thousands of elements": (put(MANY_ATTRIBUTES * 1_500, b"</metadata>"), {400}),
     "40,000 namespaces": (put(b"<a " + b"".join(b"xmlns:n%d='u%d' " % (n, n) for n in range(40_000)) + b"/>"), {400}),
+    "thousands of prefixes": (
+        put(b"".join(b"<n%d:a/>" % (n % 1_900) for n in range(19_000))).replace(
+            b"<receipt>", b"<receipt " + b"".join(b"xmlns:n%d='u%d' " % (n, n) for n in range(1_900)) + b">"), {400}),
+    "as many prefixes as there may be": (
+        put(b"".join(b"<n%d:fee/>" % (n % 900) for n in range(2_400))).replace(
+            b"<receipt>", b"<receipt " + b"".join(b"xmlns:n%d='u%d' " % (n, n) for n in range(900)) + b">"), {200}),
     "a namespace for each of 19,000 elements": (put(b"".join(b"<a xmlns='u%d'/>" % n for n in range(19_000))), {400}),
     "namespaces and elements in UTF-16": (
         put(b"<a " + b"".join(b"xmlns:n%x='u' " % n for n in range(15_000)) + b"/>" + b"<a/>" * 18_000)
@@ -131,7 +139,12 @@ ATTACKS = {
     "not a number": (re.sub(rb"<fee>.*?</fee>", b"<fee>NaN</fee>", PLAIN), {200}),
     "infinite and negative": (re.sub(rb"<fee>.*?</fee>", b"<fee>-INF</fee>", PLAIN), {200}),
     "a year before our era": (re.sub(rb"<applicationDate>.*?<", b"<applicationDate>-9999-01-01<", PLAIN), {200}),
-    "100,000 transfers": (put(b"<transfer/>" * 15_000, b"</transferList>"), {200}),
+    "2,400 transfers": (put(b"<transfer/>" * 2_400, b"</transferList>"), {200}),
+    "15,000 transfers": (put(b"<transfer/>" * 15_000, b"</transferList>"), {400}),
+    "2,400 transfers, some in a namespace": (
+        put(b"<x:transfer xmlns:x='u'/>" * 900 + b"<transfer/>" * 1_500, b"</transferList>"), {200}),
+    "a breach on line 70,000": (PLAIN.replace(b"<receipt>", b"<receipt>" + b"\n" * 70_000)
+                                .replace(b"<fee>", b"<x/><fee>x"), {200}),
     "150,000 comments": (put(b"<!---->" * 140_000), {400}),
     "200,000 instructions": (put(b"<?a?>" * 190_000), {400}),
     "CDATA in 80,000 parts": (put(b"<![CDATA[]]>" * 80_000, b"</description>"), {400}),
@@ -171,6 +184,13 @@ ATTACKS = {
     "comment in an identifier": (PLAIN.replace(b"attack", b"att<!-- x -->ack"), {200}),
     "xsi:type": (PLAIN.replace(b"<receipt>", b'<receipt xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" '
                                b'xsi:type="ctDebtor">'), {200}),
+    "xsi:nil of 900 elements": (
+        put(b"<fee i:nil='1'/>" * 900).replace(
+            b"<receipt>", b'<receipt xmlns:i="http://www.w3.org/2001/XMLSchema-instance">'), {200}),
+    "xsi:type of 900 elements beside 900 namespaces": (
+        put(b"<fee i:type='n899:x'/>" * 900).replace(
+            b"<receipt>", b'<receipt a="" xmlns:i="http://www.w3.org/2001/XMLSchema-instance" '
+            + b"".join(b"xmlns:n%d='u%d' " % (n, n) for n in range(900)) + b">"), {200}),
     "xsi:nil": (PLAIN.replace(b"<receiptId>attack", b'<receiptId xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" '
                               b'xsi:nil="true">'), {200}),
     # --- values
