@@ -7,7 +7,6 @@ from sqlalchemy import Engine, inspect, text
 from station.errors import ConfigError, SchemaBehindError
 from station.folder import folder
 from station.store.engine import allow_long, make_file, transaction
-from station.store.rights import grants
 
 _MIGRATION_LOCK = 0x5741_7469  # any number that nobody else locks in this database
 
@@ -50,6 +49,8 @@ def migrate(engine: Engine, *, grant: Sequence[str] = ()) -> tuple[str | None, s
     """
     from alembic import command
     from alembic.config import Config
+
+    from station.store.rights import grants
 
     make_file(engine)
     before, wanted = revisions(engine)
