@@ -445,7 +445,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
 
     def _answer(self, connection: Connection, request: Request, arrived: float) -> None:
         if request.refusal is not None:
-            path = request.target[:500].decode("latin-1")
+            path = request.target.partition(b"?")[0][:500].decode("latin-1")  # a query is not ours to log
             _log.warning("request_unreadable", peer=_address(connection), reason=request.refusal.value, path=path)
             connection.out += _REFUSALS[request.refusal]
             return
