@@ -377,8 +377,6 @@ def ours(error: exc.SQLAlchemyError, engine: Engine) -> StoreError:
             return MissingRightsError(engine.url.username, denied, reason=reason)
     if unreachable(error):
         return StoreError(f"the connection to {database} was lost ({reason})", reason=reason, retry=True)
-    if engine.dialect.name == "postgresql" and code in postgres.OTHER_SCHEMA:
-        return StoreError(f"the schema of {database} does not fit: run `station migrate`", reason=reason)
     if isinstance(error, exc.OperationalError | exc.InterfaceError | exc.InternalError):
         message = f"{database} cannot take or give the data now ({reason})"
         return StoreError(message, reason=reason, retry=code in _RETRY_SQLSTATES)

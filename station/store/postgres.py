@@ -22,7 +22,6 @@ from station.store.engine import LOCK_TIMEOUT_MS
 
 __all__ = [
     "NO_RIGHT",
-    "OTHER_SCHEMA",
     "READ_ONLY",
     "ConnectError",
     "CrowdedError",
@@ -57,7 +56,6 @@ class UnconfirmedError(OperationalError):
 
 
 READ_ONLY = "25006"  # a standby's refusal to write
-OTHER_SCHEMA = ("42P01", "42703")  # no such table, no such column: a database that was not migrated
 NO_RIGHT = "42501"  # the role may not do this: permission denied, must be owner
 
 CONNECT_TIMEOUT_S = 3  # for each host of the URL
