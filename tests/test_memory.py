@@ -4,12 +4,18 @@ import subprocess
 import sys
 import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import trouble
+from build import ABSENT, a_request, an_envelope
+from lxml import etree
 from sqlalchemy import Connection, text
 
-from station import store
+from station import contract, store
+from station.contract import schema
+from station.errors import out_of_resource
 from station.threads import Threads
 
 
@@ -37,6 +43,37 @@ def test_wherever_memory_ends_in_a_push(sqlite_url):
     """Nothing stays held, nothing hangs, and the next push is stored. (`make chaos` tries every place.)"""
     pytest.importorskip("_testcapi", reason="this Python came without its own test module")
     assert trouble.memory_ends(sqlite_url, step=31) > 30
+
+
+def test_libxml2_without_memory(monkeypatch):
+    """It reports that as it reports what is wrong with a document: nothing is said about the document."""
+    request = contract.request_element(contract.parse(an_envelope(a_request(outcome=ABSENT))).root)
+
+    class NoMemory(schema._Schema):
+        error_log = [SimpleNamespace(type=etree.ErrorTypes.ERR_NO_MEMORY)]  # noqa: RUF012
+
+    with pytest.raises(MemoryError):
+        NoMemory(schema._schema_tree()).validate(request)
+
+    def fails(*_):
+        raise etree.XMLSyntaxError("unknown error", etree.ErrorTypes.ERR_NO_MEMORY, 0, 0)
+
+    monkeypatch.setattr(etree, "fromstring", fails)
+    with pytest.raises(MemoryError):
+        contract.parse(b"<a/>")
+
+
+def test_schema_that_cannot_be_read(monkeypatch):
+    """In a thread of a server that is not ours, which reads it with its first document."""
+    request = contract.request_element(contract.parse(an_envelope(a_request())).root)
+
+    def fails():
+        raise OSError("Error reading file 'paForNode.xsd': Too many open files")
+
+    monkeypatch.setattr(schema, "_schema_tree", fails)
+    with ThreadPoolExecutor(1) as pool:
+        error = pool.submit(contract.read, request).exception()
+    assert out_of_resource(error) == "OSError EMFILE"
 
 
 def test_a_thread_keeps_nothing():

@@ -1,5 +1,6 @@
 """The published XSD: which requests are valid, what breaks it where, and what of a request it does not know."""
 
+import errno
 import re
 import threading
 from typing import Any, NamedTuple
@@ -36,7 +37,10 @@ class _PerThread(threading.local):
     """lxml's schema keeps the error log of its last use: one for every thread."""
 
     def __init__(self) -> None:
-        self.schema = _Schema(_schema_tree())
+        try:
+            self.schema = _Schema(_schema_tree())
+        except (OSError, etree.LxmlError) as error:  # lxml does not say what was missing, and the file is ours
+            raise OSError(errno.EMFILE, "the schema cannot be read now") from error
 
 
 def load_schema() -> None:
