@@ -14,6 +14,7 @@ from build import a_request, a_transfer, an_envelope
 from process import STATION, environment
 from refusals import Door
 from sqlalchemy import text, update
+from trouble import sent_again
 
 from station import store
 from station.cli import Context
@@ -194,7 +195,7 @@ def test_two_at_once_beside_the_push(door):
     new = [a_request() for _ in range(20)]
     with ThreadPoolExecutor(4) as pool:
         purges = [pool.submit(run, door, batch=3, personal_months=24) for _ in range(2)]
-        pushed = list(pool.map(push, [request for pair in zip(old, new, strict=False) for request in pair]))
+        pushed = list(pool.map(sent_again(push), [request for pair in zip(old, new, strict=False) for request in pair]))
         assert sum(one.result()[Part.PERSONAL] for one in purges) == 40
     assert pushed == ["duplicate", "stored"] * 20
     assert all(door.receipt(request)["debtor_name"] == "Pinco Pallino" for request in new)

@@ -25,11 +25,14 @@ OK = b"<outcome>OK</outcome>"
 
 
 def send(client: httpx.Client, server: Server, raw: bytes) -> bool:
-    """Whether the receipt was acknowledged. Without an answer it was not."""
-    try:
-        answer = client.post(server.url, content=raw, headers={"Content-Type": "text/xml; charset=utf-8"})
-    except httpx.TransportError:
-        return False
+    """Whether the receipt was acknowledged. Without an answer it was not; after a 503 it is sent again."""
+    for _ in range(100):
+        try:
+            answer = client.post(server.url, content=raw, headers={"Content-Type": "text/xml; charset=utf-8"})
+        except httpx.TransportError:
+            return False
+        if answer.status_code != 503:
+            break
     return answer.status_code == 200 and OK in answer.content
 
 
