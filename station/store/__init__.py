@@ -43,7 +43,6 @@ if TYPE_CHECKING:
         total,
         with_parts,
     )
-    from station.store.rebuild import Change, changes, rebuild, replace_stored, stored_page, would_record
     from station.store.receipts import Recorded, Recording, record, record_alone
     from station.store.refused import (
         RefusedFilter,
@@ -62,6 +61,7 @@ if TYPE_CHECKING:
     from station.store.rights import excessive_rights, grants, missing_rights
     from station.store.schema import check_schema, migrate, revisions
     from station.store.search import Plan, plan
+    from station.store.stored import Change, changes, rebuild, replace_stored, stored_page, would_record
     from station.store.turn import commit
 
 _NAMES = {
@@ -75,7 +75,7 @@ _NAMES = {
     "station.store.purge": "Part count_older open_refused purge_batch",
     "station.store.queries": "EXPORTED LISTED Cursor Position be_patient find flags_of list_receipts page same_notice"
     " total with_parts",
-    "station.store.rebuild": "Change changes rebuild replace_stored stored_page would_record",
+    "station.store.stored": "Change changes rebuild replace_stored stored_page would_record",
     "station.store.receipts": "Recorded Recording record record_alone",
     "station.store.refused": "RefusedFilter RefusedPosition RefusedState Refusing discard document_of find_refused keep"
     " keep_alone list_refused refused_ids settle",
