@@ -13,7 +13,8 @@ import pytest
 from process import environment, free_port
 from sqlalchemy import text
 
-from station import log, store
+from station import store
+from station import text as foreign
 from station.errors import StoreError
 
 
@@ -26,7 +27,7 @@ def said():
         with pytest.raises(StoreError) as error, store.transaction(engine) as connection:
             connection.execute(text("SELECT 1"))
         engine.dispose()
-        assert len(str(error.value)) < log._MAX_LENGTH
+        assert len(str(error.value)) < foreign.LENGTH
         assert str(error.value).isprintable()
         return str(error.value)
 
