@@ -80,7 +80,7 @@ def test_a_statement_that_fails_leaves_nothing_behind(engine):
     """What the server or the driver turns away is the caller's `StoreError`; the next one goes through."""
     for statement, parameters in (
         ("SELECT 1 / %(n)s::int", {"n": 0}),  # it fails
-        ("SELECT nothing FROM nowhere", {}),  # it cannot be prepared
+        ("SELECT none_such()", {}),  # it cannot be prepared
         ("SELECT %(a)s::text", {"a": "a\0b"}),  # it is not sent
     ):
         for _ in range(2):

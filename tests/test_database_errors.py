@@ -14,8 +14,8 @@ from process import environment, free_port
 from sqlalchemy import text
 
 from station import store
-from station import text as foreign
 from station.errors import StoreError
+from station.text import LENGTH
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def said():
         with pytest.raises(StoreError) as error, store.transaction(engine) as connection:
             connection.execute(text("SELECT 1"))
         engine.dispose()
-        assert len(str(error.value)) < foreign.LENGTH
+        assert len(str(error.value)) < LENGTH
         assert str(error.value).isprintable()
         return str(error.value)
 
