@@ -60,8 +60,7 @@ class RequestPath:
         self.worker.wsgi = Station(settings, self.engine)
         self.stream = io.StringIO()
         log.configure("json", "info")
-        for handler in logging.getLogger().handlers:
-            handler.setStream(self.stream)
+        log._lines.stream = self.stream
 
     def send(self, data: bytes) -> list[tuple[int, bytes, bytes]]:
         """Status, header and body of each answer to what came on one connection."""

@@ -1115,7 +1115,7 @@ def test_cron_and_terminal(job):
         shown += part
     os.close(ours)
     assert process.wait(60) == 0
-    [line] = [line.split() for line in shown.decode().splitlines() if line.startswith(f" {EC} ")]
+    [line] = [line.split() for line in shown.decode().splitlines() if line.startswith(f"{EC} ")]
     assert line[:4] == [EC, "done", "5", "5"]
 
 
@@ -1155,9 +1155,9 @@ def test_ledger_is_kept_for_its_time(job):
     [
         (("--to", "2026-01-01"), {}, "--to needs --from"),
         (("--from", "2026-02-01", "--to", "2026-01-01"), {}, "lies behind"),
-        (("--from", "01/02/2026"), {}, "yyyy-mm-dd"),
+        (("--from", "30/02/2026"), {}, "is not a day"),
         (("--iuv", "01", "--positions"), {}, "--iuv goes with"),
-        (("--iuv", "0 1"), {}, "1 to 35 characters"),
+        (("--iuv", "0" * 36), {}, "1 to 35 characters"),
         (("--ec", "99999999999"), {}, "not configured"),
         ((), {"key": None}, "STATION_GPD_KEY"),
         (("--positions",), {}, "STATION_GPD_POSITIONS_KEY"),
