@@ -51,8 +51,8 @@ class _Answer(NamedTuple):
     headers: tuple[tuple[str, str], ...] = ()
 
 
-# The reason is for the log: whoever may not send has no right to learn who may.
-_NOT_ALLOWED = _Answer("403 Forbidden", "You may not send here.")
+# The reason is for the log: a rejected sender has no right to learn who is allowed.
+_NOT_ALLOWED = _Answer("403 Forbidden", "Sender not allowed.")
 
 
 class _RejectedError(Exception):
@@ -145,7 +145,7 @@ class Station:
             return _send(start, _Answer(*elsewhere(partial(self.health.answer, environ.get("PATH_INFO", "")))))
         self._admit(environ, connection)
         if environ.get("PATH_INFO", "").rstrip("/") != self.settings.server.path.rstrip("/"):
-            raise _RejectedError("404 Not Found", "Nothing is here.")
+            raise _RejectedError("404 Not Found", "Not found.")
         match environ["REQUEST_METHOD"]:
             case "POST":
                 body = _read_body(environ, self.settings.server.max_body)
@@ -161,7 +161,7 @@ class Station:
                 start("200 OK", [("Content-Type", _XML), ("Content-Length", str(len(document)))])
                 return [document]
         raise _RejectedError(
-            "405 Method Not Allowed", "The endpoint takes POST (and GET ?wsdl).", ("Allow", "GET, POST")
+            "405 Method Not Allowed", "The endpoint accepts POST (and GET ?wsdl).", ("Allow", "GET, POST")
         )
 
     def _admit(self, environ: Environ, connection: Any) -> None:
@@ -212,7 +212,7 @@ def _with_addresses(document: bytes, base: str) -> bytes:
 def _own_url(environ: Environ, path: str) -> str:
     host = environ.get("HTTP_HOST") or f"{environ['SERVER_NAME']}:{environ['SERVER_PORT']}"
     if not re.fullmatch(r"[\w.:\[\]-]{1,255}", host, re.ASCII):
-        raise _RejectedError("400 Bad Request", "The Host header is wrong.")
+        raise _RejectedError("400 Bad Request", "Invalid Host header.")
     return f"{environ['wsgi.url_scheme']}://{host}{path}"
 
 
@@ -238,12 +238,12 @@ def _read_body(environ: Environ, limit: int) -> bytes:
         raise _RejectedError("415 Unsupported Media Type", "Send SOAP 1.1 as text/xml.", ("Accept", "text/xml"))
     if environ.get("HTTP_CONTENT_ENCODING", "identity").strip().lower() not in ("", "identity"):
         raise _RejectedError(
-            "415 Unsupported Media Type", "No Content-Encoding is accepted.", ("Accept-Encoding", "identity")
+            "415 Unsupported Media Type", "Content-Encoding is not supported.", ("Accept-Encoding", "identity")
         )
     try:
         length = content_length(environ.get("CONTENT_LENGTH"))
     except ValueError:
-        raise _RejectedError("400 Bad Request", "The Content-Length is wrong.") from None
+        raise _RejectedError("400 Bad Request", "Invalid Content-Length.") from None
     environ[soap.NOTES]["size"] = length
     stream = environ["wsgi.input"]
     if length is not None and length > limit:
@@ -260,7 +260,7 @@ def _read_body(environ: Environ, limit: int) -> bytes:
             raise _too_large(limit)
     environ[soap.NOTES]["size"] = size
     if length is not None and size != length:
-        raise _RejectedError("400 Bad Request", "The body ended before its Content-Length.")
+        raise _RejectedError("400 Bad Request", "The body is shorter than its Content-Length.")
     return b"".join(parts)
 
 
@@ -307,11 +307,11 @@ def create_app(settings: config.Settings | None = None) -> Station:
         prepare=database.prepare,
     )
     if settings.open_registry:
-        _log.warning("registry_open", hint="every idPA is accepted: configure [[broker]] and [[ec]]")
+        _log.warning("registry_open", hint="receipts for every idPA are accepted: configure [[broker]] and [[ec]]")
     try:
         store.check_schema(engine)
     except DatabaseUnfitError:
         raise
     except StoreError as error:
-        _log.error("database_unreachable", reason=str(error), hint="requests are answered 503 until it answers")
+        _log.error("database_unreachable", reason=str(error), hint="requests are answered 503 until it responds")
     return Station(settings, engine)

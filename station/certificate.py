@@ -68,7 +68,7 @@ def identity_in(file: Path) -> Identity:
     try:
         return identity(x509.load_pem_x509_certificate(file.read_bytes()).public_bytes(Encoding.DER))
     except ValueError:
-        raise UntrustedError("the file holds no certificate that can be read") from None
+        raise UntrustedError("the file holds no readable certificate") from None
 
 
 def first_end(file: Path) -> datetime | None:

@@ -54,7 +54,7 @@ def _certificate(text: str) -> str:
     if text.startswith("sha256:"):
         text = text.replace("sha256:", "sha256\0").replace(":", "").replace("\0", ":")
         if not re.fullmatch(r"sha256:[0-9a-f]{64}", text):
-            raise ValueError("want sha256: and 64 hexadecimal digits")
+            raise ValueError("expected sha256: and 64 hexadecimal digits")
     return text
 
 
@@ -63,7 +63,7 @@ def _listener(text: str) -> str:
     _, colon, port = text.rpartition(":")
     named = colon and not text.startswith(("unix:", "fd:")) and not text.endswith("]")
     if named and (not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65_535):
-        raise ValueError("want a port from 0 to 65535")
+        raise ValueError("expected a port from 0 to 65535")
     return text
 
 
@@ -86,7 +86,7 @@ def _networks(value: Any) -> Any:
         try:
             networks += summarize_address_range(ip_address(first.strip()), ip_address(last.strip()))
         except (TypeError, ValueError):
-            raise ValueError("want first-last, two addresses of one kind") from None
+            raise ValueError("expected first-last, two addresses of the same family") from None
     return networks
 
 
@@ -126,10 +126,10 @@ class Database(Section):
         description="PostgreSQL (postgresql://user:password@host/database) or SQLite (sqlite:///file).",
     )
     pool_size: int = Field(
-        0, ge=0, le=1000, description="Connections per worker process at most; 0: `server.threads`, and one for health."
+        0, ge=0, le=1000, description="Maximum connections per worker process; 0: `server.threads`, and one for health."
     )
     prepare: bool = Field(
-        True, description="Prepare statements on PostgreSQL; false behind a PgBouncer before 1.21 in transaction mode."
+        True, description="Prepare statements on PostgreSQL; false behind PgBouncer before 1.21 in transaction mode."
     )
 
 
@@ -141,26 +141,28 @@ class Server(Section):
     )
     public_url: Url | None = Field(
         None,
-        description="The endpoint's URL as the Nodo calls it; stands in the WSDL. Without it the request's own.",
+        description="The endpoint's URL as the Nodo calls it, for the WSDL. Default: the request's own.",
     )
     path: str = Field("/paForNode", pattern=r"^/[^\s?#]*$", description="The endpoint's path on this server.")
-    workers: int = Field(0, ge=0, le=64, description="Worker processes; 0: one for each core, on SQLite two at most.")
+    workers: int = Field(0, ge=0, le=64, description="Worker processes; 0: one per core, on SQLite at most two.")
     threads: int = Field(
-        8, ge=1, le=256, description="Requests of each worker process that wait for the database at once."
+        8, ge=1, le=256, description="Requests per worker process that use the database at the same time."
     )
     max_body: int = Field(
-        1024 * 1024, ge=1024, le=2**30, description="Largest request body in bytes; more is answered 413."
+        1024 * 1024, ge=1024, le=2**30, description="Largest request body in bytes; larger ones are answered 413."
     )
-    read_timeout: float = Field(10.0, gt=0, le=3600, description="Seconds in which a request must have arrived whole.")
+    read_timeout: float = Field(
+        10.0, gt=0, le=3600, description="Seconds within which a request must arrive completely."
+    )
     max_waiting: int = Field(
-        256, ge=0, le=1_000_000, description="Requests of one worker process that wait at most; more are answered 503."
+        256, ge=0, le=1_000_000, description="Maximum requests waiting per worker process; more are answered 503."
     )
-    wsdl: bool = Field(True, description="Whether the contract is served at `?wsdl`.")
+    wsdl: bool = Field(True, description="Whether to serve the contract at `?wsdl`.")
     health_listen: HostPort | Literal[""] = Field(
-        "127.0.0.1:8081", description="Address and port where /live, /ready and /metrics are answered; empty: nowhere."
+        "127.0.0.1:8081", description="Address and port for /live, /ready and /metrics; empty: not served."
     )
     station_id: PagoPaId | None = Field(
-        None, description="The id in faults for requests without a readable idPA; otherwise the first broker's."
+        None, description="The id in faults for requests without a readable idPA. Default: the first broker's id."
     )
 
 
@@ -168,9 +170,9 @@ class Tls(Section):
     """TLS that the station itself ends; without a certificate a proxy in front does (or nobody)."""
 
     certificate: Path | None = Field(None, description="PEM file: the station's certificate, then its chain.")
-    key: Path | None = Field(None, description="PEM file with its private key; without it the certificate's file.")
+    key: Path | None = Field(None, description="PEM file with its private key. Default: the certificate's file.")
     client_ca: Path | None = Field(
-        None, description="PEM file with the CAs that issue clients' certificates, intermediates too: demands one."
+        None, description="PEM file with the CAs, including intermediates, of client certificates; makes one mandatory."
     )
 
     @check(mode="after")
@@ -184,25 +186,25 @@ class Trust(Section):
     """Who may send: certificates and addresses. Where both are configured, both must fit."""
 
     nodo: Literal["production", "uat", "both"] | None = Field(
-        None, description="Lets the certificate of pagoPA's forwarder in, by its name."
+        None, description="Admits the certificate of pagoPA's forwarder, by name."
     )
     certificates: Listed[Certificate] = Field(
-        (), description="Certificates that are let in: a name (CN or DNS name), sha256:<fingerprint>, or * for any."
+        (), description="Certificates to admit: a name (CN or DNS name), sha256:<fingerprint>, or * for any."
     )
     addresses: Networks = Field(
-        (), description="Addresses, networks (10.0.0.0/8) and ranges (10.0.0.1-10.0.0.9) that are let in; none: all."
+        (), description="Addresses, networks (10.0.0.0/8) and ranges (10.0.0.1-10.0.0.9) to admit; none: all."
     )
     proxies: Listed[Network | Literal["unix"]] = Field(
-        (), description="The reverse proxies whose X-Forwarded-For and certificate header are believed."
+        (), description="The reverse proxies whose X-Forwarded-For and certificate header are trusted."
     )
     proxy_certificate: Literal["nginx", "haproxy", "envoy", "azure", "f5", "rfc9440"] | None = Field(
-        None, description="The form in which they pass the client's certificate on."
+        None, description="The header in which they forward the client's certificate."
     )
     anyone_may_send: bool = Field(
-        False, description="Serve everyone who can connect, although neither certificates nor addresses are configured."
+        False, description="Admit every client that can connect, without certificates or addresses."
     )
     anyone_is_proxy: bool = Field(
-        False, description="Believe proxies of 0.0.0.0/0 or ::/0, where only the proxy can reach the station."
+        False, description="Allow 0.0.0.0/0 or ::/0 in proxies; only where nothing but the proxy can reach the station."
     )
 
     @property
@@ -226,14 +228,14 @@ class Trust(Section):
     @check(mode="after")
     def _proxies_known(self) -> Self:
         if self.proxy_certificate and not self.proxies:
-            raise ValueError("proxy_certificate needs proxies: the addresses it is believed from")
+            raise ValueError("proxy_certificate needs proxies: the addresses it is trusted from")
         if not self.anyone_is_proxy and any(network.prefixlen == 0 for network in self.proxy_networks):
             raise ValueError(
                 "proxies cover every address, so each sender could write its own certificate and address into headers: "
                 "name the proxy's addresses, or set anyone_is_proxy = true if only the proxy can reach the station"
             )
         if self.anyone_may_send and self.restricted:
-            raise ValueError("anyone_may_send contradicts the other settings here: keep one")
+            raise ValueError("anyone_may_send contradicts the other settings in [trust]: remove one of them")
         return self
 
 
@@ -242,11 +244,10 @@ class Rules(Section):
 
     unknown_elements: Literal["accept", "refuse"] = Field(
         "accept",
-        description="A receipt with elements or attributes that the schema does not know: store and flag it, or refuse "
-        "it.",
+        description="A receipt with elements or attributes unknown to the schema: store and flag it, or refuse it.",
     )
     strict_stations: bool = Field(
-        False, description="Refuse a receipt that came by a station that is not configured, instead of flagging it."
+        False, description="Refuse a receipt that arrived by an unconfigured station, instead of flagging it."
     )
 
 
@@ -254,79 +255,90 @@ class Log(Section):
     """The log, on standard error."""
 
     format: Literal["auto", "json", "console"] = Field(
-        "auto", description="JSON lines, readable lines, or readable on a terminal and JSON elsewhere."
+        "auto", description="JSON lines, readable lines, or auto: readable on a terminal and JSON elsewhere."
     )
-    level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least level to be logged.")
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="The lowest level that is logged.")
 
 
 class Gpd(Section):
     """The GPD receipts API, which `station reconcile` asks for what the push missed."""
 
-    url: Url = Field("https://api.platform.pagopa.it/gpd/payments-receipts-service/v1", description="The receipts API.")
-    key: Key | None = Field(None, description="Its key, for every EC that has none of its own or its broker's.")
+    url: Url = Field(
+        "https://api.platform.pagopa.it/gpd/payments-receipts-service/v1", description="URL of the GPD receipts API."
+    )
+    key: Key | None = Field(None, description="Its key, for each EC without a key of its own or of its broker.")
     positions_url: Url = Field(
         "https://api.platform.pagopa.it/gpd/debt-positions-service/v1",
-        description="GPD-Core's list of debt positions, asked by `station reconcile --positions` only.",
+        description="URL of GPD-Core's debt positions, used only by `station reconcile --positions`.",
     )
-    positions_key: Key | None = Field(None, description="Its key, likewise.")
-    start: date | None = Field(None, description="Where an EC's first run starts; without it three months back.")
-    overlap_days: int = Field(7, ge=1, le=365, description="Each run starts so many days before the last one's start.")
-    sweep_days: int = Field(90, ge=0, le=3650, description="Once a day a run goes back so many days; 0: never.")
-    window_days: int = Field(30, ge=2, le=30, description="Days that one call covers at most; the API allows 30.")
+    positions_key: Key | None = Field(None, description="Its key, in the same way.")
+    start: date | None = Field(
+        None, description="The first day that an EC's first run checks. Default: three months ago."
+    )
+    overlap_days: int = Field(
+        7, ge=1, le=365, description="Days before the last run's start from which the next run starts."
+    )
+    sweep_days: int = Field(90, ge=0, le=3650, description="Days that the full check covers, once a day; 0: never.")
+    window_days: int = Field(30, ge=2, le=30, description="Maximum days per call; the API allows 30.")
     rate: float = Field(
-        5.0, gt=0, le=1_000_000, description="Calls a second for each key; the gateway refuses more than 10."
+        5.0, gt=0, le=1_000_000, description="Calls per second for each key; the gateway refuses more than 10."
     )
-    workers: int = Field(4, ge=1, le=32, description="ECs walked at once, and receipts fetched at once.")
-    connect_timeout: float = Field(5.0, gt=0, le=3600, description="Seconds until a connection stands.")
-    timeout: float = Field(30.0, gt=0, le=3600, description="Seconds until an answer is complete.")
-    retries: int = Field(5, ge=0, le=20, description="Further tries of a call that failed for the moment.")
-    retry_pause: float = Field(
-        0.5, gt=0, le=3600, description="Seconds until the first of them; twice as long each time."
+    workers: int = Field(
+        4, ge=1, le=32, description="ECs checked at the same time, and receipts fetched at the same time."
     )
+    connect_timeout: float = Field(5.0, gt=0, le=3600, description="Seconds to wait for a connection.")
+    timeout: float = Field(30.0, gt=0, le=3600, description="Seconds to wait for a complete answer.")
+    retries: int = Field(5, ge=0, le=20, description="Retries of a call after a temporary failure.")
+    retry_pause: float = Field(0.5, gt=0, le=3600, description="Seconds before the first retry; doubled each time.")
     retry_within: float = Field(
-        120.0, ge=0, le=86_400, description="Seconds in which the tries of one call must begin."
+        120.0, ge=0, le=86_400, description="Seconds within which all attempts of one call must start."
     )
-    proxy: SecretStr | None = Field(None, description="http://user:password@host:port, where calls need a proxy.")
+    proxy: SecretStr | None = Field(None, description="http://user:password@host:port, if calls need a proxy.")
     ca_file: FilePath | None = Field(None, description="PEM file with the CAs to trust instead of the usual ones.")
     again_after: float = Field(3000.0, ge=0, le=31 * 86_400,
-                               description="Seconds until a receipt that is not there is asked for again;"
-                               " twice as long each time, a day at most.")  # fmt: skip
+                               description="Seconds before a receipt that is not yet available is requested again;"
+                               " doubled each time, at most a day.")  # fmt: skip
     give_up_days: int = Field(
-        30, ge=1, le=3650, description="After so many days an open item is given up (and stays visible)."
+        30, ge=1, le=3650, description="Days after which an open item is given up (it stays visible)."
     )
     late_hours: float = Field(
-        36.0, gt=0, le=8784, description="`reconcile --status` calls an EC late that was not walked since."
+        36.0, gt=0, le=8784, description="Hours without a complete check after which `--status` reports an EC as late."
     )
-    keep_runs_days: int = Field(180, ge=1, le=36_500, description="How long the ledger of runs is kept.")
+    keep_runs_days: int = Field(180, ge=1, le=36_500, description="Days for which the records of runs are kept.")
 
     @field_validator("proxy")
     @classmethod
     def _proxy_is_url(cls, proxy: SecretStr | None) -> SecretStr | None:
         if proxy and not re.fullmatch(r"(https?|socks5h?)://[^\s/]+/?", proxy.get_secret_value()):
-            raise ValueError("want http://host:port")
+            raise ValueError("expected http://host:port")
         return proxy
 
 
 class Journal(Section):
     """The event journal (giornale degli eventi)."""
 
-    enabled: bool = Field(True, description="Whether each exchange is written down, with what it stores.")
+    enabled: bool = Field(
+        True, description="Whether to record each exchange, in the transaction that stores the receipt."
+    )
 
 
 class Retention(Section):
     """How long what `station purge` removes is kept, in months since it arrived. Not set: for ever."""
 
     raw_months: int | None = Field(
-        None, ge=1, le=1200, description="The raw documents of receipts; their columns stay, the exact bytes are gone."
+        None, ge=1, le=1200, description="The raw documents of receipts; the columns stay, the exact bytes are deleted."
     )
     personal_months: int | None = Field(
         None,
         ge=1,
         le=1200,
-        description="Names, fiscal codes, IBANs and free texts of receipts, and their raw documents with them.",
+        description="Names, fiscal codes, IBANs and free text of receipts, and their raw documents.",
     )
     refused_months: int | None = Field(
-        None, ge=1, le=1200, description="Refused requests, since they were accepted or discarded. Open ones are kept."
+        None,
+        ge=1,
+        le=1200,
+        description="Refused requests, from when they were accepted or discarded. Open ones are kept.",
     )
     journal_months: int | None = Field(
         None, ge=24, le=1200, description="The event journal: pagoPA asks for at least 24 months."
@@ -346,11 +358,13 @@ class Ec(Section):
     """An EC (ente creditore) that receipts are accepted for."""
 
     id: EcId = Field(description="idPA, the EC's fiscal code of 11 digits.")
-    name: str = Field("", description="For people to read.")
-    stations: tuple[PagoPaId, ...] = Field((), description="The stations it stands on; none: any of the brokers'.")
+    name: str = Field("", description="The EC's name, for display.")
+    stations: tuple[PagoPaId, ...] = Field(
+        (), description="The stations it is connected through; none: any of the brokers'."
+    )
     gpd_key: Key | None = Field(None, description="The EC's own key for the GPD receipts API.")
     gpd_positions_key: Key | None = Field(None, description="The EC's own key for GPD-Core's positions.")
-    reconcile: bool = Field(True, description="Whether `station reconcile` walks this EC.")
+    reconcile: bool = Field(True, description="Whether `station reconcile` checks this EC.")
 
 
 class Settings(Section):
@@ -374,7 +388,7 @@ class Settings(Section):
         ids = [entry.id for entry in entries]
         for id_ in ids:
             if ids.count(id_) > 1:
-                raise ValueError(f"id {id_} stands there twice")
+                raise ValueError(f"id {id_} is listed twice")
         return entries
 
     @check(mode="after")
@@ -383,16 +397,16 @@ class Settings(Section):
         for ec in self.ec:
             for station in ec.stations:
                 if self.broker and station not in known:
-                    raise ValueError(f"ec {ec.id}: station {station} belongs to no broker")
+                    raise ValueError(f"ec {ec.id}: station {station} does not belong to any broker")
         return self
 
     @check(mode="after")
     def _certificates_have_a_source(self) -> Self:
         if self.trust.names and not (self.tls.client_ca or self.trust.proxy_certificate):
-            raise ValueError("trust: names of certificates need tls.client_ca, or trust.proxy_certificate")
+            raise ValueError("trust: certificate names need tls.client_ca or trust.proxy_certificate")
         if (self.tls.client_ca or self.trust.proxy_certificate) and not self.trust.names:
             raise ValueError(
-                "trust: say whose certificates are let in (nodo or certificates): a CA has other customers too"
+                "trust: name the certificates to admit (nodo or certificates): the CA has other customers too"
             )
         return self
 
@@ -464,7 +478,7 @@ def sources(settings: Settings, file: str | Path | None = None, environ: Mapping
     variable = next((one for one in ("STATION_DATABASE_URL", "STATION_DATABASE_URL_FILE") if one in environ), None)
     if variable is None:
         variable = (
-            "database.url" if "url" in settings.database.model_fields_set else "the default, as no setting names one"
+            "database.url" if "url" in settings.database.model_fields_set else "the default, as none is configured"
         )
     return [f"configuration file: {configuration}", f"database chosen by: {variable}"]
 
@@ -494,7 +508,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(printable(f"{path}: cannot be read ({error.strerror})")) from None
     except (ValueError, RecursionError) as error:  # a number of thousands of digits is no TOMLDecodeError
-        raise ConfigError(printable(f"{path}: not TOML: {error}")) from None
+        raise ConfigError(printable(f"{path}: not valid TOML: {error}")) from None
 
 
 def _override(data: dict[str, Any], environ: Mapping[str, str]) -> dict[tuple[str, ...], str]:
@@ -530,7 +544,7 @@ def _from_environment(variable: str, environ: Mapping[str, str]) -> tuple[str, s
     if (secret_file := environ.get(f"{variable}_FILE")) is None:
         return variable, value
     if value is not None:
-        raise ConfigError(f"{variable} and {variable}_FILE are both set: keep one")
+        raise ConfigError(f"{variable} and {variable}_FILE are both set: remove one")
     variable += "_FILE"
     try:
         return variable, Path(secret_file).read_text(encoding="utf-8").strip()

@@ -2,7 +2,7 @@
 
 The docstring of a class is its default message, `code` its stable slug for logs and exit status, and whatever a
 reader needs beyond the message is an attribute. A refusal carries the pagoPA fault code the caller is answered with.
-Duplicates are no errors: they are values that `intake.accept` returns.
+Duplicates are not errors: they are values that `intake.accept` returns.
 """
 
 import errno
@@ -37,13 +37,13 @@ class MissingExtraError(ConfigError):
 
 
 class UntrustedError(StationError):
-    """The sender is not one who may send."""
+    """The sender is not allowed."""
 
     code = "sender_untrusted"
 
 
 class DocumentError(StationError):
-    """The document is no request that the station knows: nobody can be answered for it, so nothing is kept."""
+    """The document is not a request that the station knows: there is no one to answer, so nothing is kept."""
 
     code = "document_unknown"
 
@@ -55,7 +55,7 @@ class MalformedDocumentError(DocumentError):
 
 
 class StoreError(StationError):
-    """The database cannot take or give the data now."""
+    """The database cannot store or return the data at the moment."""
 
     code = "store_unavailable"
 
@@ -73,7 +73,7 @@ class StoreRejectedError(StoreError):
 
 
 class DatabaseUnfitError(StoreError):
-    """The database would damage or lose receipts as it is set up: nothing is stored in it."""
+    """The database, as it is set up, would damage or lose receipts: nothing is stored in it."""
 
     code = "database_unfit"
 
@@ -86,21 +86,21 @@ class MissingRightsError(StoreError):
     def __init__(self, role: str | None, denied: str, *, reason: str) -> None:
         """`denied` is the server's own message, which names tables and never values."""
         super().__init__(
-            f"the database role {role or 'of this connection'} lacks a right ({denied}): the owner of the tables gives "
-            f"it with `station migrate --grant {role or 'ROLE'}`; `migrate` and `purge` are for the role that owns the "
-            "tables",
+            f"the database role {role or 'of this connection'} lacks a right ({denied}): the owner of the tables "
+            f"grants it with `station migrate --grant {role or 'ROLE'}`; `migrate` and `purge` must run as the role "
+            "that owns the tables",
             reason=reason,
         )
 
 
 class MissingDatabaseError(StoreError):
-    """There is no database file: run `station migrate` to make it."""
+    """There is no database file: run `station migrate` to create it."""
 
     code = "store_missing"
 
 
 class SchemaBehindError(StationError):
-    """The database schema does not fit this version of the station: run `station migrate`."""
+    """The database schema does not match this version of the station: run `station migrate`."""
 
     code = "schema_behind"
 
@@ -178,7 +178,7 @@ class UnexpectedError(RefusalError):
 
 
 class GpdError(StationError):
-    """A call of the GPD API did not give what it was made for."""
+    """A call to the GPD API failed."""
 
     code = "gpd_error"
 
@@ -190,43 +190,43 @@ class GpdError(StationError):
 
 
 class GpdKeyError(GpdError):
-    """The GPD API does not know the key, or the key does not open this EC."""
+    """The GPD API rejects the key, or the key does not cover this EC."""
 
     code = "gpd_key_rejected"
 
 
 class GpdForbiddenError(GpdError):
-    """The key opens the EC, but not this receipt (segregation code)."""
+    """The key covers the EC, but not this receipt (segregation code)."""
 
     code = "gpd_forbidden"
 
 
 class GpdRequestError(GpdError):
-    """The GPD API rejects the request itself: trying again does not help."""
+    """The GPD API rejects the request itself: a retry would not help."""
 
     code = "gpd_request_rejected"
 
 
 class GpdUnavailableError(GpdError):
-    """The GPD API did not answer, or answered with errors or limits only, until the tries were used up."""
+    """The GPD API did not answer, or answered every attempt with an error or a rate limit."""
 
     code = "gpd_unavailable"
 
 
 class GpdTimeoutError(GpdUnavailableError):
-    """The GPD API's answer was not complete in time."""
+    """The GPD API did not complete its answer in time."""
 
     code = "gpd_timeout"
 
 
 class GpdAddressError(GpdError):
-    """Nothing of the GPD API is at the configured address."""
+    """The GPD API is not at the configured address."""
 
     code = "gpd_address_wrong"
 
 
 class GpdAnswerError(GpdError):
-    """The GPD API's answer is not what it promises."""
+    """The GPD API's answer does not follow its specification."""
 
     code = "gpd_answer_unreadable"
 
@@ -250,7 +250,7 @@ class StoppedError(StationError):
 
 
 class MismatchError(StationError):
-    """The GPD API gave another receipt than the one asked for: it is not stored."""
+    """The GPD API returned a different receipt from the one requested: it is not stored."""
 
     code = "gpd_mismatch"
 

@@ -39,7 +39,7 @@ class Health:
         self._engine = engine
         self._metrics = metrics
         self._asked = -_READY_FOR_S
-        self._ready = Report("503 Service Unavailable", "not asked yet")
+        self._ready = Report("503 Service Unavailable", "not checked yet")
         self.draining = False  # told to stop: what has begun is answered, and nothing new should be sent here
 
     def answer(self, path: str) -> Report:
@@ -66,6 +66,6 @@ class Health:
             except SchemaBehindError as error:
                 self._ready = Report("503 Service Unavailable", str(error))
             except StoreError as error:
-                self._ready = Report("503 Service Unavailable", f"the database does not answer ({error.reason})")
+                self._ready = Report("503 Service Unavailable", f"the database does not respond ({error.reason})")
             self._asked = time.monotonic()
         return self._ready

@@ -48,11 +48,11 @@ class Metrics:
         self._own = own = CollectorRegistry()
         own.register(self._levels)
         self._requests = Counter(
-            "station_requests", "SOAP requests by what became of them.", ("operation", "ec", "result"), registry=own
+            "station_requests", "SOAP requests by result.", ("operation", "ec", "result"), registry=own
         )
         self._seconds = Histogram(
             "station_push_seconds",
-            "Time from a whole request to its answer, for the operations that bring receipts.",
+            "Time from a complete request to its answer, for the operations that carry receipts.",
             ("operation",),
             buckets=_SECONDS,
             registry=own,
@@ -60,16 +60,18 @@ class Metrics:
         self._faults = Counter("station_faults", "Answers with outcome KO.", ("fault_code",), registry=own)
         self._flags = Counter("station_flags", "Oddities of the receipts that were stored.", ("flag",), registry=own)
         self._store_errors = Counter(
-            "station_store_errors", "Receipts that could not be stored when they came.", ("reason",), registry=own
+            "station_store_errors", "Receipts that could not be stored when they arrived.", ("reason",), registry=own
         )
         self._answers = Counter("station_http_answers", "Answers by HTTP status.", ("status",), registry=own)
-        self._turned_away = Counter("station_turned_away", "Requests answered 503 since too many waited.", registry=own)
+        self._turned_away = Counter(
+            "station_turned_away", "Requests answered 503 because too many were waiting.", registry=own
+        )
         self._pending = Gauge(
-            "station_requests_pending", "Requests that are worked on or wait for that.",
+            "station_requests_pending", "Requests in progress or waiting.",
             multiprocess_mode="livesum", registry=own,
         )  # fmt: skip
         self._in_use = Gauge(
-            "station_database_connections_in_use", "Database connections at work.",
+            "station_database_connections_in_use", "Database connections in use.",
             multiprocess_mode="livesum", registry=own,
         )  # fmt: skip
         self._most = Gauge(
@@ -187,7 +189,7 @@ class _Levels(Collector):
                 ends[(name,)] = end.timestamp()
         yield _gauge(
             "station_certificate_end_timestamp_seconds",
-            "When the first of the certificates in a file of [tls] ends.",
+            "When the first certificate in a file of [tls] expires.",
             ("file",),
             ends,
         )
@@ -200,7 +202,7 @@ class _Levels(Collector):
         except StoreError as error:
             _log.warning("metrics_incomplete", reason=error.reason)
             found = []
-        yield _gauge("station_database_up", "Whether the database answered.", (), {(): 1 if found else 0})
+        yield _gauge("station_database_up", "Whether the database responded.", (), {(): 1 if found else 0})
         yield from found
 
     def _ask(self, connection: store.Connection) -> Iterator[Metric]:
@@ -208,13 +210,13 @@ class _Levels(Collector):
         now = datetime.now(UTC)
         yield _gauge(
             "station_refused_open",
-            f"Refused requests that nobody has settled (counted up to {store.OPEN_COUNTED}).",
+            f"Refused requests that are still open (counted up to {store.OPEN_COUNTED}).",
             ("fault_code",),
             {(code,): number for code, number in store.open_by_fault(connection).items()},
         )
         yield _gauge(
             "station_last_push_timestamp_seconds",
-            "When the last new receipt came by push; 0: never.",
+            "When the last new receipt arrived by push; 0: never.",
             ("ec",),
             {(id_pa or _OTHER,): _stamp(at) for id_pa, at in store.last_pushes(connection, list(ecs), now).items()},
         )
@@ -226,7 +228,7 @@ class _Levels(Collector):
         }
         yield _gauge(
             "station_reconcile_walked_timestamp_seconds",
-            "When the last complete walk of station reconcile ended; 0: never.",
+            "When the last complete check by station reconcile ended; 0: never.",
             ("ec",),
             {(id_pa,): _stamp(walked.get(id_pa)) for id_pa, ec in ecs.items() if ec.reconcile},
         )
@@ -236,7 +238,7 @@ class _Levels(Collector):
             items[key] = items.get(key, 0) + row.number
         yield _gauge(
             "station_reconcile_items",
-            "Receipts that are known to exist and are not here.",
+            "Receipts that are known to exist but are not stored.",
             ("ec", "state"),
             items,
         )
@@ -245,7 +247,7 @@ class _Levels(Collector):
             fetched[(self.label(id_pa),)] = fetched.get((self.label(id_pa),), 0) + number
         yield _gauge(
             "station_reconcile_fetched_last_day",
-            "Receipts of the last 24 hours that only reconcile brought.",
+            "Receipts of the last 24 hours that only reconcile found.",
             ("ec",),
             dict.fromkeys(((id_pa,) for id_pa in ecs), 0) | fetched,
         )

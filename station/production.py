@@ -43,8 +43,8 @@ def _registry(settings: Settings) -> Iterator[Lack]:
     if not settings.broker:
         yield Lack(
             "brokers_open",
-            "receipts by every broker and station are accepted",
-            "name yours in a [[broker]] with stations",
+            "receipts from every broker and station are accepted",
+            "name yours in a [[broker]], with its stations",
         )
 
 
@@ -54,25 +54,23 @@ def _senders(settings: Settings) -> Iterator[Lack]:
     if wide:
         yield Lack(
             "proxies_too_wide",
-            f"headers with a sender's certificate and address are believed from {_some(wide)}",
+            f"headers with a sender's certificate and address are trusted from {_some(wide)}",
             "name the proxy's own addresses in trust.proxies",
         )
     if not tls.certificate and not trust.proxies:
-        yield Lack(
-            "no_tls", "nobody is known to end TLS", "set tls.certificate, or name the proxy in front in trust.proxies"
-        )
+        yield Lack("no_tls", "TLS is not configured", "set tls.certificate, or name the TLS proxy in trust.proxies")
     if not tls.client_ca and not trust.proxy_certificate:
         yield Lack(
             "no_mutual_tls",
-            "senders are not known by a certificate",
+            "senders are not identified by a certificate",
             'set tls.client_ca (or trust.proxies and trust.proxy_certificate) and trust.nodo = "production"',
         )
         return
     if "*" in trust.names:
         yield Lack(
             "any_certificate",
-            "every certificate of the CA is let in, and it has other customers",
-            "take * out and name them",
+            "every certificate of the CA is admitted, and the CA has other customers",
+            "replace * with the names to admit",
         )
     if set(NODO_NAMES["uat"]) & set(trust.names):
         yield Lack("test_let_in", "pagoPA's test environment may store receipts here", 'set trust.nodo = "production"')
@@ -80,7 +78,7 @@ def _senders(settings: Settings) -> Iterator[Lack]:
     if not pinned and not set(NODO_NAMES["production"]) & set(trust.names):
         yield Lack(
             "nodo_not_let_in",
-            "the certificate of pagoPA's production forwarder is not let in",
+            "the certificate of pagoPA's production forwarder is not admitted",
             'set trust.nodo = "production"',
         )
 
@@ -93,7 +91,7 @@ def _is_wide(network: Network) -> bool:
 def _address(settings: Settings) -> Iterator[Lack]:
     url = settings.server.public_url
     if url is None:
-        yield Lack("no_public_url", "server.public_url is not set", "set it to the URL that is registered with pagoPA")
+        yield Lack("no_public_url", "server.public_url is not set", "set it to the URL registered with pagoPA")
         return
     parts = urlsplit(url)
     host = (parts.hostname or "").lower()
@@ -130,9 +128,11 @@ def _certificates(settings: Settings) -> Iterator[Lack]:
         file: Path | None = getattr(settings.tls, name)
         end = certificate.first_end(file) if file else None
         if end and end - datetime.now(UTC) < timedelta(days=_CERTIFICATE_DAYS):
-            when = f"{'ended' if end < datetime.now(UTC) else 'ends'} on {shown(end)} (Italy)"
+            when = f"{'expired' if end < datetime.now(UTC) else 'expires'} on {shown(end)} (Italy)"
             yield Lack(
-                "certificate_ends", f"a certificate in tls.{name} {when}", "replace the file; the station reads it anew"
+                "certificate_ends",
+                f"a certificate in tls.{name} {when}",
+                "replace the file: the station then reloads it",
             )
 
 
@@ -142,20 +142,20 @@ def _storage(settings: Settings) -> Iterator[Lack]:
     if "url" not in settings.database.model_fields_set:
         yield Lack(
             "sqlite_by_default",
-            "no database is configured, so it is an SQLite file in the folder that a command is run in",
+            "no database is configured, so each command uses an SQLite file in its current folder",
             "set database.url, or STATION_DATABASE_URL_FILE",
         )
     elif sqlite and not Path(str(url.database)).is_absolute():
         yield Lack(
             "sqlite_relative",
-            "database.url names a file by a relative path, another one in each folder",
-            "write its absolute path: sqlite:////var/lib/station/station.sqlite3",
+            "database.url is a relative path, which means a different file in each folder",
+            "use an absolute path: sqlite:////var/lib/station/station.sqlite3",
         )
     if sqlite:
         yield Lack(
             "backup_unseen",
-            "whether SQLite's file is backed up cannot be seen from here",
-            "take a backup every night and try to restore one: see docs/backup.md",
+            "the station cannot see whether the SQLite file is backed up",
+            "make a backup every night and test a restore: see docs/backup.md",
             unsure=True,
         )
     if sqlite and settings.server.workers > 2:
@@ -166,21 +166,21 @@ def _storage(settings: Settings) -> Iterator[Lack]:
         )
     if not settings.journal.enabled:
         yield Lack(
-            "no_journal", "the event journal is off, and pagoPA asks for 24 months of it", "set journal.enabled = true"
+            "no_journal", "the event journal is off, but pagoPA asks for 24 months of it", "set journal.enabled = true"
         )
     if all(value is None for _, value in settings.retention):
         yield Lack(
             "no_retention",
-            "nothing says how long personal data is kept",
-            "decide and set [retention], and run `station purge` daily",
+            "no retention period for personal data is configured",
+            "set the periods in [retention], and run `station purge` daily",
         )
     if not settings.server.health_listen:
-        yield Lack("not_watched", "health and metrics are served nowhere", "set server.health_listen")
+        yield Lack("not_watched", "health and metrics are not served", "set server.health_listen")
     elif _is_public(host_and_port(settings.server.health_listen)[0]):
         yield Lack(
             "health_public",
-            f"health and metrics are served to everybody who reaches {settings.server.health_listen}",
-            "let server.health_listen name 127.0.0.1 or this machine's private address",
+            f"health and metrics are open to every machine that can reach {settings.server.health_listen}",
+            "set server.health_listen to 127.0.0.1 or to this machine's private address",
         )
 
 
@@ -195,18 +195,18 @@ def _reconciliation(settings: Settings) -> Iterator[Lack]:
     if without:
         yield Lack(
             "no_reconcile_key",
-            f"no key of the GPD receipts API for {_some(without)}",
-            "set gpd.key, or gpd_key of the broker or EC, or reconcile = false where it cannot be asked",
+            f"no key for the GPD receipts API for {_some(without)}",
+            "set gpd.key, or gpd_key of the broker or EC, or reconcile = false for an EC without access to the API",
         )
     if ".uat." in settings.gpd.url:
-        yield Lack("gpd_test", "gpd.url is the test environment's", "take gpd.url out: the default is production's")
+        yield Lack("gpd_test", "gpd.url points to the test environment", "remove gpd.url: the default is production")
     for name, value in settings.gpd:
         parts = urlsplit(value) if name.endswith("url") else None
         if parts and parts.scheme == "http" and not is_loopback(parts.hostname or ""):
             yield Lack(
                 "api_http",
-                f"gpd.{name} is plain http: keys and citizens' data would travel readable",
-                "use an https URL; plain http is for 127.0.0.1 alone",
+                f"gpd.{name} is plain http: keys and citizens' data would travel unencrypted",
+                "use an https URL; plain http is for 127.0.0.1 only",
             )
 
 
@@ -220,8 +220,9 @@ def _database(settings: Settings, engine: store.Engine) -> Iterator[Lack]:
     if excess:
         yield Lack(
             "role_may_too_much",
-            f"the service's database role {role} may {', '.join(excess)}",
-            "let another role own the tables and run the service with one that `station migrate --grant ROLE` made",
+            f"the service's database role {role} has the right to {', '.join(excess)}",
+            "let another role own the tables, and run the service as one that got its rights from `station migrate "
+            "--grant ROLE`",
         )
     if durability:
         yield from _durability(durability)
@@ -230,15 +231,15 @@ def _database(settings: Settings, engine: store.Engine) -> Iterator[Lack]:
         if apart > _CLOCK_S:
             yield Lack(
                 "clock_skew",
-                f"this machine's clock and the database's are {apart:.0f} s apart",
-                "synchronise both (NTP): times of receipts and journal come from here",
+                f"this machine's clock and the database's differ by {apart:.0f} s",
+                "synchronise both (NTP): receipts and the journal are timed by this machine's clock",
             )
     late = [ec.id_pa for ec in reconcile.status(settings, engine).ecs if ec.late and ec.id_pa in settings.ecs]
     if late:
         yield Lack(
             "not_reconciled",
-            f"`station reconcile` has not walked {_some(late)} for {settings.gpd.late_hours:g} hours",
-            "run it, and schedule it daily (see deploy/)",
+            f"`station reconcile` has not checked {_some(late)} for {settings.gpd.late_hours:g} hours",
+            "run it, and schedule it once a day (see deploy/)",
         )
 
 
@@ -246,8 +247,8 @@ def _durability(durability: store.Durability) -> Iterator[Lack]:
     if durability.settings_off:
         yield Lack(
             "not_durable",
-            f"{', '.join(durability.settings_off)} off: PostgreSQL may lose receipts that were acknowledged",
-            "set on in postgresql.conf (or ALTER ROLE ... RESET)",
+            f"{', '.join(durability.settings_off)} off: PostgreSQL may lose acknowledged receipts",
+            "turn it on in postgresql.conf (or ALTER ROLE ... RESET)",
         )
     if durability.archive_failing:
         yield Lack(
@@ -258,9 +259,9 @@ def _durability(durability: store.Durability) -> Iterator[Lack]:
     if not durability.archiving and not durability.standbys:
         yield Lack(
             "backup_unseen",
-            "PostgreSQL archives no log (archive_mode) and no standby follows it: the disk's loss costs all receipts "
-            "since the last dump, and the Nodo does not send them again",
-            "see docs/backup.md; another kind of backup cannot be seen from here",
+            "PostgreSQL does not archive its log (archive_mode) and has no standby: losing the disk would lose all "
+            "receipts since the last dump, and the Nodo does not send them again",
+            "see docs/backup.md; the station cannot see other kinds of backup",
             unsure=True,
         )
 

@@ -51,7 +51,7 @@ def purge(
     now = datetime.now(UTC)
     ages = {part: getattr(retention, f"{part}_months") for part in Part}
     if not any(ages.values()):
-        raise ConfigError("nothing is to be purged: set raw_months, personal_months, refused_months or journal_months")
+        raise ConfigError("nothing to purge: set raw_months, personal_months, refused_months or journal_months")
     patiently(partial(_check_clock, engine, now, trust=trust_clock))
     for part, months in ages.items():
         if months is None:
@@ -88,11 +88,11 @@ def _check_clock(engine: store.Engine, now: datetime, *, trust: bool) -> None:
     if theirs is not None and abs(now - theirs) > store.CLOCK_TOLERANCE:
         why = f"the database's says {theirs:%Y-%m-%d %H:%M}"
     elif newest is not None and now - newest > _QUIET:
-        why = f"the newest entry in the database is of {newest:%Y-%m-%d %H:%M}"
+        why = f"the newest entry in the database dates from {newest:%Y-%m-%d %H:%M}"
     if why:
         raise ClockError(
             f"nothing was purged: this machine's clock says {now:%Y-%m-%d %H:%M} UTC, and {why}. A clock that is ahead "
-            "would purge too early: set it, or say --trust-clock if it is right"
+            "would purge too early: correct it, or add --trust-clock if it is right"
         )
 
 

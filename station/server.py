@@ -77,7 +77,7 @@ class _Arbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
         """Refuse gunicorn's upgrade in place (SIGUSR2). Its second step ends the old master, whether or not the new one
         started.
         """
-        _log.error("upgrade_refused", hint="SIGUSR2 is not served: install the new version and restart the station")
+        _log.error("upgrade_refused", hint="SIGUSR2 is not supported: install the new version and restart the station")
 
     def reload(self) -> None:
         """Starts new workers with the configuration as it is now, and lets the old ones finish."""
@@ -126,7 +126,7 @@ class _Gunicorn(WSGIApplication, _Application):  # type: ignore[misc]  # gunicor
             raise ConfigError(f"--bind: {error}") from None
         for address in addresses:
             if isinstance(address, tuple) and not 0 <= address[1] <= 65_535:
-                raise ConfigError(f"--bind: {address[1]} is no port")
+                raise ConfigError(f"--bind: {address[1]} is not a port")
         return addresses
 
     def open_health_door(self) -> None:
@@ -141,10 +141,14 @@ class _Gunicorn(WSGIApplication, _Application):  # type: ignore[misc]  # gunicor
         health = trust.host_and_port(self._health) if self._health else None
         trust.check_binding(settings.trust, [host for host in _hosts(self._addresses(), health) if host is not None])
         if self.cfg.proxy_protocol not in (False, "off"):
-            raise ConfigError("--proxy-protocol is not served: what a proxy says comes in headers, see [trust]")
+            raise ConfigError(
+                "--proxy-protocol is not supported: a proxy passes its information in headers, see [trust]"
+            )
         self._check_log_options()
         if self.cfg.header_map == "dangerous":
-            raise ConfigError("--header-map dangerous is not served: Client_Cert would stand for a proxy's Client-Cert")
+            raise ConfigError(
+                "--header-map dangerous is not supported: Client_Cert would pass for a proxy's Client-Cert"
+            )
         if self.cfg.is_ssl:
             tls.create_context(*_files(self.cfg))
         engine = store.connect(settings.database.url.get_secret_value())
@@ -162,14 +166,14 @@ class _Gunicorn(WSGIApplication, _Application):  # type: ignore[misc]  # gunicor
         """Raises `ConfigError` for an option of gunicorn's about its log, which would be ignored."""
         options = self.cfg.settings
         if self.cfg.daemon:
-            raise ConfigError("--daemon is not served: it closes standard error, where the log goes. Use systemd")
+            raise ConfigError("--daemon is not supported: it closes standard error, where the log goes. Use systemd")
         if options["logger_class"].get() != _LOGGER:
             return  # a logger of the operator's own, which may know them
         for name, option in options.items():
             if option.section == "Logging" and name != "logger_class" and option.get() != option.default:
                 raise ConfigError(
-                    f"{option.cli[-1] if option.cli else name} is not served: the log goes to standard error, with a "
-                    "line for each request, and [log] in the configuration sets its format and level"
+                    f"{option.cli[-1] if option.cli else name} is not supported: the log goes to standard error, with "
+                    "a line for each request, and [log] in the configuration sets its format and level"
                 )
 
 
@@ -208,9 +212,9 @@ def problems(settings: Settings) -> tuple[list[str], list[str]]:
         except ConfigError as error:
             wrong.append(str(error))
     if settings.trust.anyone_may_send:
-        odd.append("trust.anyone_may_send: whoever can connect can store receipts")
+        odd.append("trust.anyone_may_send: every client that can connect can store receipts")
     elif not settings.trust.restricted:
-        odd.append("[trust] says nothing about who may send: only this machine may")
+        odd.append("[trust] configures no senders: only this machine may send")
     return wrong, odd
 
 

@@ -37,7 +37,7 @@ def create_context(certificate: Path, key: Path | None, client_ca: Path | None) 
         context.load_cert_chain(certificate, key, password=lambda: "")
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"tls: {certificate}{f' and {key}' if key else ''} are no certificate and its key without a password "
+            f"tls: {certificate}{f' and {key}' if key else ''} are not a certificate and its unencrypted key "
             f"({_reason(error)})"
         ) from None
     if client_ca is not None:

@@ -45,7 +45,7 @@ def admit(trust: Trust, peer: str, header: Header, shown: bytes | None = None) -
     if not by_proxy:
         forged = next((name for name in certificate.ALL_HEADERS if header(name)), None)
         if forged is not None:
-            raise UntrustedError(f"the header {forged} came from an address that is no configured proxy")
+            raise UntrustedError(f"the header {forged} came from an address that is not a configured proxy")
     origin = address
     if by_proxy:
         try:
@@ -73,14 +73,14 @@ def _check_address(trust: Trust, origin: Address | None, *, by_proxy: bool) -> N
         return
     elif trust.proxies:
         if not by_proxy:
-            raise UntrustedError("the address is no configured proxy")
+            raise UntrustedError("the address is not a configured proxy")
     elif origin is not None and not origin.is_loopback:
-        raise UntrustedError("nothing says who may send, so only this machine may: see [trust]")
+        raise UntrustedError("no senders are configured, so only this machine may send: see [trust]")
 
 
 def _check_certificate(trust: Trust, identity: Identity | None) -> None:
     if identity is None:
-        raise UntrustedError("no client certificate was shown")
+        raise UntrustedError("no client certificate was presented")
     wanted = set(trust.names)
     names = {name for name in identity.names if not name.startswith("sha256:")}  # a name may look like a fingerprint
     if "*" in wanted or wanted & names or f"sha256:{identity.fingerprint}" in wanted:
@@ -133,9 +133,9 @@ def check_binding(trust: Trust, addresses: list[str]) -> None:
     for host in addresses:
         if not is_loopback(host):
             raise ConfigError(
-                f"not listening on {host or 'all addresses'}: nothing says who may send. Configure tls.client_ca (or "
-                "trust.proxies) with trust.nodo, or trust.addresses; listen on 127.0.0.1; or let everyone in who can "
-                "connect with trust.anyone_may_send = true"
+                f"not listening on {host or 'all addresses'}: no senders are configured. Configure tls.client_ca (or "
+                "trust.proxies) with trust.nodo, or trust.addresses; listen on 127.0.0.1; or admit every client that "
+                "can connect, with trust.anyone_may_send = true"
             )
 
 

@@ -60,18 +60,24 @@ def _canned(status: str, content_type: str, body: bytes, *headers: str) -> bytes
 
 
 _BUSY = _canned(
-    "503 Service Unavailable", "text/xml", soap.fault_document("Too many requests at once: send it again."),
+    "503 Service Unavailable", "text/xml", soap.fault_document("Too many requests at once: send the request again."),
     f"Retry-After: {soap.RETRY_AFTER_S}",
 )  # fmt: skip
-_FAILED = _canned("500 Internal Server Error", "text/xml", soap.fault_document("Internal error: send it again."))
+_FAILED = _canned(
+    "500 Internal Server Error", "text/xml", soap.fault_document("Internal error: send the request again.")
+)
 _LATE = _canned("408 Request Timeout", "text/plain", b"The request did not arrive in time.\n")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _REFUSALS = {
-    Refusal.UNREADABLE: _canned("400 Bad Request", "text/plain", b"This is no HTTP/1.1.\n"),
+    Refusal.UNREADABLE: _canned("400 Bad Request", "text/plain", b"Malformed HTTP/1.1 request.\n"),
     Refusal.LINE_TOO_LONG: _canned("414 URI Too Long", "text/plain", b"The request line is too long.\n"),
-    Refusal.UNKNOWN_EXPECTATION: _canned("417 Expectation Failed", "text/plain", b"Nothing is expected.\n"),
-    Refusal.HEAD_TOO_LARGE: _canned("431 Request Header Fields Too Large", "text/plain", b"The header is too large.\n"),
-    Refusal.UNKNOWN_CODING: _canned("501 Not Implemented", "text/plain", b"Send it chunked or whole.\n"),
+    Refusal.UNKNOWN_EXPECTATION: _canned("417 Expectation Failed", "text/plain", b"Unsupported Expect header.\n"),
+    Refusal.HEAD_TOO_LARGE: _canned(
+        "431 Request Header Fields Too Large", "text/plain", b"The request header is too large.\n"
+    ),
+    Refusal.UNKNOWN_CODING: _canned(
+        "501 Not Implemented", "text/plain", b"Unsupported Transfer-Encoding: use chunked or Content-Length.\n"
+    ),
 }
 
 

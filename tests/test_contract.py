@@ -159,7 +159,7 @@ def test_no_more_namespaces_than_a_request_may_declare(encoding, spelt, count):
     raw = f"<?xml version='1.0' encoding='{encoding}'?><a{declared}/>"
     raw = raw.encode(encoding if encoding in ("UTF-16", "UTF-32") else "ascii")
     if count > 1_000:
-        with pytest.raises(MalformedDocumentError, match="more than 1000 declarations of namespaces"):
+        with pytest.raises(MalformedDocumentError, match="more than 1000 namespace declarations"):
             contract.parse(raw)
     else:
         contract.parse(raw)
@@ -524,9 +524,7 @@ def test_nil(name, before, nil):
     assert Flag.UNKNOWN_ELEMENTS in receipt.flags
     other = read(raw.replace(before, f"{empty[:-2]} a='1'/>{before}", 1).encode())
     assert other.content_hash != receipt.content_hash
-    with pytest.raises(
-        InvalidReceiptError, match=f"/{name} .*: the element is empty, and marked as missing by xsi:nil"
-    ):
+    with pytest.raises(InvalidReceiptError, match=f"/{name} .*: the element is empty and marked as absent by xsi:nil"):
         read(raw.replace(before, f"{empty}{before}", 1).encode(), refuse_unknown=True)
 
 
@@ -682,7 +680,7 @@ def test_breach_by_namespace(names, path, namespace, own, refuse_unknown):
     with pytest.raises(InvalidReceiptError) as caught:
         read(raw.encode(), refuse_unknown=refuse_unknown)
     assert caught.value.path == f"/paSendRTV2Request{path}"
-    assert caught.value.rule == f"the element is in a namespace{own}, and the schema has it in none"
+    assert caught.value.rule == f"the element is in a namespace{own}, but the schema defines it without one"
     assert raw.splitlines()[caught.value.line - 1].strip().startswith(f"<x:{path.rpartition('/')[2]}")
 
 

@@ -601,7 +601,7 @@ def test_list(run_station, written):
     """The list shows the latest first, as a table, JSON lines or CSV, a page at a time."""
     written([a_row(1), a_row(3, **REFUSED), a_row(5, receipt_id=None, id_pa="")])
     table = run_station("journal", "list", "--wide").stdout.splitlines()
-    assert re.split(r"\s{2,}", table[0].strip())[:4] == ["begun (Italy)", "source", "operation", "EC"]
+    assert re.split(r"\s{2,}", table[0].strip())[:4] == ["started (Italy)", "source", "operation", "EC"]
     assert [line.split()[-2:] for line in table[1:]] == [["200", "7"]] * 3
     assert "PAA_SINTASSI_EXTRAXSD" in table[2]
     first = run_station("journal", "list", "--json", "--limit", "2")

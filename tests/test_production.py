@@ -187,8 +187,8 @@ def test_command(tmp_path, sqlite_url, text, code):
     (tmp_path / "station.toml").write_text(text)
     ended = forked.run(["check", "--production", "--offline"], environment(sqlite_url), tmp_path)
     assert ended.returncode == code
-    assert "LACKS  not_" in ended.stdout
-    assert ("LACKS  no_mutual_tls" in ended.stdout) is (not text)
+    assert "MISSING  not_" in ended.stdout
+    assert ("MISSING  no_mutual_tls" in ended.stdout) is (not text)
     assert "Traceback" not in ended.stderr
 
 

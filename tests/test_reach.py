@@ -66,7 +66,7 @@ def test_silent_server(own, own_server, monkeypatch):
         with pytest.raises(StoreError) as unconnected:  # a new connection has the same end
             ask(own, until=time.monotonic() + 0.5)
     assert "did not answer in time" in str(silent.value.__cause__)
-    assert "no connection stood in time" in str(unconnected.value.__cause__)
+    assert "no connection was established in time" in str(unconnected.value.__cause__)
     assert ask(own) == 1
 
 

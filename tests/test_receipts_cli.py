@@ -163,9 +163,9 @@ def test_twin(door, database_url):
         door.take(an_envelope(request))
     for one, other in ((first, second), (second, first)):
         done = station(database_url, "receipts", "show", one["receiptId"], "--ec", EC)
-        _, _, told = done.stdout.partition("another payment of this notice 1\n")
+        _, _, told = done.stdout.partition("other payment of this notice, number 1\n")
         assert other["receiptId"] in told
-        assert "another payment of this notice 2" not in told
+        assert "other payment of this notice, number 2" not in told
         found = json.loads(station(database_url, "receipts", "show", one["receiptId"], "--ec", EC, "--json").stdout)
         assert [twin["receipt_id"] for twin in found["same_notice"]] == [other["receiptId"]]
 
@@ -243,7 +243,7 @@ def test_show_which(door, database_url):
         (["--paid-from", "yesterday"], "is not a time"),
         (["--received-from", "2026-07-02", "--received-to", "2026-07-01"], "before --received-from"),
         (["--amount", "1.234,56"], "is not an amount"),
-        (["--after", "abc"], "no cursor"),
+        (["--after", "abc"], "not a cursor"),
     ],
 )
 def test_usage(tmp_path, options, told):

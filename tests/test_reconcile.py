@@ -622,7 +622,7 @@ def test_check_asks_the_api_once(job):
     check("--offline", expect=0)
     assert job.gpd.stats()["calls"] == 0
     job.settings["key"] = "another-key"
-    assert f"WRONG  gpd.url, asked for EC {EC}: 401" in check(expect=1)
+    assert f"WRONG  gpd.url, called for EC {EC}: 401" in check(expect=1)
     job.settings |= {"key": "receipts-key", "url": f"{job.gpd.receipts_url}/x"}
     assert "check gpd.url" in check(expect=1)
     assert job.gpd.stats()["calls"] == 1
@@ -1154,9 +1154,9 @@ def test_ledger_is_kept_for_its_time(job):
     ("arguments", "settings", "message"),
     [
         (("--to", "2026-01-01"), {}, "--to needs --from"),
-        (("--from", "2026-02-01", "--to", "2026-01-01"), {}, "lies behind"),
+        (("--from", "2026-02-01", "--to", "2026-01-01"), {}, "--from is after --to"),
         (("--from", "30/02/2026"), {}, "is not a day"),
-        (("--iuv", "01", "--positions"), {}, "--iuv goes with"),
+        (("--iuv", "01", "--positions"), {}, "--iuv can be combined only with one --ec"),
         (("--iuv", "0" * 36), {}, "1 to 35 characters"),
         (("--ec", "99999999999"), {}, "not configured"),
         ((), {"key": None}, "STATION_GPD_KEY"),

@@ -141,7 +141,7 @@ def test_discard(door, run_station):
     assert [event[name] for name in ("result", "operator", "reason", "source")] == ["discarded", "anna", "a test", None]
     assert event["at"] == found["settled_at"]
     again = run_station("refused", "discard", first, "--reason", "again")
-    assert (again.returncode, "is discarded already: nothing changed" in again.stderr) == (1, True)
+    assert (again.returncode, "is discarded already: nothing was changed" in again.stderr) == (1, True)
     assert door.refused(first) == found
     replay = Replay(Intake(door.engine, Settings.model_validate(OURS)), "anna")
     assert [item.name for item in replay.refused(store.RefusedFilter(state="open"))] == []

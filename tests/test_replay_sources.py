@@ -134,9 +134,9 @@ def test_folder_and_standard_input(tmp_path):
         ("a.zip!0.xml", None),
         ("b/z.xml", None),
         ("c.xml", None),
-        ("d", "a link to a folder: name it itself to have it read"),
+        ("d", "a link to a folder: name the folder itself to have it read"),
         ("e", "cannot be read (No such file or directory)"),
-        ("f", "no regular file"),
+        ("f", "not a regular file"),
         ("-!0.xml", None),
         ("d/b/z.xml", None),
     ]
@@ -147,10 +147,10 @@ def test_folder_and_standard_input(tmp_path):
     [
         (b"", "empty"),
         (b" \n", "empty"),
-        (b"ciao", "neither XML nor an archive nor base64 of one"),
+        (b"ciao", "not XML, not an archive, and not base64 of either"),
         (b"c" + b"i" * 100_000, "longer than 16384 bytes (server.max_body)"),
-        (b"ciaociaoc", "neither XML nor an archive nor base64 of one"),
-        (b"\x89PNG\r\n", "neither XML nor an archive nor base64 of one"),
+        (b"ciaociaoc", "not XML, not an archive, and not base64 of either"),
+        (b"\x89PNG\r\n", "not XML, not an archive, and not base64 of either"),
         (b"<x>" + b" " * 16 * KB, "longer than 16384 bytes (server.max_body)"),
         (base64.b64encode(b"<x>" + b" " * 16 * KB), "longer than 16384 bytes (server.max_body)"),
         (a_zip(DOCUMENT)[:400], "cannot be read to its end (BadZipFile)"),
@@ -173,8 +173,8 @@ def test_broken_archive_does_not_end_silently(found):
     assert cut[0] == ("!0.xml", DOCUMENT)
     assert [name for name, error in cut[1:] if "cannot be read" in str(error)] == ["!1.xml", ""]
     flipped = whole[: size + 5] + b"?" + whole[size + 6 :]
-    assert found(flipped) == [("!0.xml", DOCUMENT), ("", "broken or cut off: what was read before it counts")]
-    assert found(whole[:size])[1:] == [("", "broken or cut off: what was read before it counts")]
+    assert found(flipped) == [("!0.xml", DOCUMENT), ("", "damaged or truncated: items read before this point count")]
+    assert found(whole[:size])[1:] == [("", "damaged or truncated: items read before this point count")]
     damaged = bytearray(a_zip(("a", DOCUMENT), ("b", DOCUMENT)))
     damaged[200] ^= 0xFF
     first, second = found(bytes(damaged))
@@ -195,11 +195,9 @@ def test_members_that_are_no_files(found):
             header = tarfile.TarInfo(name)
             header.type, header.linkname = kind, "/etc/passwd"
             archive.addfile(header)
-    assert found(file.getvalue()) == [(f"!{name}", "no regular file") for name in "lhc"]
+    assert found(file.getvalue()) == [(f"!{name}", "not a regular file") for name in "lhc"]
     assert found(a_zip(("d/", b""), ("d/a.xml", DOCUMENT))) == [("!d/a.xml", DOCUMENT)]
-    assert found(a_zip(DOCUMENT, method=zipfile.ZIP_LZMA)) == [
-        ("!0.xml", "packed in a way that is not read: pack it with deflate")
-    ]
+    assert found(a_zip(DOCUMENT, method=zipfile.ZIP_LZMA)) == [("!0.xml", "unsupported compression: use deflate")]
     locked = bytearray(a_zip(DOCUMENT))
     locked[locked.index(b"PK\x01\x02") + 8] |= 1
     assert found(bytes(locked)) == [("!0.xml", "encrypted")]
@@ -228,7 +226,7 @@ def test_too_much(found):
     zeros = found(a_tar(("big", b"\0" * 900 * KB), mode="w:gz"))
     assert zeros == [(name, "unpacks to more than 20 times its size") for name in ("!big", "")]
     packed = a_zip(("a.zip", a_zip(("b", b"\0" * 20 * KB))), ("c.xml", DOCUMENT))
-    assert found(packed) == [("!a.zip!b", "neither XML nor an archive nor base64 of one"), ("!c.xml", DOCUMENT)]
+    assert found(packed) == [("!a.zip!b", "not XML, not an archive, and not base64 of either"), ("!c.xml", DOCUMENT)]
     bomb = a_zip(("t.gz", gzip.compress(a_tar(("big", b"\0" * 900 * KB), DOCUMENT))), ("c.xml", DOCUMENT))
     assert found(bomb)[-2:] == [("!t.gz", "unpacks to more than 20 times its size"), ("!c.xml", DOCUMENT)]
 
@@ -266,7 +264,7 @@ def a_zip_of_one(count):
 
 
 BEFORE, AFTER = a_header("before", content=DOCUMENT), a_header("after", content=DOCUMENT) + b"\0" * 1024
-BROKEN = "broken or cut off: what was read before it counts"
+BROKEN = "damaged or truncated: items read before this point count"
 CUT = "cannot be read to its end (ReadError)"
 LIES = {
     # What stands in a tar archive between two documents, and what is found in place of the second one.
@@ -279,19 +277,19 @@ LIES = {
                  [("!huge", CUT), ("", CUT)]),
     "pax_digits": (a_pax_header(b"1" * 50_000) + a_header(), [("", BROKEN)]),
     "pax_digits_in_a_value": (a_pax_header(b"50008 a=" + b"1" * 49_999 + b"\n") + a_header(),
-                              [("", "a tar header holds a number that is longer than any")]),
+                              [("", "a tar header holds a number that is too long")]),
     "pax_overlapping": (a_pax_header(b"2 " * 25_000 + b"=") + a_header(), [("", BROKEN)]),
     "pax_long": (a_pax_header(b"70007 a=" + b"b" * 69_998 + b"\n") + a_header(),
-                 [("", "a tar header is longer than any")]),
-    "pax_chain": (a_pax_header(b"6 a=b\n") * 5_000 + a_header(), [("", "a tar header is longer than any")]),
+                 [("", "a tar header is too long")]),
+    "pax_chain": (a_pax_header(b"6 a=b\n") * 5_000 + a_header(), [("", "a tar header is too long")]),
     "name_chain": (a_header(kind=tarfile.GNUTYPE_LONGNAME, content=b"n") * 5_000 + a_header(),
-                   [("", "a tar header is longer than any")]),
+                   [("", "a tar header is too long")]),
     "globals": (b"".join(a_pax_header(b"11 k%d=v\n" % n, tarfile.XGLTYPE) + a_header() for n in range(1000, 1200)),
                 [*[("!a", "empty")] * 19, ("", "holds more than 20 members: split it")]),
     "sparse": (a_header("sparse", kind=tarfile.GNUTYPE_SPARSE, field=b"77777777777\0"),
-               [("!sparse", "no regular file"), ("", CUT)]),
+               [("!sparse", "not a regular file"), ("", CUT)]),
     "device": (a_header("device", kind=tarfile.BLKTYPE, field=b"77777777777\0"),
-               [("!device", "no regular file"), ("!after", DOCUMENT)]),
+               [("!device", "not a regular file"), ("!after", DOCUMENT)]),
 }  # fmt: skip
 
 
@@ -329,7 +327,7 @@ def test_work_of_members(found):
     packed = a_tar(*[(str(number), b"<x/>") for number in range(2_000)], mode="w:gz")
     limits = Limits(work_from=MB, work_ratio=50)
     *documents, (name, error) = found(packed, limits)
-    assert (name, error) == ("", "is more work than 50 times its size: unpack it first")
+    assert (name, error) == ("", "takes more work than 50 times its size: unpack it first")
     assert {raw for _, raw in documents} == {b"<x/>"}
     assert 100 < len(documents) < 250  # 4 KiB and two blocks each
     assert len(found(packed, Limits(work_from=MB))) == 2_000
@@ -400,7 +398,7 @@ def test_bombs_and_memory(tmp_path):
     assert errors == [
         *["longer than 1048576 bytes (server.max_body)"] * 3,
         "cannot be read to its end (LZMAError)",
-        *["a tar header is longer than any"] * 3,
+        *["a tar header is too long"] * 3,
         "holds too many members: split it, or use tar",
         "longer than 1048576 bytes (server.max_body)",
     ]

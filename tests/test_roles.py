@@ -182,7 +182,7 @@ def test_purging_needs_more(roles, postgres_url, tmp_path):
     process = forked.station(["purge", "--journal-months", "24"], environment(url_of(postgres_url, ROLE)), tmp_path)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "`purge` are for the role that owns the tables" in err
+    assert "`purge` must run as the role that owns the tables" in err
 
 
 def test_granting_to_nobody(postgres_url, tmp_path):

@@ -202,7 +202,7 @@ def test_table(some, database_url, tmp_path):
     )
     assert re.search(rf"29/03/2026 +{OTHER_EC} +1 +1 +0 +0 +100.0% ", done.stdout)
     assert re.search(rf"29/03/2026 +{OTHER_EC} +1 +1 +0 +0 +10.00", done.stdout)
-    assert f"SILENT  EC {UNSEEN_EC} (Comune mai visto) has had no push ever" in done.stdout
+    assert f"SILENT  EC {UNSEEN_EC} (Comune mai visto) has received no push yet" in done.stdout
     assert re.search(r"by push: median 4 s, 95 % within 1 min 40 s, worst 1 min 40 s", done.stdout)
 
 

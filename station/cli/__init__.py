@@ -75,16 +75,16 @@ class Context:
 
 # Each command, its module, and its line in `station --help`.
 _COMMANDS = {
-    "check": ("server", "Show what is configured, secrets masked, and what is wrong."),
-    "demo": ("demo", "Show on this machine what a station does, in a minute and without a trace."),
-    "grants": ("grants", "Print the SQL that gives a PostgreSQL role the least rights to run the station."),
-    "journal": ("journal", "Look at the event journal (giornale degli eventi): one row for each exchange."),
+    "check": ("server", "Show the configuration, with secrets masked, and its problems."),
+    "demo": ("demo", "Show a station at work on this machine, in about a minute; nothing is left behind."),
+    "grants": ("grants", "Print the SQL that grants a PostgreSQL role the least rights to run the station."),
+    "journal": ("journal", "List and export the event journal (giornale degli eventi)."),
     "migrate": ("server", "Bring the database schema up to date."),
-    "purge": ("purge", "Remove what was kept for longer than [retention] says."),
-    "receipts": ("receipts", "Look at the stored receipts."),
-    "reconcile": ("reconcile", "Fetch from the GPD receipts API what the push missed."),
-    "refused": ("refused", "Look at the requests that were refused, and decide about them."),
-    "replay": ("replay", "Send documents once more through the intake of the push."),
+    "purge": ("purge", "Remove data that is older than [retention] allows."),
+    "receipts": ("receipts", "List, show and export stored receipts."),
+    "reconcile": ("reconcile", "Fetch receipts that the push missed from the GPD receipts API."),
+    "refused": ("refused", "List, show and discard refused requests."),
+    "replay": ("replay", "Process documents again as if they had just been pushed."),
     "serve": ("server", "Serve the SOAP endpoint with gunicorn."),
     "stats": ("stats", "Count receipts and refusals per day and EC."),
 }

@@ -9,9 +9,9 @@ from station.cli.output import say
 
 @cli.command()
 def demo() -> None:
-    """Show on this machine what a station does, in a minute and without a trace.
+    """Show a station at work on this machine, in about a minute; nothing is left behind.
 
-    Starts a station on SQLite in a temporary folder, with a Nodo and a GPD API that are simulated, both on loopback:
+    Starts a station on SQLite in a temporary folder, with a simulated Nodo and GPD API, both on loopback:
     hundreds of receipts, resends, odd and bad ones, a connection that is cut; then reconciles and replays, and compares
     what was paid with what is stored. No configuration is read, and nothing is left behind. Exits 1 unless the books
     balance.

@@ -9,12 +9,12 @@ from station.cli.output import say
 
 @cli.command()
 @click.argument("role")
-@click.option("--purge", is_flag=True, help="The rights for `station purge`, too: deletes what retention lets go.")
+@click.option("--purge", is_flag=True, help="Include the rights for `station purge`, which deletes by age.")
 def grants(role: str, purge: bool) -> None:
-    """Print the SQL that gives a PostgreSQL role the least rights to run the station.
+    """Print the SQL that grants a PostgreSQL role the least rights to run the station.
 
-    The owner of the tables runs it, after each `station migrate`. With the role the server, `reconcile` and `replay`
-    work; it cannot delete a receipt, drop or alter a table, or create one.
+    The owner of the tables runs it after each `station migrate`. The role can run the server, `reconcile` and `replay`;
+    it cannot delete a receipt, nor drop, alter or create a table.
 
     \b
     Example:

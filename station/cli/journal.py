@@ -22,17 +22,19 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _OUTCOMES = ("stored", "duplicate", "refused", events.DECLINED, events.FAILED)
 _FILTERS = (
-    click.option("--from", "at_from", type=Moment(), help="Begun on this day or later, or from this time on."),
-    click.option("--to", "at_to", type=Moment(end=True), help="Begun up to the end of this day, or before this time."),
+    click.option("--from", "at_from", type=Moment(), help="Started on or after this day or time."),
+    click.option("--to", "at_to", type=Moment(end=True), help="Started by the end of this day, or before this time."),
     click.option("--ec", "id_pa", type=Number(), help="The EC (idPA)."),
     click.option("--iuv", type=Number(), help="IUV (creditorReferenceId)."),
     click.option("--notice", "notice_number", type=Notice(), help="Notice number, 18 digits, with or without blanks."),
     click.option("--receipt-id", type=Words(), help="receiptId, the payment token."),
-    click.option("--outcome", type=click.Choice(_OUTCOMES), help="How it ended."),
-    click.option("--fault-code", type=Words(), help="Why it ended so, for example PAA_SINTASSI_EXTRAXSD."),
+    click.option("--outcome", type=click.Choice(_OUTCOMES), help="Its outcome."),
+    click.option("--fault-code", type=Words(), help="Its fault code, for example PAA_SINTASSI_EXTRAXSD."),
     click.option("--operation", type=Words(), help="For example paSendRTV2, paVerifyPaymentNotice, getReceiptByIUV."),
-    click.option("--direction", type=click.Choice([*events.DIRECTIONS.values()]), help="Who began it."),
-    click.option("--source", type=click.Choice([source.value for source in Source]), help="The door it came by."),
+    click.option(
+        "--direction", type=click.Choice([*events.DIRECTIONS.values()]), help="Incoming, outgoing or internal."
+    ),
+    click.option("--source", type=click.Choice([source.value for source in Source]), help="Its source."),
 )
 
 
@@ -44,7 +46,7 @@ def _filter_options(command: F) -> F:
 
 def _as_filter(context: Context, wanted: dict[str, Any]) -> store.ExchangeFilter:
     if not context.settings.journal.enabled:
-        say("station: the journal is turned off (journal.enabled): what is shown is from before", err=True)
+        say("station: the journal is turned off (journal.enabled): older entries are shown", err=True)
     start, end = wanted["at_from"], wanted["at_to"]
     if start is not None and end is not None and end <= start:
         raise click.UsageError("--to is before --from")
@@ -53,7 +55,7 @@ def _as_filter(context: Context, wanted: dict[str, Any]) -> store.ExchangeFilter
 
 @cli.group()
 def journal() -> None:
-    """Look at the event journal (giornale degli eventi): one row for each exchange."""
+    """List and export the event journal (giornale degli eventi)."""
 
 
 _COLUMNS = tuple(column for column in events.COLUMNS if column != "event_id")
@@ -61,11 +63,11 @@ _COLUMNS = tuple(column for column in events.COLUMNS if column != "event_id")
 
 @journal.command("list", epilog=TIMES)
 @_filter_options
-@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="How many at most.")
-@click.option("--after", "cursor", metavar="CURSOR", help="The next page: the cursor that ended the last one.")
-@click.option("--oldest-first", is_flag=True, help="In order of time; otherwise the latest first.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="Maximum number of rows.")
+@click.option("--after", "cursor", metavar="CURSOR", help="Show the next page: the cursor printed by the last one.")
+@click.option("--oldest-first", is_flag=True, help="Oldest first; the default is latest first.")
 @wide_option
-@click.option("--json", "as_", flag_value="json", help="One JSON object a line; each has its `cursor`.")
+@click.option("--json", "as_", flag_value="json", help="One JSON object per line; each has its `cursor`.")
 @click.option("--csv", "as_", flag_value="csv", help="CSV, safe to open in a spreadsheet.")
 @click.pass_obj
 def list_(
@@ -73,7 +75,7 @@ def list_(
 ) -> None:
     """List exchanges, the latest first.
 
-    The table has Italian time, JSON and CSV have UTC.
+    Times are Italian in the table, UTC in JSON and CSV.
 
     \b
     Example:
@@ -85,7 +87,7 @@ def list_(
     try:
         after = None if cursor is None else store.ExchangePosition.decode(cursor)
     except ValueError:
-        raise click.UsageError("--after: this is no cursor that a list ended with") from None
+        raise click.UsageError("--after: not a cursor printed by this list") from None
     with store.transaction(context.engine(), readonly=True) as connection:
         store.be_patient(connection)
         rows = store.list_exchanges(connection, condition, after=after, newest_first=not oldest_first, limit=limit + 1)
@@ -110,15 +112,15 @@ def _print_table(rows: Any, wide: bool) -> None:
     right = ("HTTP", "ms")
     if wide:
         table(
-            ("begun (Italy)", "source", "operation", "EC", "notice number", "IUV", "receiptId", "outcome", "fault code",
-             "HTTP", "ms"),
+            ("started (Italy)", "source", "operation", "EC", "notice number", "IUV", "receiptId", "outcome",
+             "fault code", "HTTP", "ms"),
             ((shown(row.at), row.source, row.operation, row.id_pa, row.notice_number, row.iuv, row.receipt_id,
               row.outcome, row.fault_code, row.http_status, row.duration_ms) for row in rows),
             right=right,
         )  # fmt: skip
         return
     table(
-        ("begun (Italy)", "notice or IUV", "outcome", "HTTP", "fault code"),
+        ("started (Italy)", "notice or IUV", "outcome", "HTTP", "fault code"),
         ((shown(row.at), row.notice_number or row.iuv, row.outcome, row.http_status, row.fault_code) for row in rows),
         right=right,
     )
@@ -127,15 +129,15 @@ def _print_table(rows: Any, wide: bool) -> None:
 @journal.command(epilog=TIMES)
 @_filter_options
 @click.option("--format", "format_", type=click.Choice(["csv", "jsonl"]),
-              help="Default: what the file's name ends with, otherwise csv.")  # fmt: skip
-@click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
+              help="Default: by the file's ending, otherwise csv.")  # fmt: skip
+@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
 @click.pass_obj
 def export(context: Context, /, file: Path, format_: str | None, overwrite: bool, **wanted: Any) -> None:
-    """Write the events that fit to FILE (- for standard output), with the fields that pagoPA asks for.
+    """Write the matching events to FILE (- for standard output), with the fields that pagoPA asks for.
 
-    An exchange at the interface is two events, its request and its response; a replay is one, internal. The oldest
-    come first. The file takes its name when it is complete. The fields are described in docs/journal.md.
+    An exchange with pagoPA is two events, request and response; a replay is one, internal. The oldest come first.
+    The file gets its name when it is complete. The fields are described in docs/journal.md.
 
     \b
     Example:
@@ -146,7 +148,7 @@ def export(context: Context, /, file: Path, format_: str | None, overwrite: bool
     own_id = context.settings.own_id
     engine = context.engine()
     if str(file) != "-" and file.is_file() and not overwrite:
-        raise click.UsageError(f"{printable(file)} is there already: add --overwrite to replace it")
+        raise click.UsageError(f"{printable(file)} already exists: add --overwrite to replace it")
     chosen = format_of(file, ("csv", "jsonl"), format_)
     count = 0
     try:

@@ -15,7 +15,7 @@ from station.cli import Context
 from station.text import printable
 
 NOTICE_DIGITS = 18
-TIMES = f"Days and times are Italian time unless they carry a zone: {clock.EXAMPLES}, or 7d for seven days ago."
+TIMES = f"Days and times are Italian unless they carry a time zone: {clock.EXAMPLES}, or 7d for seven days ago."
 
 
 class Moment(click.ParamType[datetime]):
@@ -91,7 +91,7 @@ class Notice(Words):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         text = "".join(super().convert(value, param, ctx).split())
         if not re.fullmatch(r"[0-9]+", text):
-            self.fail(f"{printable(value, 60)!r} is not a notice number: that has {NOTICE_DIGITS} digits", param, ctx)
+            self.fail(f"{printable(value, 60)!r} is not a notice number of {NOTICE_DIGITS} digits", param, ctx)
         if len(text) != NOTICE_DIGITS:
             self.fail(f"{printable(text, 60)} has {len(text)} digits, a notice number has {NOTICE_DIGITS}", param, ctx)
         return text
@@ -117,18 +117,18 @@ class Euro(click.ParamType[Decimal]):
         return Decimal(value.replace(",", "."))
 
 
-wide_option = click.option("--wide", is_flag=True, help="All columns, however wide the terminal.")
+wide_option = click.option("--wide", is_flag=True, help="Show all columns, whatever the width of the terminal.")
 quiet_option = click.option(
     "--quiet",
     is_flag=True,
     expose_value=False,
     callback=lambda ctx, _param, value: setattr(ctx.ensure_object(Context), "quiet", value),
-    help="Print nothing unless something is wrong: for cron, which mails what is printed.",
+    help="Print nothing unless something is wrong: for cron, which mails all output.",
 )
 
 operator_option = click.option(
     "--operator",
-    help="Who does this, for the history. Default: STATION_OPERATOR, or the name of this system's user.",
+    help="Your name, for the history. Default: STATION_OPERATOR, or the system user's name.",
 )
 
 
@@ -150,6 +150,6 @@ def format_of(file: Path, formats: Sequence[str], wanted: str | None = None) -> 
         fitting = file.with_suffix(f".{chosen}").name
         others = "" if wanted else f" (or .{', .'.join(formats[1:])} for other formats)" if formats[1:] else ""
         raise click.UsageError(
-            f"{printable(file.name)}: {chosen} does not fit this ending: name it {printable(fitting)}{others}"
+            f"{printable(file.name)}: {chosen} does not match this ending: name it {printable(fitting)}{others}"
         )
     return chosen

@@ -23,16 +23,20 @@ _MONTHS = click.IntRange(1, 1200)
 
 
 @cli.command()
-@click.option("--raw-months", type=_MONTHS, help="Raw documents of receipts that came longer ago.")
-@click.option("--personal-months", type=_MONTHS, help="Personal data of receipts, and their raw documents with it.")
-@click.option("--refused-months", type=_MONTHS, help="Refused requests that were settled longer ago; never open ones.")
-@click.option("--journal-months", type=click.IntRange(24, 1200), help="The event journal; 24 at least.")
-@click.option("--dry-run", is_flag=True, help="Count what would be purged; write nothing.")
-@click.option("--batch", type=click.IntRange(1, 5000), default=500, show_default=True, help="Rows in a transaction.")
-@click.option("--trust-clock", is_flag=True, help="Purge though the database suggests that this clock is ahead.")
+@click.option(
+    "--raw-months", type=_MONTHS, help="Raw documents of receipts that arrived more than this many months ago."
+)
+@click.option("--personal-months", type=_MONTHS, help="Personal data and raw documents of receipts of that age.")
+@click.option("--refused-months", type=_MONTHS, help="Refused requests settled more than this many months ago.")
+@click.option(
+    "--journal-months", type=click.IntRange(24, 1200), help="Entries of the event journal of that age (24 or more)."
+)
+@click.option("--dry-run", is_flag=True, help="Count what would be purged; change nothing.")
+@click.option("--batch", type=click.IntRange(1, 5000), default=500, show_default=True, help="Rows per transaction.")
+@click.option("--trust-clock", is_flag=True, help="Purge even if the database suggests that the clock is ahead.")
 @operator_option
 @quiet_option
-@click.option("--json", "json_lines", is_flag=True, help="One JSON object a line, one for each part.")
+@click.option("--json", "json_lines", is_flag=True, help="One JSON object per line, one for each part.")
 @click.pass_obj
 def purge(
     context: Context,
@@ -44,10 +48,10 @@ def purge(
     json_lines: bool,
     **months: Any,
 ) -> None:
-    """Remove what was kept for longer than [retention] says, or the options instead of it.
+    """Remove data that is older than [retention] or these options allow.
 
-    Receipts stay as rows: their raw documents or their personal data are emptied. Safe beside the running server, and
-    to stop and run again. Exits 0 when it is done, 1 when it failed, 2 for usage or configuration.
+    Receipts stay as rows: only their raw documents or personal data are removed. It is safe to run beside the server,
+    and to stop and run again. Exits 0 when it is done, 1 when it failed, 2 for usage or configuration.
 
     \b
     Example:
@@ -74,7 +78,7 @@ def purge(
         for one in done.values() if not (context.quiet and ended) else ():
             _show(one, dry_run, json_lines)
         if done and not ended and not json_lines:
-            say("stopped before the end: run it again to go on")
+            say("stopped before the end: run it again to continue")
 
 
 def _show(one: Purged, dry_run: bool, json_lines: bool) -> None:

@@ -26,21 +26,21 @@ from station.text import counted, printable
 
 @cli.group()
 def receipts() -> None:
-    """Look at the stored receipts."""
+    """List, show and export stored receipts."""
 
 
 @receipts.command("list", epilog=TIMES)
 @filter_options
-@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="How many at most.")
-@click.option("--after", "cursor", metavar="CURSOR", help="The next page: the cursor that ended the last one.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="Maximum number of rows.")
+@click.option("--after", "cursor", metavar="CURSOR", help="Show the next page: the cursor printed by the last one.")
 @wide_option
-@click.option("--json", "as_", flag_value="json", help="One JSON object a line; each has its `cursor`.")
+@click.option("--json", "as_", flag_value="json", help="One JSON object per line; each has its `cursor`.")
 @click.option("--csv", "as_", flag_value="csv", help="CSV, safe to open in a spreadsheet.")
 @click.pass_obj
 def list_(context: Context, /, limit: int, cursor: str | None, wide: bool, as_: str | None, **wanted: Any) -> None:
-    """List receipts, the latest first: by payment where you ask for payment dates, by arrival otherwise.
+    """List receipts, latest first: by payment if you filter by payment date, otherwise by arrival.
 
-    The table has Italian time, JSON and CSV have UTC.
+    Times are Italian in the table, UTC in JSON and CSV.
 
     \b
     Example:
@@ -70,7 +70,7 @@ def list_(context: Context, /, limit: int, cursor: str | None, wide: bool, as_: 
             if not more and after is None:
                 total = len(found), sum((one["amount"] for one in found), Decimal())
             if total is not None:
-                in_all = " in all" if more or after else ""
+                in_all = " in total" if more or after else ""
                 say(f"{counted(total[0], 'receipt')}{in_all}, {total[1]:,.2f} euro")
     if not found:
         say("No receipt matches." if after is None else "No more receipts.", err=True)
@@ -84,7 +84,7 @@ def list_(context: Context, /, limit: int, cursor: str | None, wide: bool, as_: 
 def _elsewhere(wanted: store.Filter) -> Iterator[str]:
     """Where else a receipt can be that is looked for by its notice or IUV."""
     notice, iuv, ec = wanted.notice_number, wanted.iuv, wanted.id_pa or "EC"
-    yield "Look further:"
+    yield "Where else to look:"
     if not notice and iuv and len(iuv) == NOTICE_DIGITS and iuv.isdecimal():
         yield f"  station receipts list --notice {iuv}  (a number of {NOTICE_DIGITS} digits is a notice number)"
         return
@@ -101,9 +101,11 @@ def _cursor(word: str | None, wanted: store.Filter) -> store.Cursor | None:
     try:
         cursor = store.Cursor.decode(word)
     except ValueError:
-        raise click.UsageError("--after: this is no cursor that a list ended with") from None
+        raise click.UsageError("--after: not a cursor printed by this list") from None
     if cursor.order != wanted.order:
-        raise click.UsageError("--after: this cursor is of a list in another order (with or without payment dates)")
+        raise click.UsageError(
+            "--after: this cursor belongs to a list in another order (with or without payment dates)"
+        )
     return cursor
 
 
@@ -131,12 +133,12 @@ def _print_table(found: list[dict[str, Any]], order: str, wide: bool) -> None:
 @click.argument("receipt_id", required=False, type=Words())
 @click.option("--notice", "notice_number", type=Notice(), help="By notice number instead of receiptId.")
 @click.option("--iuv", type=Number(), help="By IUV instead of receiptId.")
-@click.option("--ec", "id_pa", type=Number(), help="The EC the copy is for (idPA), where several ECs have a copy.")
-@click.option("--xml", is_flag=True, help="The exact bytes that were received, and nothing else.")
+@click.option("--ec", "id_pa", type=Number(), help="The EC of the copy (idPA), if several ECs have one.")
+@click.option("--xml", is_flag=True, help="Print only the exact bytes that were received.")
 @click.option("--json", "as_line", is_flag=True, help="One JSON object.")
 @click.pass_obj
 def show(context: Context, /, xml: bool, as_line: bool, **by: str | None) -> None:
-    """Show one receipt with everything that is known of it.
+    """Show everything that is stored about one receipt.
 
     \b
     Example:
@@ -150,7 +152,7 @@ def show(context: Context, /, xml: bool, as_line: bool, **by: str | None) -> Non
         fitting = store.list_receipts(connection, store.Filter(**by), limit=20)  # type: ignore[arg-type]  # text all
         if len(fitting) > 1:
             raise click.UsageError(
-                "several receipts match, show one of these (with the Italian time of their arrival):\n"
+                "several receipts match; show one of these (the time is that of arrival, in Italy):\n"
                 + "\n".join(
                     printable(f"  {row.receipt_id} --ec {row.id_pa}  {shown(row.received_at)}") for row in fitting
                 )
@@ -192,11 +194,11 @@ def _described(found: dict[str, Any], size: int) -> Iterator[str]:
     lists = {name: found.pop(name) for name in ("same_notice", "transfers", "routes")}
     groups = {title: {name: found.pop(name) for name in names} for title, names in _GROUPS.items()}
     for number, other in enumerate(lists["same_notice"], start=1):
-        groups[f"another payment of this notice {number}"] = other
+        groups[f"other payment of this notice, number {number}"] = other
     for number, transfer in enumerate(lists["transfers"], start=1):
         groups[f"transfer {number}"] = {name: value for name, value in transfer.items() if name != "position"}
     for number, route in enumerate(lists["routes"], start=1):
-        groups[f"came again by another way {number}"] = route
+        groups[f"other station it arrived by, number {number}"] = route
     groups["document"] = found | {"bytes": size}
     for title, fields in groups.items():
         yield title
@@ -223,17 +225,17 @@ def _readable(value: Any) -> str:
 @receipts.command()
 @filter_options
 @click.option("--format", "format_", type=click.Choice([one.value for one in Format]),
-              help="Default: what the file's name ends with, otherwise csv.")  # fmt: skip
+              help="Default: by the file's ending, otherwise csv.")  # fmt: skip
 @click.option("--xlsx", "format_", flag_value="xlsx", help="An Excel workbook: the same as --format xlsx.")
-@click.option("--italian", is_flag=True, help="CSV for a spreadsheet set to Italian, with Italian titles and times.")
-@click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
+@click.option("--italian", is_flag=True, help="CSV for an Italian spreadsheet program, with Italian titles and times.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
 @click.pass_obj
 def export(context: Context, /, file: Path, format_: str | None, italian: bool, overwrite: bool, **wanted: Any) -> None:
-    """Write all receipts that fit to FILE (- for standard output), the oldest first, with everything but the XML.
+    """Write all matching receipts to FILE (- for standard output), oldest first, with everything but the XML.
 
-    Excel workbooks and --italian have Italian time, all else UTC. The file takes its name when it is complete, and only
-    its owner may read it. The columns are described in docs/receipts.md.
+    Times are Italian in Excel workbooks and with --italian, otherwise UTC. The file gets its name when it is complete,
+    and only its owner may read it. The columns are described in docs/receipts.md.
 
     \b
     Example:
@@ -245,7 +247,7 @@ def export(context: Context, /, file: Path, format_: str | None, italian: bool, 
     condition = as_filter(wanted)
     chosen = Format(format_of(file, list(Format), format_))
     if italian and chosen not in (Format.CSV, Format.XLSX):
-        raise click.UsageError("--italian is for CSV; a workbook (.xlsx) is Italian by itself")
+        raise click.UsageError("--italian is for CSV; a workbook (.xlsx) is always in Italian")
     engine = context.engine()
     with _target(file, chosen, overwrite) as sink:
         writer: exports.CsvWriter | exports.JsonWriter | exports.ParquetWriter | exports.XlsxWriter
@@ -270,10 +272,10 @@ def export(context: Context, /, file: Path, format_: str | None, italian: bool, 
     if isinstance(writer, exports.XlsxWriter):
         if writer.sheets > 1:
             most = exports.SHEET_ROWS - 1
-            say(f"in {writer.sheets} sheets, since a sheet holds {most:,} receipts at most", err=True)
+            say(f"in {writer.sheets} sheets, since a sheet holds at most {most:,} receipts", err=True)
         if writer.cut:
             cut = counted(writer.cut, "text")
-            say(f"{cut} cut to the 32,767 characters that a cell holds: JSON lines have all", err=True)
+            say(f"{cut} cut to the 32,767 characters that a cell can hold: JSON lines have the whole text", err=True)
 
 
 @contextmanager
@@ -281,7 +283,7 @@ def _target(file: Path, chosen: Format, overwrite: bool) -> Iterator[IO[bytes]]:
     if str(file) == "-" and chosen in (Format.PARQUET, Format.XLSX) and sys.stdout.isatty():
         raise click.UsageError(f"a terminal cannot show {chosen.value}: give a file")
     if str(file) != "-" and file.is_file() and not overwrite:
-        raise click.UsageError(f"{printable(file)} is there already: add --overwrite to replace it")
+        raise click.UsageError(f"{printable(file)} already exists: add --overwrite to replace it")
     if not file.parent.is_dir():
         raise click.UsageError(f"{printable(file.parent)} is not a folder")
     try:
@@ -337,14 +339,14 @@ def _progress(last: Callable[[], datetime | None]) -> Iterator[Callable[[datetim
 @receipts.command()
 @filter_options
 @click.option("--manifest", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True,
-              help="What the list of the stamps is written as.")  # fmt: skip
+              help="The format of the manifest.")  # fmt: skip
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @click.pass_obj
 def stamps(context: Context, /, folder: Path, manifest: str, **wanted: Any) -> None:
     """Write the digital stamps (marca da bollo digitale) of receipts to files in FOLDER, with a manifest.
 
-    Each file holds the stamp as it came; manifest.csv or manifest.jsonl says which receipt it belongs to, with its
-    SHA-256. Files that are there stay, the manifest lists those of this run. Exits 1 where one could not be written.
+    Each file holds the stamp as it was received; manifest.csv or manifest.jsonl names its receipt and its SHA-256.
+    Existing files stay; the manifest lists those of this run. Exits 1 if a stamp could not be written.
 
     \b
     Example:

@@ -23,15 +23,17 @@ _MISSING_IN_JSON = 1000
 
 
 @cli.command()
-@click.option("--from", "first", type=Day(), help="Walk payments from this day on, instead of from the watermark.")
-@click.option("--to", "last", type=Day(), help="To this day, with --from. Default: today.")
-@click.option("--ec", "id_pas", type=Number(), multiple=True, help="This EC only (idPA); may be repeated.")
-@click.option("--iuv", "iuvs", type=Number(), multiple=True, help="Fetch this one receipt by hand; may be repeated.")
-@click.option("--positions", is_flag=True, help="Also compare with GPD-Core's paid positions (a key of its own).")
-@click.option("--dry-run", is_flag=True, help="Say what is missing; fetch and write nothing.")
+@click.option(
+    "--from", "first", type=Day(), help="Check payments from this day on, instead of where the last run ended."
+)
+@click.option("--to", "last", type=Day(), help="Check payments up to this day, with --from. Default: today.")
+@click.option("--ec", "id_pas", type=Number(), multiple=True, help="Only this EC (idPA); may be repeated.")
+@click.option("--iuv", "iuvs", type=Number(), multiple=True, help="Fetch only this receipt; may be repeated.")
+@click.option("--positions", is_flag=True, help="Also compare with GPD-Core's paid positions (needs its own key).")
+@click.option("--dry-run", is_flag=True, help="Show what is missing; fetch and change nothing.")
 @click.option("--status", "show_status", is_flag=True, help="Show the last runs and what is missing; exit 1 if late.")
 @click.option("--limit", type=click.IntRange(0, 1_000_000), default=50, show_default=True,
-              help="With --status: open items shown.")  # fmt: skip
+              help="With --status: number of open items to show.")  # fmt: skip
 @wide_option
 @click.option("--json", "as_line", is_flag=True, help="One JSON object on standard output.")
 @quiet_option
@@ -50,9 +52,9 @@ def reconcile(
     wide: bool,
     as_line: bool,
 ) -> None:
-    """Fetch from the GPD receipts API what the push missed.
+    """Fetch receipts that the push missed from the GPD receipts API.
 
-    Run it by cron, a systemd timer or a CronJob, once a day; at most once an hour. Exits 0 when everything was walked,
+    Run it by cron, a systemd timer or a CronJob, once a day; at most once an hour. Exits 0 when everything was checked,
     1 when something failed or was stopped, 2 for usage or configuration, 3 while another run is active.
 
     \b
@@ -65,9 +67,9 @@ def reconcile(
     if last and not first:
         raise click.UsageError("--to needs --from")
     if first and first > (last or date.max):
-        raise click.UsageError("--from lies behind --to")
+        raise click.UsageError("--from is after --to")
     if iuvs and (first or positions or dry_run or len(id_pas) > 1):
-        raise click.UsageError("--iuv goes with one --ec and nothing else")
+        raise click.UsageError("--iuv can be combined only with one --ec")
     settings = context.settings
     engine = context.engine(pool_size=2 * settings.gpd.workers + 2)
     if show_status:
@@ -115,7 +117,7 @@ def _stop_on_signals() -> threading.Event:
 
 
 class _Bars:
-    """A bar for each EC that is being walked, on a terminal; log lines of less than a warning give way to it."""
+    """A bar for each EC that is being checked, on a terminal; log lines of less than a warning give way to it."""
 
     def __init__(self, context: Context) -> None:
         from rich.console import Console
@@ -222,7 +224,7 @@ def _alarm(ec: EcStatus) -> str:
 
 def _print_status(found: Status, wide: bool) -> None:
     table(
-        ("EC", "walked (Italy)", "", "swept (Italy)", "open", "refused", "given up"),
+        ("EC", "last check (Italy)", "", "full check (Italy)", "open", "refused", "given up"),
         (
             (ec.id_pa, shown(ec.walked_at) or "never", _alarm(ec), shown(ec.swept_at), ec.open_items,
              ec.refused_items, ec.given_up_items)
@@ -260,9 +262,9 @@ def _print_status(found: Status, wide: bool) -> None:
         say()
         table(titles, zip(*(columns[title] for title in titles), strict=True), right=_NUMBERS)
         say()
-        say("The last error of each is in the output of --json.")
+        say("--json also has the last error of each.")
     if found.items_total > len(found.items):
-        say(f"{counted(found.items_total, 'receipt')} are missing, {len(found.items)} are shown (--limit shows more)")
+        say(f"{counted(found.items_total, 'receipt')} missing, {len(found.items):,} shown (--limit shows more)")
 
 
 def _seconds(run: dict[str, Any]) -> str:

@@ -32,13 +32,15 @@ def resolve(context: Context, given: Iterable[str]) -> tuple[str, ...]:
     for one in given:
         prefix = one.strip().lower()
         if not prefix or set(prefix) - set("0123456789abcdef"):
-            raise click.UsageError(f"'{printable(one)}' is no id of a refused request (see `station refused list`)")
+            raise click.UsageError(
+                f"'{printable(one)}' is not the id of a refused request (see `station refused list`)"
+            )
         with store.transaction(engine, readonly=True) as connection:
             ids = store.refused_ids(connection, prefix)
         if len(ids) > 1:
-            raise click.UsageError(f"{prefix} is the beginning of several: {', '.join(ids)}")
+            raise click.UsageError(f"several ids begin with {prefix}: {', '.join(ids)}")
         if not ids:
-            raise click.ClickException(f"no refused request has the id {prefix}")
+            raise click.ClickException(f"there is no refused request with the id {prefix}")
         found += ids
     return tuple(found)
 
@@ -51,26 +53,28 @@ def difference_line(difference: "Difference", other: str) -> str:
 
 @cli.group()
 def refused() -> None:
-    """Look at the requests that were refused, and decide about them."""
+    """List, show and discard refused requests."""
 
 
 @refused.command("list", epilog=TIMES)
-@click.option("--state", type=click.Choice(_STATES), default="open", show_default=True, help="What became of it.")
-@click.option("--id-pa", "--ec", "id_pa", type=Number(), help="The EC it was for (idPA).")
-@click.option("--fault-code", type=Words(), help="The fault code it was refused with, as PAA_SINTASSI_EXTRAXSD.")
+@click.option("--state", type=click.Choice(_STATES), default="open", show_default=True, help="Its state.")
+@click.option("--id-pa", "--ec", "id_pa", type=Number(), help="The EC it was addressed to (idPA).")
+@click.option("--fault-code", type=Words(), help="The fault code of the refusal, for example PAA_SINTASSI_EXTRAXSD.")
 @click.option("--receipt-id", type=Words(), help="receiptId, the payment token.")
 @click.option("--notice", "notice_number", type=Notice(), help="Notice number, 18 digits, with or without blanks.")
 @click.option("--iuv", type=Number(), help="IUV (creditorReferenceId).")
-@click.option("--since", "received_from", type=Moment(), help="Arrived on this day or later, or from this time on.")
+@click.option("--since", "received_from", type=Moment(), help="Arrived on or after this day or time.")
 @click.option(
-    "--until", "received_to", type=Moment(end=True), help="Arrived up to the end of this day, or before then."
+    "--until", "received_to", type=Moment(end=True), help="Arrived by the end of this day, or before this time."
 )
-@click.option("--limit", type=click.IntRange(1), help="How many at most. Default: 50 in a table, all as JSON.")
+@click.option(
+    "--limit", type=click.IntRange(1), help="Maximum number of rows. Default: 50 in the table, all with --json."
+)
 @wide_option
-@click.option("--json", "json_lines", is_flag=True, help="One JSON object a line.")
+@click.option("--json", "json_lines", is_flag=True, help="One JSON object per line.")
 @click.pass_obj
 def list_(context: Context, /, state: str, limit: int | None, wide: bool, json_lines: bool, **wanted: Any) -> None:
-    """List refused requests, the latest arrival first.
+    """List refused requests, latest arrival first.
 
     \b
     Example:
@@ -124,12 +128,12 @@ def _listed(row: Any) -> dict[str, Any]:
 
 @refused.command()
 @click.argument("refused_id", metavar="ID")
-@click.option("--xml", is_flag=True, help="The exact bytes that were received, and nothing else.")
+@click.option("--xml", is_flag=True, help="Print only the exact bytes that were received.")
 @click.option("--reveal", is_flag=True, help="Show personal data, instead of ***.")
 @click.option("--json", "as_line", is_flag=True, help="One JSON object.")
 @click.pass_obj
 def show(context: Context, /, refused_id: str, xml: bool, reveal: bool, as_line: bool) -> None:
-    """Show one refused request: why, what happened to it since, what a replay would say today, and the document.
+    """Show one refused request: the reason, its history, what a replay would do today, and the document.
 
     \b
     Example:
@@ -144,7 +148,7 @@ def show(context: Context, /, refused_id: str, xml: bool, reveal: bool, as_line:
     with store.transaction(engine, readonly=True) as connection:
         found = store.find_refused(connection, full_id)
     if found is None:  # purged between the two queries
-        raise click.ClickException(f"no refused request has the id {full_id}")
+        raise click.ClickException(f"there is no refused request with the id {full_id}")
     raw, charset = found.pop("raw"), found["charset"]
     if xml:
         sys.stdout.buffer.write(raw)
@@ -194,7 +198,7 @@ def _today(context: Context, engine: store.Engine, raw: bytes, charset: str | No
         return f"no replay is possible: {error}"
     if outcome.refusal is not None:
         return f"a replay would be refused: {outcome.refusal.fault_code}: {outcome.refusal}"
-    return "a replay would store it" if outcome.result is Result.STORED else "a replay would find it stored already"
+    return "a replay would store it" if outcome.result is Result.STORED else "a replay would find it already stored"
 
 
 def _event(event: dict[str, Any]) -> str:
@@ -210,18 +214,18 @@ def _event(event: dict[str, Any]) -> str:
 
 @refused.command()
 @click.argument("refused_ids", metavar="ID...", nargs=-1, required=True)
-@click.option("--reason", required=True, help="Why it is no receipt of ours; stays in its history.")
+@click.option("--reason", required=True, help="Why it is discarded; kept in its history.")
 @operator_option
 @click.pass_obj
 def discard(context: Context, /, refused_ids: tuple[str, ...], reason: str, operator: str | None) -> None:
-    """Decide that a refused request is not to be replayed. Nothing is deleted; a replay by --id still takes it in.
+    """Mark refused requests as not to be replayed. Nothing is deleted; a replay by --id can still accept them.
 
     \b
     Example:
       station refused discard 9ad2 --reason "test of the PSP, confirmed by ticket 4711"
     """
     if not reason.strip():
-        raise click.UsageError("--reason needs words")
+        raise click.UsageError("--reason must not be blank")
     name = operator_name(operator)
     engine = context.engine()
     not_open = 0
@@ -240,5 +244,5 @@ def discard(context: Context, /, refused_ids: tuple[str, ...], reason: str, oper
             say(f"{full_id} discarded by {name}")
         else:
             not_open += 1
-            say(f"{full_id} is {found['state'] if found else 'gone'} already: nothing changed", err=True)
+            say(f"{full_id} is {found['state'] if found else 'gone'} already: nothing was changed", err=True)
     raise click.exceptions.Exit(1 if not_open else 0)

@@ -19,19 +19,21 @@ from station.text import printable
 
 
 @cli.command(epilog=TIMES)
-@click.option("--refused", "mode", flag_value="refused", help="Refused requests that are kept: all open ones, or:")
-@click.option("--id", "ids", multiple=True, metavar="ID", help="  this one (its beginning will do); may be repeated.")
-@click.option("--fault-code", type=Words(), help="  those that were refused with this fault code.")
-@click.option("--replace", is_flag=True, help="  in a conflict let the one with the --id take the stored one's place.")
+@click.option("--refused", "mode", flag_value="refused", help="Refused requests: all that are open, or:")
+@click.option(
+    "--id", "ids", multiple=True, metavar="ID", help="  this one (its first digits are enough); may be repeated."
+)
+@click.option("--fault-code", type=Words(), help="  those refused with this fault code.")
+@click.option("--replace", is_flag=True, help="  after a conflict, replace the stored receipt with the one of --id.")
 @click.option("--file", "mode", flag_value="file", help="Files, folders, archives; - for standard input.")
-@click.option("--stored", "mode", flag_value="stored", help="Read stored receipts again, and rebuild what follows.")
+@click.option("--stored", "mode", flag_value="stored", help="Read stored receipts again and rebuild their columns.")
 @click.option("--receipt-id", type=Words(), help="  the receipt with this receiptId.")
-@click.option("--id-pa", "--ec", "id_pa", type=Number(), help="With --refused and --stored: those of this EC (idPA).")
-@click.option("--since", type=Moment(), help="With --refused and --stored: those that arrived on this day or later.")
-@click.option("--dry-run", is_flag=True, help="Say what would happen and why; write nothing.")
+@click.option("--id-pa", "--ec", "id_pa", type=Number(), help="With --refused or --stored: only this EC (idPA).")
+@click.option("--since", type=Moment(), help="With --refused or --stored: arrived on or after this day or time.")
+@click.option("--dry-run", is_flag=True, help="Show what would happen and why; change nothing.")
 @click.option("--reveal", is_flag=True, help="Show personal data where documents differ, instead of ***.")
 @operator_option
-@click.option("--json", "json_lines", is_flag=True, help="One JSON object a line, the last one with the sums.")
+@click.option("--json", "json_lines", is_flag=True, help="One JSON object per line, the last one with the totals.")
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
 @click.pass_obj
 def replay(
@@ -50,10 +52,10 @@ def replay(
     json_lines: bool,
     paths: tuple[str, ...],
 ) -> None:
-    """Send documents once more through the intake of the push.
+    """Process documents again as if they had just been pushed.
 
-    Safe to stop and to run again. Exits 0 when nothing is refused any more, 1 when something still is or failed,
-    2 for usage or configuration.
+    It is safe to stop it and run it again. Exits 0 when nothing is refused any more, 1 when something is still refused
+    or failed, 2 for usage or configuration.
 
     \b
     Example:
@@ -71,7 +73,7 @@ def replay(
         not_files={"--id-pa": id_pa, "--since": since},
     )
     if replace and not ids:
-        raise click.UsageError("--replace is a decision about one request: name it with --id")
+        raise click.UsageError("--replace needs --id: it is a decision about one request")
     show = _Output(json_lines, dry_run)
     engine = context.engine()
     if mode == "stored":
@@ -107,15 +109,15 @@ def _check(
     if mode == "file" and not paths:
         raise click.UsageError("--file needs at least one PATH (- for standard input)")
     if mode != "file" and paths:
-        raise click.UsageError("a PATH goes with --file only")
+        raise click.UsageError("a PATH can be given only with --file")
     for fits, options, where in (
         (mode == "refused", refused_only, "--refused"),
         (mode == "stored", stored_only, "--stored"),
-        (mode != "file", not_files, "--refused and --stored"),
+        (mode != "file", not_files, "--refused or --stored"),
     ):
         for option, value in options.items():
             if value and not fits:
-                raise click.UsageError(f"{option} goes with {where} only")
+                raise click.UsageError(f"{option} can be used only with {where}")
 
 
 class _Output:
@@ -146,7 +148,7 @@ class _Output:
             return
         text = ", ".join(f"{result} {count}" for result, count in sums.items())
         text += " (dry run: nothing was written)" if self._dry_run else ""
-        say(text if ended else f"{text}; stopped before the end: run it again to go on")
+        say(text if ended else f"{text}; stopped before the end: run it again to continue")
 
     def _show(self, item: Item | StoredItem) -> None:
         if isinstance(item, StoredItem):

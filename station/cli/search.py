@@ -17,23 +17,23 @@ _FILTERS = (
     click.option("--notice", "notice_number", type=Notice(), help="Notice number, 18 digits, with or without blanks."),
     click.option("--iuv", type=Number(), help="IUV (creditorReferenceId)."),
     click.option("--receipt-id", type=Words(), help="receiptId, the payment token."),
-    click.option("--ec", "id_pa", type=Number(), help="The EC the copy is for (idPA)."),
+    click.option("--ec", "id_pa", type=Number(), help="The EC of the copy (idPA)."),
     click.option("--debtor", "debtor_id", type=FiscalCode(), help="Fiscal code of the debtor."),
-    click.option("--payer", "payer_id", type=FiscalCode(), help="Fiscal code of who paid."),
-    click.option("--person", "person_id", type=FiscalCode(), help="Fiscal code of the debtor or of who paid."),
-    click.option("--name", type=Words(), help="Words of the debtor's name or of the name of who paid; within days."),
-    click.option("--amount", type=Euro(), help="This amount, in euro."),
+    click.option("--payer", "payer_id", type=FiscalCode(), help="Fiscal code of the payer."),
+    click.option("--person", "person_id", type=FiscalCode(), help="Fiscal code of the debtor or the payer."),
+    click.option("--name", type=Words(), help="Words in the debtor's or the payer's name; needs a range of days."),
+    click.option("--amount", type=Euro(), help="Exactly this amount, in euro."),
     click.option("--amount-from", type=Euro(), help="This amount or more."),
     click.option("--amount-to", type=Euro(), help="This amount or less."),
-    click.option("--paid-from", type=Moment(), help="Paid on this day or later, or from this time on."),
-    click.option("--paid-to", type=Moment(end=True), help="Paid up to the end of this day, or before then."),
-    click.option("--received-from", type=Moment(), help="Arrived on this day or later, or from this time on."),
-    click.option("--received-to", type=Moment(end=True), help="Arrived up to the end of this day, or before then."),
+    click.option("--paid-from", type=Moment(), help="Paid on or after this day or time."),
+    click.option("--paid-to", type=Moment(end=True), help="Paid by the end of this day, or before this time."),
+    click.option("--received-from", type=Moment(), help="Arrived on or after this day or time."),
+    click.option("--received-to", type=Moment(end=True), help="Arrived by the end of this day, or before this time."),
     click.option("--psp", "id_psp", type=Words(), help="The PSP it was paid by (idPSP)."),
-    click.option("--station", "id_station", type=Words(), help="A station it came by, at first or again."),
-    click.option("--broker", "id_broker_pa", type=Words(), help="A broker it came by, at first or again."),
-    click.option("--flag", type=click.Choice([flag.value for flag in Flag]), help="An oddity it was flagged with."),
-    click.option("--source", type=click.Choice([source.value for source in Source]), help="The door it came by."),
+    click.option("--station", "id_station", type=Words(), help="A station it arrived by, first or later."),
+    click.option("--broker", "id_broker_pa", type=Words(), help="A broker it arrived by, first or later."),
+    click.option("--flag", type=click.Choice([flag.value for flag in Flag]), help="One of its flags."),
+    click.option("--source", type=click.Choice([source.value for source in Source]), help="Its source."),
     click.option("--digital-stamp", is_flag=True, help="One of its transfers is a digital stamp."),
 )
 
@@ -60,8 +60,8 @@ def as_filter(wanted: dict[str, Any]) -> store.Filter:
         raise click.UsageError("--name needs a word")
     if wanted["name"] is not None and not _few(wanted):
         raise click.UsageError(
-            f"--name reads each receipt: say within which days (--paid-from and --paid-to, or --received-from and "
-            f"--received-to, {NAME_DAYS} days at most), or a number or a fiscal code"
+            f"--name has to read each receipt: add a range of days (--paid-from and --paid-to, or --received-from "
+            f"and --received-to, at most {NAME_DAYS} days), a number or a fiscal code"
         )
     return store.Filter(**wanted)
 

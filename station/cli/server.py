@@ -16,7 +16,7 @@ from station.errors import GpdError, SchemaBehindError, StoreError
 def serve(context: Context, gunicorn_options: tuple[str, ...]) -> None:
     """Serve the SOAP endpoint with gunicorn.
 
-    Any gunicorn option may follow and overrides the station's default; so does GUNICORN_CMD_ARGS.
+    Any gunicorn option may follow and overrides the station's default, as GUNICORN_CMD_ARGS does.
 
     \b
     Example:
@@ -30,13 +30,15 @@ def serve(context: Context, gunicorn_options: tuple[str, ...]) -> None:
 
 
 @cli.command()
-@click.option("--grant", multiple=True, metavar="ROLE", help="Give this PostgreSQL role the rights to run the station.")
+@click.option(
+    "--grant", multiple=True, metavar="ROLE", help="Grant this PostgreSQL role the rights to run the station."
+)
 @click.pass_obj
 def migrate(context: Context, grant: tuple[str, ...]) -> None:
-    """Bring the database schema up to date. Safe to run again, and beside a running server.
+    """Bring the database schema up to date. It is safe to run again, and beside a running server.
 
-    It needs the role that owns the tables. On SQLite it makes the file, which no other command does; there are no roles
-    there, and --grant does nothing.
+    It must run as the role that owns the tables. On SQLite it creates the file, which no other command does; SQLite has
+    no roles, so --grant does nothing there.
 
     \b
     Example:
@@ -48,13 +50,13 @@ def migrate(context: Context, grant: tuple[str, ...]) -> None:
 
 
 @cli.command()
-@click.option("--production", "going_live", is_flag=True, help="Also tell what is missing before going live.")
-@click.option("--offline", is_flag=True, help="Do not ask the GPD receipts API.")
+@click.option("--production", "going_live", is_flag=True, help="Also list what is missing before going live.")
+@click.option("--offline", is_flag=True, help="Do not call the GPD receipts API.")
 @click.pass_obj
 def check(context: Context, going_live: bool, offline: bool) -> None:
-    """Show what is configured, secrets masked, and what is wrong. Exits 1 where something is.
+    """Show the configuration, with secrets masked, and its problems. Exits 1 if there are any.
 
-    Where there is a key, the GPD receipts API is asked once, for the first EC that has one.
+    If there is a key, the GPD receipts API is called once, for the first EC that has one.
 
     \b
     Example:
@@ -75,7 +77,7 @@ def check(context: Context, going_live: bool, offline: bool) -> None:
         say(f"NOTE   {notice}")
     missing = [lack for lack in lacks if not lack.unsure]
     for lack in missing:
-        say(f"LACKS  {lack.name}: {lack.what}; {lack.to_do}")
+        say(f"MISSING  {lack.name}: {lack.what}; {lack.to_do}")
     if wrong or missing:
         raise click.exceptions.Exit(1)
     say("ok")
@@ -113,7 +115,7 @@ def _gpd_problems(settings: config.Settings) -> list[str]:
             try:
                 gpd.ask_once(settings.gpd, ec.id, key)
             except GpdError as error:
-                return [f"gpd.url, asked for EC {ec.id}: {error}"]
+                return [f"gpd.url, called for EC {ec.id}: {error}"]
             break
     return []
 
@@ -138,8 +140,8 @@ def _problems(context: Context) -> tuple[list[str], list[str]]:
         odd.append("no [[ec]]: receipts for every idPA are accepted under the configured brokers")
     elif not settings.broker:
         odd.append("no [[broker]]: receipts are accepted from every broker and station for the configured ECs")
-    odd += [f"broker {broker.id} has no stations: each receipt by it is flagged unknown_station"
+    odd += [f"broker {broker.id} has no stations: each receipt from it is flagged unknown_station"
             for broker in settings.broker if not broker.stations]  # fmt: skip
     if settings.server.public_url is None:
-        odd.append("server.public_url is not set: the WSDL carries the address of whoever asks for it")
+        odd.append("server.public_url is not set: the WSDL names the address it was requested at")
     return wrong, odd

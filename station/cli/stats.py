@@ -19,15 +19,19 @@ _MOST_DAYS = 3700
 
 
 @cli.command(epilog=TIMES)
-@click.option("--from", "start", type=Moment(), help="From this day or time on. Default: 30 days, with today.")
-@click.option("--to", "end", type=Moment(end=True), help="Up to the end of this day, or before then. Default: now.")
-@click.option("--ec", "id_pa", type=Number(), help="This EC alone (idPA).")
+@click.option(
+    "--from", "start", type=Moment(), help="From this day or time on. Default: the last 30 days, including today."
+)
+@click.option(
+    "--to", "end", type=Moment(end=True), help="Up to the end of this day, or before this time. Default: now."
+)
+@click.option("--ec", "id_pa", type=Number(), help="Only this EC (idPA).")
 @click.option("--silent-after", type=Days(), default=3, show_default=True, metavar="DAYS",
-              help="How many days without a push are a silence.")  # fmt: skip
-@click.option("--detail", is_flag=True, help="A line for each day and EC, too.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object with everything, each day and EC too.")
+              help="Days without a push after which an EC is silent.")  # fmt: skip
+@click.option("--detail", is_flag=True, help="Add a line for each day and EC.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object with everything, including each day and EC.")
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-              help="Write a page with charts to FILE (replacing it), that can be mailed as it is.")  # fmt: skip
+              help="Write a page with charts, ready to mail, to FILE (replacing it).")  # fmt: skip
 @click.pass_obj
 def stats(
     context: Context,
@@ -40,10 +44,10 @@ def stats(
     as_json: bool,
     html: Path | None,
 ) -> None:
-    """Count receipts and refusals per day and EC; by which door, how late, and which EC is silent.
+    """Count receipts and refusals per day and EC, by source, with delays and silent ECs.
 
-    Days are Italian civil days: of arrival, and in tables of their own of payment. No names or fiscal codes of people
-    are in it.
+    Days are Italian civil days: of arrival and, in separate tables, of payment. The output holds no names or fiscal
+    codes of people.
 
     \b
     Example:
@@ -64,7 +68,7 @@ def stats(
     if end <= start:
         raise click.UsageError("--to is not after --from")
     if (end - start).days > _MOST_DAYS:
-        raise click.UsageError("that is more than ten years: ask for less at once")
+        raise click.UsageError("that is more than ten years: choose a shorter period")
     found = statistics.collect(
         context.engine(), context.settings, start, end, id_pa=id_pa, silent_after=timedelta(days=silent_after), now=now
     )
@@ -113,9 +117,9 @@ def _print(found: statistics.Statistics, detail: bool) -> None:
                 f" 95 % within {duration(delay.percentile(0.95))}, worst {duration(delay.worst)}"
             )
     for ec in found.silences:
-        since = f"since {shown(ec.last_push)} (Italy)" if ec.last_push else "ever"
+        since = f"since {shown(ec.last_push)} (Italy)" if ec.last_push else "yet"
         name = f" ({ec.name})" if ec.name else ""
-        say(f"SILENT  EC {ec.id_pa}{name} has had no push {since}")
+        say(f"SILENT  EC {ec.id_pa}{name} has received no push {since}")
 
 
 def _last(push: datetime | None) -> str:

@@ -66,7 +66,7 @@ _MAX_ELEMENTS = 2_500
 _MAX_ATTRIBUTES = 1_000
 _MAX_NAMESPACES = 1_000  # declarations; as many as elements where each declares its own
 _TOO_MUCH = f"count(//*) > {_MAX_ELEMENTS} or count(//@*) > {_MAX_ATTRIBUTES}"
-_TOO_MANY_NAMESPACES = f"more than {_MAX_NAMESPACES} declarations of namespaces"
+_TOO_MANY_NAMESPACES = f"more than {_MAX_NAMESPACES} namespace declarations"
 # Tags and comments, before a tree is built, which takes thirty times the memory of such a document.
 _MAX_TAGS = 10_000
 # An attribute takes five bytes at least, and so does the name of a namespace: in a document of this size, as most are,

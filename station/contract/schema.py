@@ -154,7 +154,7 @@ class _Copy:
             name = etree.QName(element)
             if name.localname in names and self.path(parent) == parent_path:
                 own = ", the request's own" if name.namespace == NS else ""
-                rule = f"the element is in a namespace{own}, and the schema has it in none"
+                rule = f"the element is in a namespace{own}, but the schema defines it without one"
                 line: Any = element.sourceline
                 return InvalidReceiptError(_path(parent_path, self.root, name.localname), line, rule)
         return None
@@ -183,7 +183,7 @@ class _Copy:
                     self._misplaced.append((copy, child))
                 self._leave_out(copy, child, "the element is not expected here", name)
             elif is_nil(child):
-                self._leave_out(copy, child, "the element is empty, and marked as missing by xsi:nil", tag)
+                self._leave_out(copy, child, "the element is empty and marked as absent by xsi:nil", tag)
             else:
                 self._fill(etree.SubElement(copy, tag), child, declared)
             tail = child.tail
@@ -250,7 +250,7 @@ _FIXED = (
 # What is left of attributes once the unknown ones are set apart.
 _BY_ATTRIBUTE = re.compile(rf"Element '[^']*', attribute '\{{{re.escape(NS_XSI)}\}}(nil|type)': ")
 _ATTRIBUTES = {
-    "type": "the attribute xsi:type does not name the type that the schema has here",
+    "type": "the attribute xsi:type does not name the type that the schema defines here",
     "nil": "the attribute xsi:nil is not allowed here",
 }
 

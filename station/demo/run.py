@@ -81,7 +81,7 @@ class _Demo:
         nodo.push_and_cut(copies(cut))
         self._answers(nodo.push(copies(cut)), {"OK": len(cut)})
         again = self._ledger.ordinary[:40]
-        self._say(f"The Nodo sends {len(again)} receipts again that were answered before")
+        self._say(f"The Nodo sends {len(again)} receipts again that were already answered")
         self._answers(nodo.push(copies(again)), {"OK": len(again)})
 
     def _push_odd(self, nodo: Nodo) -> None:
@@ -97,7 +97,7 @@ class _Demo:
         ledger = self._ledger
         conflict = ledger.ordinary[0].other_content()
         self._say(
-            "Bad ones are refused, and kept: an EC that is not ours, a broken schema, other content, no XML at all"
+            "Bad ones are refused and kept: an EC that is not configured, a broken schema, other content, no XML at all"
         )
         bad = [*copies(ledger.for_neighbour), *copies(ledger.broken), conflict.envelope(), b"this is no XML"]
         self._answers(
@@ -108,7 +108,7 @@ class _Demo:
 
     def _reconcile(self) -> None:
         lost = len(self._ledger.lost)
-        self._say(f"{lost} receipts never came: station reconcile finds them in the list of the GPD API")
+        self._say(f"{lost} receipts never arrived: station reconcile finds them in the list of the GPD API")
         summary = json.loads(self._station("reconcile", "--json"))
         fetched = summary["total"]["fetched"]
         self._note(f"fetched {fetched} of {lost}")
@@ -117,11 +117,11 @@ class _Demo:
 
     def _replay(self) -> None:
         number = len(self._ledger.for_neighbour)
-        self._say("The operator adds the EC that was missing, and station replay takes its receipts in")
+        self._say("The operator adds the missing EC, and station replay accepts its receipts")
         self._configure((COMUNE, PROVINCIA, NEIGHBOUR))
         self._station("replay", "--refused", "--fault-code", "PAA_ID_DOMINIO_ERRATO")
         taken = sum(one["source"] == "replay" or one["id_pa"] == NEIGHBOUR for one in self._exported())
-        self._note(f"took in {taken} of {number}")
+        self._note(f"accepted {taken} of {number}")
         still = json.loads("[" + ",".join(self._station("refused", "list", "--json").splitlines()) + "]")
         self._note(f"{len(still)} refused requests stay open for the operator to decide (station refused list)")
         if len(still) != len(self._ledger.broken) + 1:

@@ -67,15 +67,15 @@ def expect_ok(answer: Answer, setting: str, *media_types: str) -> None:
         case 200:
             raise GpdAnswerError(f"200 with content type {printable(answer.media_type, 60) or 'missing'}", **told)
         case 401 | 403:
-            raise GpdKeyError(f"{answer.status}{words(answer)}: the key is wrong, or does not open this EC", **told)
+            raise GpdKeyError(f"{answer.status}{words(answer)}: the key is wrong, or does not cover this EC", **told)
         case 400:
             raise GpdRequestError(f"400{words(answer)}: the API rejects the request", **told)
         case 404:
             raise GpdAddressError(
-                f"404{words(answer)} that is not the API's own: nothing of it is at this address, check {setting}",
+                f"404{words(answer)} that does not come from the API: it is not at this address, check {setting}",
                 **told,
             )
-    raise GpdAnswerError(f"{answer.status}{words(answer)}: an answer that is not documented", **told)
+    raise GpdAnswerError(f"{answer.status}{words(answer)}: an undocumented answer", **told)
 
 
 def nothing_found(answer: Answer) -> bool:
@@ -131,7 +131,7 @@ def _json(answer: Answer) -> dict[str, Any]:
     except (ValueError, RecursionError):
         raise GpdAnswerError("200 with a body that is not JSON", request_id=answer.request_id, status=200) from None
     if not isinstance(body, dict):
-        raise GpdAnswerError("200 with JSON that is no object", request_id=answer.request_id, status=200)
+        raise GpdAnswerError("200 with JSON that is not an object", request_id=answer.request_id, status=200)
     return body
 
 
@@ -162,9 +162,9 @@ def _row(one: Any, id_pa: str) -> Row | str:
         return "it is not an object"
     iuv, organization = one.get("iuv"), one.get("organizationFiscalCode")
     if not usable_iuv(iuv):
-        return f"its iuv cannot be one: {iuv[:40]!r}" if isinstance(iuv, str) else "it has no iuv"
+        return f"its iuv is not a valid IUV: {iuv[:40]!r}" if isinstance(iuv, str) else "it has no iuv"
     if organization not in (None, id_pa):
-        return "it is of another EC"
+        return "it belongs to another EC"
     paid_at = one.get("paymentDateTime")
     return Row(iuv, paid_at if _printable(paid_at) else "")
 

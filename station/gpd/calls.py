@@ -100,7 +100,7 @@ class EcClient:
                 return answer
             if answer.status == 403:
                 raise GpdForbiddenError(
-                    f"403{words(answer)}: the key opens this EC but not this receipt: check its segregation codes",
+                    f"403{words(answer)}: the key covers this EC but not this receipt, check its segregation codes",
                     request_id=answer.request_id,
                     status=403,
                 )

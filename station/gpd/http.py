@@ -150,7 +150,7 @@ def _body(response: httpx.Response, limit: int, deadline: float, request_id: str
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     unpack = zlib.decompressobj(wbits=31) if encoding in ("gzip", "x-gzip") else None
     if unpack is None and encoding not in ("", "identity"):
-        raise GpdAnswerError("an answer in an encoding nobody asked for", request_id=request_id)
+        raise GpdAnswerError("an answer in an encoding that was not requested", request_id=request_id)
     parts: list[bytes] = []
     size = 0
     # Not httpx's own decoding, where a few hundred bytes can unpack to gigabytes, and not its chunks of one size, for
@@ -159,7 +159,7 @@ def _body(response: httpx.Response, limit: int, deadline: float, request_id: str
         try:
             part = unpack.decompress(raw, limit + 1 - size) if unpack else raw
         except zlib.error:
-            raise GpdAnswerError("an answer that says gzip and is not", request_id=request_id) from None
+            raise GpdAnswerError("an answer labelled gzip that is not gzip", request_id=request_id) from None
         size += len(part)
         if size > limit:
             if response.status_code != 200:
@@ -167,9 +167,9 @@ def _body(response: httpx.Response, limit: int, deadline: float, request_id: str
             raise GpdAnswerError(f"an answer larger than {limit} bytes", request_id=request_id)
         parts.append(part)
         if time.monotonic() > deadline:
-            raise httpx.ReadTimeout("the answer is not complete in time")
+            raise httpx.ReadTimeout("the answer was not complete in time")
     if unpack and not unpack.eof and response.status_code == 200:
-        raise GpdAnswerError("a gzip answer that ends too early", request_id=request_id)
+        raise GpdAnswerError("a truncated gzip answer", request_id=request_id)
     return b"".join(parts)
 
 

@@ -88,7 +88,7 @@ class Fetcher:
         if self._failure is not None:
             raise self._failure
         if self.stop.is_set():
-            raise StoppedError("stopped by a signal; the next run goes on")
+            raise StoppedError("stopped by a signal; the next run continues")
 
     def in_store(self, work: Callable[[store.Connection], T], *, readonly: bool = False) -> T:
         """Runs `work`, which must be safe to run again, in a transaction. Raises `StoreError`."""
@@ -169,13 +169,13 @@ class Fetcher:
         document = contract.parse(answer.body, answer.charset)
         request = contract.request_element(document.root)
         if request.tag not in contract.RECEIPT_OPERATIONS:
-            raise DocumentError("the API gave a document that is no receipt")
+            raise DocumentError("the API returned a document that is not a receipt")
         says = contract.identify(request)
         # A document without EC or IUV breaks the schema and is kept as refused; one of another EC is nobody's to keep.
         if says.id_pa not in (None, self.tally.id_pa):
-            raise MismatchError(f"asked for EC {self.tally.id_pa}, got a receipt of {log.safe(says.id_pa or '')}")
+            raise MismatchError(f"asked for EC {self.tally.id_pa}, got a receipt for EC {log.safe(says.id_pa or '')}")
         if says.iuv not in (None, wanted.iuv):
-            raise MismatchError(f"asked for IUV {wanted.iuv}, got the receipt of {log.safe(says.iuv or '')}")
+            raise MismatchError(f"asked for IUV {wanted.iuv}, got the receipt for IUV {log.safe(says.iuv or '')}")
         origin = Origin(Source.RECONCILE, request_id=answer.request_id, begun=begun, http_status=answer.status)
         return patiently(lambda: self.intake.accept(document, request, origin))
 

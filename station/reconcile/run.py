@@ -73,7 +73,7 @@ def selected(settings: config.Settings, id_pas: Sequence[str]) -> list[str]:
             raise ConfigError(f"EC {id_pa} is not configured: add an [[ec]] with this id")
     chosen = [ec.id for ec in settings.ec if (ec.id in id_pas if id_pas else ec.reconcile)]
     if not chosen:
-        raise ConfigError("every [[ec]] has reconcile = false: there is nothing to walk")
+        raise ConfigError("every [[ec]] has reconcile = false: there is nothing to check")
     return chosen
 
 
@@ -86,7 +86,7 @@ def _with_keys(settings: config.Settings, id_pas: Sequence[str], *, positions: b
         )
     if positions and not any(settings.gpd_key(id_pa, "gpd_positions_key") for id_pa in id_pas):
         raise ConfigError(
-            "--positions needs a key for GPD-Core's positions, which is another subscription than the receipts': set "
+            "--positions needs a key for GPD-Core's positions, a separate subscription from that for receipts: set "
             "gpd.positions_key (STATION_GPD_POSITIONS_KEY, or STATION_GPD_POSITIONS_KEY_FILE), or gpd_positions_key "
             "of a [[broker]] or an [[ec]]"
         )
@@ -127,7 +127,7 @@ def _check_clock(engine: store.Engine) -> None:
     if theirs is not None and abs(now - theirs) > store.CLOCK_TOLERANCE:
         raise ClockError(
             f"nothing was done: this machine's clock says {now:%Y-%m-%d %H:%M} UTC, and the database's "
-            f"{theirs:%Y-%m-%d %H:%M}: set them"
+            f"{theirs:%Y-%m-%d %H:%M}: correct the one that is wrong"
         )
 
 
@@ -144,7 +144,7 @@ def fetch_by_hand(
     """
     chosen = selected(settings, (id_pa,) if id_pa else ())
     if len(chosen) > 1:
-        raise ConfigError("several ECs are configured: say whose receipt it is with --ec")
+        raise ConfigError("several ECs are configured: name the receipt's EC with --ec")
     for iuv in iuvs:
         if not gpd.usable_iuv(iuv):
             raise ConfigError("an IUV has 1 to 35 characters without blanks")
@@ -224,7 +224,7 @@ class _Run:
 
     def _walk(self, tally: Tally, client: gpd.Client, receipts: ThreadPoolExecutor, iuvs: Sequence[str]) -> None:
         if self._stop.is_set():
-            raise StoppedError("stopped by a signal before this EC's turn; the next run goes on")
+            raise StoppedError("stopped by a signal before this EC's turn; the next run continues")
         key = self._settings.gpd_key(tally.id_pa)
         positions_key = self._settings.gpd_key(tally.id_pa, "gpd_positions_key")
         if key is None:

@@ -159,10 +159,14 @@ class Walk:
             self._span.hours = min(mark.window_hours, self._span.widest)
         walked_to, swept_at = mark.watermark, mark.swept_at
         if swept_at is not None and swept_at > limit:
-            self._complain(f"its last sweep was dated {swept_at:%Y-%m-%d %H:%M} UTC, in the future")
+            self._complain(f"its last full check was dated {swept_at:%Y-%m-%d %H:%M} UTC, in the future")
             swept_at = None
         if walked_to > limit:
-            walked = f"it was last walked at {last:%Y-%m-%d %H:%M} UTC" if last else "no run says how far it was walked"
+            walked = (
+                f"it was last checked at {last:%Y-%m-%d %H:%M} UTC"
+                if last
+                else "no run recorded how far it was checked"
+            )
             self._complain(f"its watermark was {walked_to:%Y-%m-%d %H:%M} UTC, in the future; {walked}")
             walked_to = last
         return walked_to, swept_at
@@ -255,7 +259,7 @@ class Walk:
                 return read
             # Rows that left the list have pulled later ones to pages that were read before.
             _log.warning("list_shrank", id_pa=self.id_pa, window=str(window))
-        read.unread["all pages"] = "the list shrank each time it was read"
+        read.unread["all pages"] = "the list became shorter each time it was read"
         return read
 
     def _read_pages(self, window: Window, counted: set[str], counted_early: set[str]) -> _Read:
@@ -317,7 +321,7 @@ class Walk:
             ]
             if len(told) > _UNREAD_TOLD:
                 parts.append(f"and {len(told) - _UNREAD_TOLD} more, see the log")
-            raise UnreadError(f"not read: {'; '.join(parts)}. All else was read, and the next run asks again")
+            raise UnreadError(f"not read: {'; '.join(parts)}. All the rest was read, and the next run tries again")
 
     def _remember_hours(self) -> None:
         hours = self._span.hours if self._span.hours < self._span.widest else None

@@ -119,10 +119,12 @@ class Replay:
         except StoreError as error:
             if not isinstance(error, StoreRejectedError):
                 raise
-            return Item(name, Verdict.FAILED, reason=f"the database rejected it ({error.reason}): report this")
+            return Item(name, Verdict.FAILED, reason=f"the database rejected it ({error.reason}): please report this")
         except Exception as error:  # one bad document must not stop the rest
             _log.error("replay_failed", item=name, exc_info=error)
-            return Item(name, Verdict.FAILED, reason=f"unexpected {type(error).__name__}: report this with the log")
+            return Item(
+                name, Verdict.FAILED, reason=f"unexpected {type(error).__name__}: please report this with the log"
+            )
         refusal = None if replaced else outcome.refusal
         return Item(
             name,
@@ -141,7 +143,7 @@ class Replay:
         request = contract.request_element(document.root)
         operation = contract.identify(request).operation
         if request.tag not in contract.RECEIPT_OPERATIONS:
-            raise DocumentError(f"no receipt: the request is {printable(operation)}")
+            raise DocumentError(f"not a receipt: the request is {printable(operation)}")
         if self.dry_run:
             return self._foresee(self.intake.preview(request))
         return self.intake.accept(document, request, Origin(Source.REPLAY, operator=self.operator))

@@ -44,7 +44,7 @@ _PAX_WORK = 32
 _PAX_TYPES = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 _PAX_RECORD = re.compile(rb"([1-9][0-9]{0,6}) [^=]+=")
 _MANY_DIGITS = re.compile(rb"[0-9]{65}")
-_BROKEN = "broken or cut off: what was read before it counts"
+_BROKEN = "damaged or truncated: items read before this point count"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +102,12 @@ def documents(paths: Iterable[str], limits: Limits, stdin: IO[bytes]) -> Iterato
                 if not one.is_dir():
                     # What a folder holds that is no file is not opened: a pipe in it may never end.
                     if not named and one.exists() and not one.is_file():
-                        yield Found(str(one), error="no regular file")
+                        yield Found(str(one), error="not a regular file")
                         continue
                     with one.open("rb") as file:
                         yield from _Source(limits).read(str(one), file)
                 elif one.is_symlink() and not named:
-                    yield Found(str(one), error="a link to a folder: name it itself to have it read")
+                    yield Found(str(one), error="a link to a folder: name the folder itself to have it read")
                 else:
                     pending += sorted(one.iterdir(), reverse=True)
             except OSError as error:
@@ -272,7 +272,7 @@ class _TarInput:
         if self.in_header:
             self._room -= size
             if self._room < 0:
-                raise _UnreadableError("a tar header is longer than any")
+                raise _UnreadableError("a tar header is too long")
         data = self._stream.read_all(size)
         self._at += len(data)
         if self.pax_follows:
@@ -296,7 +296,7 @@ def _check_pax(data: bytes) -> None:
             raise _UnreadableError(_BROKEN)
         at = end
     if _MANY_DIGITS.search(data):
-        raise _UnreadableError("a tar header holds a number that is longer than any")
+        raise _UnreadableError("a tar header holds a number that is too long")
 
 
 class _ZipInput:
@@ -337,7 +337,7 @@ class _Source:
         self._work += size
         packed = self._path.count if self._path else 0
         if self._work > self.limits.work_from and self._work > self.limits.work_ratio * packed:
-            raise _ExhaustedError(f"is more work than {self.limits.work_ratio} times its size: unpack it first")
+            raise _ExhaustedError(f"takes more work than {self.limits.work_ratio} times its size: unpack it first")
 
     def member(self) -> None:
         """Counts a member of an archive, or a stream of several in one compressed file."""
@@ -399,7 +399,7 @@ class _Source:
                     yield Found(inside, error="encrypted")
                 elif member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                     # zipfile unpacks the others without a bound on memory.
-                    yield Found(inside, error="packed in a way that is not read: pack it with deflate")
+                    yield Found(inside, error="unsupported compression: use deflate")
                 else:
                     with archive.open(member) as content:
                         limited = _Limited(content, max(member.compress_size, 1), self)
@@ -434,7 +434,7 @@ class _Source:
                     if content is not None:
                         yield from self._content(inside, _Stream(content), depth)
                 elif not member.isdir():
-                    yield Found(inside, error="no regular file")
+                    yield Found(inside, error="not a regular file")
 
     def _document(self, name: str, stream: _Stream, depth: int) -> Iterator[Found]:
         limit = self.limits.document
@@ -450,13 +450,13 @@ class _Source:
         if not raw.strip():
             yield Found(name, error="empty")
         elif depth >= self.limits.nesting or not _BASE64.fullmatch(text):
-            yield Found(name, error="neither XML nor an archive nor base64 of one")
+            yield Found(name, error="not XML, not an archive, and not base64 of either")
         else:
             text = text.rstrip(b"=").translate(_URL_SAFE)
             try:
                 decoded = base64.b64decode(text + b"=" * (-len(text) % 4))
             except binascii.Error:
-                yield Found(name, error="neither XML nor an archive nor base64 of one")
+                yield Found(name, error="not XML, not an archive, and not base64 of either")
                 return
             yield from self._content(name, _Stream(io.BytesIO(decoded)), depth + 1)
 

@@ -105,7 +105,7 @@ class Reread:
                     try:
                         patiently(partial(self._write, [alone]))
                     except StoreRejectedError as error:
-                        rejected[id(alone)] = f"the database rejected it ({error.reason}): report this"
+                        rejected[id(alone)] = f"the database rejected it ({error.reason}): please report this"
         for one in read:
             if isinstance(one, StoredItem):
                 yield one
@@ -123,9 +123,9 @@ class Reread:
             return StoredItem(*key, Reading.FAILED, reason=f"no longer readable: {error}")
         except Exception as error:  # one bad document must not stop the rest
             _log.error("reread_failed", id_pa=key[0], receipt_id=key[1], exc_info=error)
-            return StoredItem(*key, Reading.FAILED, reason=f"unexpected {type(error).__name__}: report this")
+            return StoredItem(*key, Reading.FAILED, reason=f"unexpected {type(error).__name__}: please report this")
         if (receipt.id_pa, receipt.receipt_id) != key:
-            return StoredItem(*key, Reading.FAILED, reason="its document is now read under another key: report this")
+            return StoredItem(*key, Reading.FAILED, reason="its document now yields another key: please report this")
         return _Read(stored, receipt, store.changes(stored, receipt))
 
     def _write(self, changed: list[_Read]) -> None:

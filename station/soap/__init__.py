@@ -64,10 +64,10 @@ class _Protocol(Soap11):  # type: ignore[misc]  # Spyne has no types
         try:
             root = ctx.in_document.root
             if root.tag != f"{{{contract.NS_SOAP}}}Envelope":
-                raise DocumentError("the document is no SOAP 1.1 envelope")
+                raise DocumentError("the document is not a SOAP 1.1 envelope")
             request = contract.request_element(root)
             if request.tag not in ctx.app.interface.service_method_map:
-                raise DocumentError("no operation of paForNode has the element in the SOAP Body")
+                raise DocumentError("the element in the SOAP Body is not an operation of paForNode")
         except DocumentError as error:
             raise _client_fault(ctx, error) from error
         ctx.in_header_doc = None

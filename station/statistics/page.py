@@ -59,11 +59,11 @@ def _tiles(found: Statistics) -> str:
     total, silences = found.total, len(found.silences)
     tiles = [
         (*counted(total.receipts, "receipt").split(" ", 1), f"&euro; {total.amount:,.2f}"),
-        (percent(total.share("push")), "came by push", f"{percent(total.share('reconcile'))} by reconciliation"),
+        (percent(total.share("push")), "arrived by push", f"{percent(total.share('reconcile'))} by reconciliation"),
         (duration(found.delay.percentile(0.5)), "median from payment to arrival",
          f"95 % within {duration(found.delay.percentile(0.95))}, worst {duration(found.delay.worst)}"),
         (*counted(total.refused_open, "open refused request").split(" ", 1),
-         f"of {total.refused:,} refused in these days"),
+         f"of {total.refused:,} refused in this period"),
         (*counted(silences, "silent EC").split(" ", 1),
          f"no push for {duration(int(found.silent_after.total_seconds()))}"),
     ]  # fmt: skip
@@ -86,14 +86,14 @@ def _silence(found: Statistics) -> str:
     rows = (
         [
             _who(ec),
-            when(ec.last_push, "never had a push"),
+            when(ec.last_push, "never received a push"),
             when(ec.last_refused_push, ""),
             "yes" if ec.configured else "no",
         ]
         for ec in silences[:_MOST_ROWS]
     )
     rows_table = table(["EC", "last push", "last refused push", "configured"], rows, more=len(silences) - _MOST_ROWS)
-    return f'<section class="alarm"><h2>Silent: no push has come for these ECs</h2>{rows_table}</section>'
+    return f'<section class="alarm"><h2>Silent: no push has arrived for these ECs</h2>{rows_table}</section>'
 
 
 def _per_day(found: Statistics, by_day: dict[date, Tally]) -> str:
@@ -108,7 +108,7 @@ def _per_day(found: Statistics, by_day: dict[date, Tally]) -> str:
         doors = ", ".join(f"{tally.by_source[source]:,} by {_DOORS[source]}" for source in SOURCES)
         return f"{long_day(day)}: {counted(tally.receipts, 'receipt')} ({doors}), &euro; {tally.amount:,.2f}"
 
-    return columns(found.days, bars, tip, height=220, label="Receipts per day, by door")
+    return columns(found.days, bars, tip, height=220, label="Receipts per day, by source")
 
 
 def _refused_per_day(found: Statistics) -> str:
@@ -134,7 +134,7 @@ def _delays(found: Statistics) -> str:
             counts[place][source] += count
     total = sum(sum(bucket.values()) for bucket in counts)
     if not total:
-        return '<p class="quiet">No receipt with a time of payment.</p>'
+        return '<p class="quiet">No receipts with a payment time.</p>'
     most = max(sum(bucket.values()) for bucket in counts)
     left, width, step = 150, 720, 30
     parts = []
@@ -204,7 +204,7 @@ def _calendar(found: Statistics) -> str:
                 middle = x + step / 2 - 1
                 parts.append(f'<circle class="open" cx="{middle:.1f}" cy="{y + 8.5}" r="{min(3, step / 4):.1f}"/>')
     chart = svg(1000, 24 + 20 * len(ecs), "Receipts by EC and day", parts)
-    note = "The stronger the colour, the nearer to the EC's busiest day; a dot where requests were refused."
+    note = "The stronger the colour, the closer to the EC's busiest day; a dot marks refused requests."
     if len(ecs) < len(found.ecs) or len(days) < len(found.days):
         note += f" The busiest {counted(len(ecs), 'EC')}, {counted(len(days), 'day')}."
     return _section("ECs, day by day", f'<p class="quiet">{note}</p>{chart}')

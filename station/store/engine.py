@@ -51,7 +51,7 @@ def parse_url(url: str) -> URL:
     try:
         parsed = make_url(url)
     except (exc.ArgumentError, ValueError):
-        raise ConfigError("not a database URL (want postgresql://user@host/database or sqlite:///file)") from None
+        raise ConfigError("not a database URL (expected postgresql://user@host/database or sqlite:///file)") from None
     match parsed.get_backend_name():
         case "postgresql" | "postgres":
             return parsed.set(drivername="postgresql+psycopg")
@@ -59,7 +59,9 @@ def parse_url(url: str) -> URL:
             if parsed.database in (None, "", ":memory:"):
                 raise ConfigError("SQLite needs a file (sqlite:///file): one in memory loses every receipt")
             return parsed.set(drivername="sqlite")
-    raise ConfigError(f"databases of the kind {parsed.get_backend_name()!r} are not served (PostgreSQL and SQLite are)")
+    raise ConfigError(
+        f"databases of the kind {parsed.get_backend_name()!r} are not supported (PostgreSQL and SQLite are)"
+    )
 
 
 def shown_url(url: str) -> str:
@@ -123,7 +125,7 @@ def make_file(engine: Engine) -> None:
         try:
             Path(str(engine.url.database)).touch()
         except OSError as error:
-            raise StoreError(f"the database file cannot be made: {error.strerror}", reason="cannot open") from error
+            raise StoreError(f"the database file cannot be created: {error.strerror}", reason="cannot open") from error
 
 
 def _sqlite_existing_file(_dialect: object, _record: object, arguments: list[Any], named: dict[str, Any]) -> None:
@@ -137,7 +139,7 @@ def _sqlite_existing_file(_dialect: object, _record: object, arguments: list[Any
             if not Path(file).exists():
                 raise MissingDatabaseError(
                     f"there is no database file {file}: name the right configuration with --config, or run "
-                    "`station migrate` to make a new database",
+                    "`station migrate` to create a new database",
                     reason="no database file",
                 )
         raise StoreError(
@@ -351,10 +353,12 @@ def ours(error: exc.SQLAlchemyError, engine: Engine) -> StoreError:
     """
     database = database_name(engine.url)
     if isinstance(error, exc.TimeoutError):
-        return StoreError(f"no connection to {database} became free in time", reason="pool timeout")
+        return StoreError(f"no connection to {database} became available in time", reason="pool timeout")
     if not isinstance(error, exc.DBAPIError):
         reason = type(error).__name__
-        return StoreRejectedError(f"{database} rejected the statement: this is a defect ({reason})", reason=reason)
+        return StoreRejectedError(
+            f"{database} rejected the statement: this is a defect of the station ({reason})", reason=reason
+        )
     code = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "sqlite_errorname", None)
     reason = f"{type(error.orig).__name__}{f' {code}' if code else ''}"
     if engine.dialect.name == "postgresql":
@@ -366,11 +370,11 @@ def ours(error: exc.SQLAlchemyError, engine: Engine) -> StoreError:
                 retry = not isinstance(error.orig, postgres.CrowdedError)
                 return StoreError(f"{database} cannot be reached: {told}", reason=reason, retry=retry)
             case postgres.UnconfirmedError():
-                message = f"{database} committed, and no standby has confirmed it ({error.orig})"
+                message = f"{database} committed, but no standby has confirmed it ({error.orig})"
                 _log.error("commit_unconfirmed", reason=message)
                 return StoreError(message, reason="unconfirmed")
         if code == postgres.READ_ONLY:
-            message = f"{database} takes no writes: it is a standby, or default_transaction_read_only is on"
+            message = f"{database} accepts no writes: it is a standby, or default_transaction_read_only is on"
             return StoreError(message, reason=reason, retry=True)
         if code == postgres.NO_RIGHT:
             denied = getattr(getattr(error.orig, "diag", None), "message_primary", None) or "permission denied"
@@ -378,7 +382,7 @@ def ours(error: exc.SQLAlchemyError, engine: Engine) -> StoreError:
     if unreachable(error):
         return StoreError(f"the connection to {database} was lost ({reason})", reason=reason, retry=True)
     if isinstance(error, exc.OperationalError | exc.InterfaceError | exc.InternalError):
-        message = f"{database} cannot take or give the data now ({reason})"
+        message = f"{database} cannot store or return the data at the moment ({reason})"
         return StoreError(message, reason=reason, retry=code in _RETRY_SQLSTATES)
     message = f"{database} rejected the data or the statement: this is a defect, not an outage ({reason})"
     return StoreRejectedError(message, reason=reason)

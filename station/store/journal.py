@@ -62,10 +62,10 @@ class ExchangePosition:
     def decode(cls, word: str) -> "ExchangePosition":
         """The place in a word that `encode` made. Raises `ValueError` on any other."""
         if not re.fullmatch(r"[0-9]{8}T[0-9]{12}\.(?:[0-9]{11})?\.[0-9]{1,19}", word, re.ASCII):
-            raise ValueError("no cursor of a list of exchanges")
+            raise ValueError("not a cursor from a list of exchanges")
         at, id_pa, event_id = word.split(".")
         if int(event_id) >= 2**63:
-            raise ValueError("no cursor of a list of exchanges")
+            raise ValueError("not a cursor from a list of exchanges")
         return cls(datetime.strptime(at, "%Y%m%dT%H%M%S%f").replace(tzinfo=UTC), id_pa, int(event_id))
 
 

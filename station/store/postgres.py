@@ -140,7 +140,7 @@ def _check_encoding(connection: psycopg.Connection[Any]) -> None:
     encoding = _told(connection, b"server_encoding")
     if encoding not in (None, "UTF8"):
         raise UnfitError(
-            f"has the encoding {encoding}, which cannot hold every name that arrives: create it anew with "
+            f"has the encoding {encoding}, which cannot hold every name that arrives: create it again with "
             "CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0 (see docs/operations.md)"
         )
     for name, wanted in ((b"client_encoding", "UTF8"), (b"DateStyle", "ISO")):
@@ -156,7 +156,7 @@ def _told(connection: psycopg.Connection[Any], name: bytes) -> str | None:
 
 def _unfit_session(name: str, value: str, wanted: str) -> UnfitError:
     return UnfitError(
-        f"gives sessions with {name} = {value}, and a pooler keeps the station from setting it: "
+        f"opens sessions with {name} = {value}, and a pooler keeps the station from changing it: "
         f"ALTER ROLE ... SET {name} = '{wanted}'"
     )
 
@@ -172,8 +172,8 @@ def _check_session(connection: psycopg.Connection[Any]) -> None:
         raise _unfit_session("client_min_messages", messages, "warning")
     if waiting >= max(1, most // _CROWD):
         raise CrowdedError(
-            f"{waiting} commits that were given up still wait for a standby, of {most} connections in all: no new one "
-            "until it returns (synchronous_standby_names)"
+            f"{waiting} abandoned commits still wait for a standby, out of {most} connections in all: none is "
+            "added until it returns (synchronous_standby_names)"
         )
 
 
@@ -311,7 +311,7 @@ class _Attempt:
             raise ConnectError(str(self._error)) from self._error
         if self._error is not None:
             raise self._error
-        raise ConnectError("no connection stood in time")
+        raise ConnectError("no connection was established in time")
 
 
 def connect(_dialect: Any, _record: Any, arguments: Any, named: Any) -> _Connection:

@@ -64,9 +64,9 @@ class Cursor:
             moment = datetime.fromisoformat(at)
             moment.astimezone(UTC)
         except (binascii.Error, ValueError, TypeError, OverflowError, RecursionError):
-            raise ValueError("no cursor of a list of receipts") from None
+            raise ValueError("not a cursor from a list of receipts") from None
         if order not in ORDERS or moment.tzinfo is None or not (type(id_pa) is type(receipt_id) is str):
-            raise ValueError("no cursor of a list of receipts")
+            raise ValueError("not a cursor from a list of receipts")
         return cls(order, moment, id_pa, receipt_id)
 
 

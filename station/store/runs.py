@@ -165,7 +165,7 @@ def mend_runs(connection: Connection, now: datetime) -> int:
         connection.execute(
             update(table)
             .filter_by(id_pa=row.id_pa, run_id=row.run_id)
-            .values(started_at=now, finished_at=now, outcome="failed", error=f"its clock was ahead, at {said} UTC")
+            .values(started_at=now, finished_at=now, outcome="failed", error=f"its clock was ahead, showing {said} UTC")
         )
     return len(found)
 

@@ -68,7 +68,9 @@ def migrate(engine: Engine, *, grant: Sequence[str] = ()) -> tuple[str | None, s
         if connection.dialect.name == "postgresql":
             for role in grant:
                 if not connection.execute(text("SELECT to_regrole(quote_ident(:role))"), {"role": role}).scalar():
-                    raise ConfigError(f"there is no database role {role}: make it first (createuser --pwprompt {role})")
+                    raise ConfigError(
+                        f"there is no database role {role}: create it first (createuser --pwprompt {role})"
+                    )
                 for statement in grants(role):
                     connection.exec_driver_sql(statement)
     return before, wanted

@@ -162,7 +162,7 @@ def test_certificate_that_is_none(direct, certificates, kind, version):
 def test_another_customer_of_the_ca(direct, certificates, name):
     """A genuine certificate of the same CA for another name: 403, the reason in the log only, nothing stored."""
     answer = push(direct, certificates.context(certificates.client(name)))
-    assert (answer.status_code, answer.text) == (403, "You may not send here.\n")
+    assert (answer.status_code, answer.text) == (403, "Sender not allowed.\n")
     wait_for(lambda: f"the certificate {name} is not in trust.certificates" in direct.log, "the reason is logged")
 
 
@@ -482,6 +482,6 @@ def test_forged_header_from_elsewhere(serve, sqlite_url, certificates):
     with httpx.Client(timeout=20) as client:
         answer = client.post(server.url, content=an_envelope(a_request()), headers=XML | headers)
     assert answer.status_code == 403
-    wait_for(lambda: "came from an address that is no configured proxy" in server.log, "it is logged")
+    wait_for(lambda: "came from an address that is not a configured proxy" in server.log, "it is logged")
     with httpx.Client(timeout=20, transport=httpx.HTTPTransport(local_address="127.0.0.9")) as client:
         assert is_ok(client.post(server.url, content=an_envelope(a_request()), headers=XML | headers))
