@@ -27,7 +27,7 @@ run: $(VENV)/run ## set up and serve the station on SQLite at 127.0.0.1:8080
 	$(BIN)/station migrate
 	$(BIN)/station serve
 
-test: $(VENV)/dev ## set up and pass all tests, on SQLite and on a real PostgreSQL
+test: $(VENV)/dev ## set up and run all tests, on SQLite and on a real PostgreSQL
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow"
 
 test-spreadsheets: $(VENV)/dev ## open exports with LibreOffice, set to Italian, and compare each cell with the stored receipts
@@ -48,7 +48,7 @@ lint: $(VENV)/dev ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(VENV)/dev ## let ruff mend what it can
+format: $(VENV)/dev ## let ruff fix what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -58,13 +58,13 @@ bench: $(VENV)/dev ## measure rates and floors, and write them to docs/performan
 bench-growth: $(VENV)/dev ## measure with 10 million receipts stored, and write it to docs/performance.md
 	$(BIN)/python -m bench.growth
 
-bench-layers: $(VENV)/dev ## measure the station without its database, its HTTP server alone, and the libraries as they come
+bench-layers: $(VENV)/dev ## measure the station without its database, its HTTP server alone, and the plain libraries
 	$(BIN)/python -m bench.layers
 
 bench-memory: $(VENV)/dev ## memory of the workers over a million requests
 	$(BIN)/python -m bench.memory
 
-bench-journal: $(VENV)/dev ## what the event journal costs the push path, with against without
+bench-journal: $(VENV)/dev ## the cost of the event journal for pushes
 	$(BIN)/python -m bench.journal
 
 bench-reconcile: $(VENV)/dev ## time and memory of the reconciliation of 100,000 listed receipts
@@ -80,7 +80,7 @@ lock: $(VENV)/dev ## write the lock files after a change of the dependencies (UP
 	  UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 \
 	  --generate-hashes --no-annotate $$what || exit 1; done
 
-audit: $(VENV)/audit ## look for known vulnerabilities in everything that is locked
+audit: $(VENV)/audit ## look for known vulnerabilities in all locked packages
 	for lock in requirements*.lock; do \
 	  echo "$$lock"; $(VENV)/audit/bin/pip-audit --strict --disable-pip --require-hashes --requirement $$lock || exit 1; done
 
@@ -111,7 +111,7 @@ BUILD := rm -f dist/pagopa_receipt_station-* && $(BIN)/python -m hatchling build
 dist: $(VENV)/run ## build wheel and sdist in dist/, of the version in station/__init__.py
 	$(BUILD)
 
-release: $(VENV)/run ## check that all is committed and told in CHANGELOG.md, build wheel and sdist, tag the version
+release: $(VENV)/run ## check that all is committed and in CHANGELOG.md, build wheel and sdist, tag the version
 	@version=$$($(BIN)/python -m hatchling version) && tag=v$$version && \
 	  fail() { echo "No release: $$*" >&2; exit 1; } && \
 	  { [ -z "$$(git status --porcelain)" ] || fail "git status shows changes; commit them first."; } && \
@@ -123,7 +123,7 @@ release: $(VENV)/run ## check that all is committed and told in CHANGELOG.md, bu
 image-check: ## build the image without Docker and start it (root, Debian's buildah and debootstrap; 5 to 10 minutes)
 	deploy/image/check.sh
 
-clean: ## remove the virtual environment and what tools left behind
+clean: ## remove the virtual environment and files left by tools
 	rm -rf $(VENV) dist .cache .fuzz .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # The build tools first: Spyne is published as source only, and is built with these and not with whatever is newest.

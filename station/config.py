@@ -167,7 +167,7 @@ class Server(Section):
 
 
 class Tls(Section):
-    """TLS that the station itself ends; without a certificate a proxy in front does (or nobody)."""
+    """TLS terminated by the station itself. Without a certificate, TLS is left to a proxy (if there is one)."""
 
     certificate: Path | None = Field(None, description="PEM file: the station's certificate, then its chain.")
     key: Path | None = Field(None, description="PEM file with its private key. Default: the certificate's file.")
@@ -183,7 +183,7 @@ class Tls(Section):
 
 
 class Trust(Section):
-    """Who may send: certificates and addresses. Where both are configured, both must fit."""
+    """The senders to admit, by certificate and address. If both are configured, both must match."""
 
     nodo: Literal["production", "uat", "both"] | None = Field(
         None, description="Admits the certificate of pagoPA's forwarder, by name."
@@ -240,7 +240,7 @@ class Trust(Section):
 
 
 class Rules(Section):
-    """What is refused and what is stored and flagged."""
+    """Which receipts are refused, and which are stored and flagged."""
 
     unknown_elements: Literal["accept", "refuse"] = Field(
         "accept",
@@ -261,7 +261,7 @@ class Log(Section):
 
 
 class Gpd(Section):
-    """The GPD receipts API, which `station reconcile` asks for what the push missed."""
+    """The GPD receipts API, from which `station reconcile` fetches receipts that the push missed."""
 
     url: Url = Field(
         "https://api.platform.pagopa.it/gpd/payments-receipts-service/v1", description="URL of the GPD receipts API."
@@ -323,7 +323,7 @@ class Journal(Section):
 
 
 class Retention(Section):
-    """How long what `station purge` removes is kept, in months since it arrived. Not set: for ever."""
+    """Months, from arrival, after which `station purge` removes data. Not set: kept for ever."""
 
     raw_months: int | None = Field(
         None, ge=1, le=1200, description="The raw documents of receipts; the columns stay, the exact bytes are deleted."
@@ -346,7 +346,7 @@ class Retention(Section):
 
 
 class Broker(Section):
-    """An intermediary (or the EC itself) that stations belong to."""
+    """An intermediary (or the EC itself) with its stations."""
 
     id: PagoPaId = Field(description="idBrokerPA, a fiscal code.")
     stations: tuple[PagoPaId, ...] = Field((), description="Its stations (idStation).")
@@ -355,7 +355,7 @@ class Broker(Section):
 
 
 class Ec(Section):
-    """An EC (ente creditore) that receipts are accepted for."""
+    """An EC (ente creditore) whose receipts are accepted."""
 
     id: EcId = Field(description="idPA, the EC's fiscal code of 11 digits.")
     name: str = Field("", description="The EC's name, for display.")

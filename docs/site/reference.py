@@ -22,20 +22,20 @@ _CONFIGURATION = """# Configuration
 
 <!-- Written by docs/site/reference.py from station/config.py: change it there. -->
 
-One TOML file: `station.toml` in the working folder, or what `--config` or `STATION_CONFIG` names. Every value is
-checked at start, and each wrong one is named with its place. `station check` shows what is configured, secrets masked,
-and `station check --production` what is missing before going live.
+One TOML file: `station.toml` in the working folder, or the one named by `--config` or `STATION_CONFIG`. Every value is
+checked at start, and each invalid one is reported with its place. `station check` shows the configuration, with secrets
+masked, and `station check --production` also what is missing before going live.
 
-Each setting of a section can be set by `STATION_<SECTION>_<NAME>` in the environment, which goes before the file, and
-by `STATION_<SECTION>_<NAME>_FILE` with the path of a file that holds the value: the better way for secrets. Lists are
-written with commas there. The keys of an EC or broker in the file are set by `STATION_EC_<ID>_<NAME>` and
+Each setting of a section can be set by `STATION_<SECTION>_<NAME>` in the environment, which takes precedence over the file,
+and by `STATION_<SECTION>_<NAME>_FILE` with the path of a file that holds the value, which is better for secrets. In the
+environment, lists are separated by commas. The keys of an EC or broker in the file are set by `STATION_EC_<ID>_<NAME>` and
 `STATION_BROKER_<ID>_<NAME>`.
 
-`station serve` takes any option of gunicorn, too, and `GUNICORN_CMD_ARGS`; both go before the file. What gunicorn does
-with a request is not asked: its access log, its hooks `pre_request` and `post_request`, and `--forwarded-allow-ips`
-change nothing (`server.public_url` says by which address the station is reached). SIGHUP makes it
-read the configuration again: new worker processes take over while the old ones finish what they have. A configuration
-that cannot be loaded is refused, with a line in the log, and the old one stays.
+`station serve` also accepts any gunicorn option, and `GUNICORN_CMD_ARGS`; both take precedence over the file. The station
+does not use gunicorn's own request handling: its access log, its hooks `pre_request` and `post_request`, and
+`--forwarded-allow-ips` have no effect (`server.public_url` is the address at which the station is reached). SIGHUP makes it
+reload the configuration: new worker processes take over while the old ones finish their requests. A configuration that
+cannot be loaded is refused, with a line in the log, and the old one stays in use.
 """
 
 _COMMANDS = """# Commands
@@ -55,12 +55,12 @@ def configuration() -> str:
         if isinstance(model, type) and issubclass(model, config.Section):
             parts.append(f"## [{name}]\n\n{model.__doc__}\n\n{_table(name, model)}")
     for name, model in (("broker", config.Broker), ("ec", config.Ec)):
-        parts.append(f"## [[{name}]]\n\n{model.__doc__} May stand there many times.\n\n{_table(name, model)}")
+        parts.append(f"## [[{name}]]\n\n{model.__doc__} May occur any number of times.\n\n{_table(name, model)}")
     return "\n".join(parts)
 
 
 def _table(section: str, model: type[config.Section]) -> str:
-    lines = ["| setting | kind | default | what it is |", "|---|---|---|---|"]
+    lines = ["| setting | type | default | meaning |", "|---|---|---|---|"]
     for name, field in model.model_fields.items():
         what = f"{_cell(field.description or '')}{_bounds(field)}"
         lines.append(f"| `{name}` | {_kind(field.annotation)} | {_default(field)} | {what} |")

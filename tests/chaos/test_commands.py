@@ -164,7 +164,7 @@ def test_newer_schema_under_load(rig):
 
 @pytest.mark.slow
 def test_purge_and_lists_under_load(rig):
-    """Lists, exports and purges beside the load are nobody's trouble."""
+    """Lists, exports and purges run beside the load without harm."""
     nodo = rig.nodo(rig.serve())
     nodo.wait_for(50)
     deadline = time.monotonic() + 20

@@ -66,7 +66,7 @@ def test_all_killed(rig, rounds):
 
 @pytest.mark.slow
 def test_worker_hangs(rig):
-    """SIGSTOP of a worker that nobody wakes up: its requests time out and come again, the master replaces it."""
+    """SIGSTOP of a worker that is never resumed: its requests time out and come again, the master replaces it."""
     server = rig.serve()
     nodo = rig.nodo(server, connections=40)
     nodo.wait_for(20)

@@ -101,7 +101,7 @@ def test_slow_network(network):
 
 @pytest.mark.slow
 def test_names_not_resolved(on_postgres):
-    """The database's name takes longer to be looked up than anybody waits: 503 in time, and OK when it is known."""
+    """Looking up the database's name takes longer than any time limit: 503 in time, and OK when it is known."""
     rig, postgres = on_postgres, on_postgres.postgres
     url = postgres.url().replace("127.0.0.1", "localhost")
     hooks = Path(__file__).parent / "hooks.py"

@@ -41,7 +41,7 @@ def test_restarted(on_postgres, how, rounds):
 @pytest.mark.slow
 @pytest.mark.parametrize("seconds", [20, 60])
 def test_away(on_postgres, seconds):
-    """PostgreSQL is away for longer than anybody waits: 503 at once, and no thread is held that somebody else needs."""
+    """PostgreSQL is unavailable for longer than any time limit: 503 at once, and no thread is held that somebody else needs."""
     rig, postgres = on_postgres, on_postgres.postgres
     nodo = rig.nodo(rig.serve(), connections=40)
     nodo.wait_for(10)
@@ -264,7 +264,7 @@ def test_deadlocks_and_serialization_failures(on_postgres, share):
 
 @pytest.mark.slow
 def test_locks_held(on_postgres):
-    """Somebody holds locks on rows and tables, longer than a push may wait and in the other order."""
+    """Another client holds locks on rows and tables, longer than a push may wait and in the other order."""
     rig, postgres = on_postgres, on_postgres.postgres
     nodo = rig.nodo(rig.serve(), twice=0.3)
     nodo.wait_for(20)
