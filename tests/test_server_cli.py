@@ -110,7 +110,7 @@ def test_log_options(station, sqlite_url, option):
     """gunicorn's options for logs that would be ignored are refused, with the word where the log is."""
     ended = station("serve", "--bind", f"127.0.0.1:{free_port()}", *option, url=sqlite_url)
     assert ended.returncode == 2
-    assert f"{option[0]} is not served" in ended.stderr or "--log-file is not served" in ended.stderr
+    assert f"{option[0]} is not supported" in ended.stderr or "--log-file is not supported" in ended.stderr
     assert "standard error" in ended.stderr
 
 
@@ -156,7 +156,7 @@ def test_open_registry(serve, sqlite_url):
     [
         ("[server]\nthreads = 0", None, "server.threads"),
         ("[sever]", None, "sever: no such setting"),
-        ("", "mysql://x", "'mysql' are not served"),
+        ("", "mysql://x", "'mysql' are not supported"),
         ("", "sqlite://", "loses every receipt"),
         ("", "nonsense", "not a database URL"),
     ],

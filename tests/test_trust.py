@@ -184,7 +184,7 @@ def test_forms_from_elsewhere(form):
         a_trust(anyone_may_send=True),
         a_trust(),
     ):
-        with pytest.raises(UntrustedError, match="no configured proxy"):
+        with pytest.raises(UntrustedError, match="not a configured proxy"):
             admit(policy, "10.0.0.6", **headers)
 
 
@@ -496,7 +496,7 @@ def test_binding_to_loopback():
     ("text", "words"),
     [
         ("[trust]\nnodo = 'production'", "need tls.client_ca"),
-        ("[tls]\ncertificate = 'a.pem'\nclient_ca = 'b.pem'", "say whose certificates"),
+        ("[tls]\ncertificate = 'a.pem'\nclient_ca = 'b.pem'", "name the certificates to admit"),
         ("[tls]\nclient_ca = 'b.pem'\n[trust]\nnodo = 'uat'", "need a certificate"),
         ("[trust]\nproxy_certificate = 'nginx'\nnodo = 'uat'", "needs proxies"),
         ("[trust]\nanyone_may_send = true\naddresses = ['10.0.0.1']", "remove one"),
