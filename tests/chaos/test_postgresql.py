@@ -41,7 +41,7 @@ def test_restarted(on_postgres, how, rounds):
 @pytest.mark.slow
 @pytest.mark.parametrize("seconds", [20, 60])
 def test_away(on_postgres, seconds):
-    """PostgreSQL is unavailable for longer than any time limit: 503 at once, and no thread is held that somebody else needs."""
+    """PostgreSQL is unavailable for longer than any time limit: 503 at once, and no thread is held back by it."""
     rig, postgres = on_postgres, on_postgres.postgres
     nodo = rig.nodo(rig.serve(), connections=40)
     nodo.wait_for(10)

@@ -115,7 +115,7 @@ def test_readonly(on_sqlite):
 
 @pytest.mark.slow
 def test_long_reader(on_sqlite):
-    """Another process reads SQLite for a long time: even where the log of changes cannot be folded back: pushes do not mind."""
+    """Another process reads SQLite for so long that the write-ahead log cannot be folded back: pushes go on."""
     rig = on_sqlite
     nodo = rig.nodo(rig.serve())
     nodo.wait_for(10)
