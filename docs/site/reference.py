@@ -22,20 +22,20 @@ _CONFIGURATION = """# Configuration
 
 <!-- Written by docs/site/reference.py from station/config.py: change it there. -->
 
-One TOML file: `station.toml` in the working folder, or the one named by `--config` or `STATION_CONFIG`. Every value is
-checked at start, and each invalid one is reported with its place. `station check` shows the configuration, with secrets
-masked, and `station check --production` also what is missing before going live.
+One TOML file: `station.toml` in the working folder, or the one named by `--config` or `STATION_CONFIG`. Every value
+is checked at start, and each invalid one is reported with its place. `station check` shows the configuration, with
+secrets masked, and `station check --production` also what is missing before going live.
 
-Each setting of a section can be set by `STATION_<SECTION>_<NAME>` in the environment, which takes precedence over the file,
-and by `STATION_<SECTION>_<NAME>_FILE` with the path of a file that holds the value, which is better for secrets. In the
-environment, lists are separated by commas. The keys of an EC or broker in the file are set by `STATION_EC_<ID>_<NAME>` and
-`STATION_BROKER_<ID>_<NAME>`.
+Each setting of a section can be set by `STATION_<SECTION>_<NAME>` in the environment, which takes precedence over the
+file, and by `STATION_<SECTION>_<NAME>_FILE` with the path of a file that holds the value, which is better for
+secrets. In the environment, lists are separated by commas. The keys of an EC or broker in the file are set by
+`STATION_EC_<ID>_<NAME>` and `STATION_BROKER_<ID>_<NAME>`.
 
-`station serve` also accepts any gunicorn option, and `GUNICORN_CMD_ARGS`; both take precedence over the file. The station
-does not use gunicorn's own request handling: its access log, its hooks `pre_request` and `post_request`, and
-`--forwarded-allow-ips` have no effect (`server.public_url` is the address at which the station is reached). SIGHUP makes it
-reload the configuration: new worker processes take over while the old ones finish their requests. A configuration that
-cannot be loaded is refused, with a line in the log, and the old one stays in use.
+`station serve` also accepts any gunicorn option, and `GUNICORN_CMD_ARGS`; both take precedence over the file. The
+station does not use gunicorn's own request handling: its access log, its hooks `pre_request` and `post_request`, and
+`--forwarded-allow-ips` have no effect (`server.public_url` is the address at which the station is reached). SIGHUP
+makes it reload the configuration: new worker processes take over while the old ones finish their requests. A
+configuration that cannot be loaded is refused, with a line in the log, and the old one stays in use.
 """
 
 _COMMANDS = """# Commands
