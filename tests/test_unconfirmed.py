@@ -248,7 +248,7 @@ def test_bounded(url, execute, monkeypatch):
         if error.value.reason == "CrowdedError":
             break
     assert (error.value.reason, error.value.retry) == ("CrowdedError", False)
-    assert f"{crowd} commits that were given up still wait for a standby" in str(error.value)
+    assert f"{crowd} abandoned commits still wait for a standby" in str(error.value)
     assert execute(f"SELECT count(*) {WAITING}").fetchone() == (crowd,)
     with confirmed(execute):
         deadline = time.monotonic() + 60
