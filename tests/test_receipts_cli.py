@@ -178,9 +178,9 @@ def test_total(door, database_url):
     assert "3 receipts, 60.30 euro" in station(database_url, "receipts", "list").stdout
     assert "1 receipt, 10.10 euro" in station(database_url, "receipts", "list", "--amount", "10,10").stdout
     page = station(database_url, "receipts", "list", "--ec", EC, "--limit", "2")
-    assert "3 receipts in all, 60.30 euro" in page.stdout
+    assert "3 receipts in total, 60.30 euro" in page.stdout
     next_page = station(database_url, "receipts", "list", "--ec", EC, *page.stderr.split("more: ")[1].split())
-    assert "3 receipts in all, 60.30 euro" in next_page.stdout
+    assert "3 receipts in total, 60.30 euro" in next_page.stdout
     assert "euro" not in station(database_url, "receipts", "list", "--limit", "2").stdout.splitlines()[-1]
 
 

@@ -381,7 +381,7 @@ def test_interrupted(door, tmp_path, database_url):
         (["--refused", "--receipt-id", "X"], "--receipt-id can be used only with --stored"),
         (["--file", "x.xml", "--id-pa", EC], "--id-pa can be used only with --refused or --stored"),
         (["--refused", "--since", "yesterday"], "is not a time"),
-        (["--refused", "--replace"], "name it with --id"),
+        (["--refused", "--replace"], "--replace needs --id"),
     ],
 )
 def test_usage(arguments, words):
@@ -416,7 +416,7 @@ def test_files(door, run_station, tmp_path):
         ("stored", None),
         ("stored", None),
         ("refused", None),
-        ("failed", "no receipt: the request is paVerifyPaymentNoticeReq"),
+        ("failed", "not a receipt: the request is paVerifyPaymentNoticeReq"),
         ("failed", "a document type declaration (DTD) is not accepted"),
         ("failed", "not well-formed XML (line 1, column 4)"),
         ("stored", None),
