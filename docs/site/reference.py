@@ -31,8 +31,8 @@ file, and by `STATION_<SECTION>_<NAME>_FILE` with the path of a file that holds 
 secrets. In the environment, lists are separated by commas. The keys of an EC or broker in the file are set by
 `STATION_EC_<ID>_<NAME>` and `STATION_BROKER_<ID>_<NAME>`.
 
-`station serve` also accepts any gunicorn option, and `GUNICORN_CMD_ARGS`; both take precedence over the file. Nothing of
-gunicorn's own request handling is used: its access log, its hooks `pre_request` and `post_request`, and
+`station serve` also accepts any gunicorn option, and `GUNICORN_CMD_ARGS`; both take precedence over the file. Nothing
+of gunicorn's own request handling is used: its access log, its hooks `pre_request` and `post_request`, and
 `--forwarded-allow-ips` have no effect (`server.public_url` is the address at which the station is reached). SIGHUP
 makes it reload the configuration: new worker processes take over while the old ones finish their requests. A
 configuration that cannot be loaded is refused, with a line in the log, and the old one stays in use.
