@@ -125,8 +125,12 @@ def test_pictures_are_whole(picture):
 
 
 def commands_in(text):
-    """The `station ...` commands that a page names."""
-    return re.findall(r"(?:^|[`$(] ?|&& )station ((?:[a-z]+ ?)+)", text, re.MULTILINE)
+    """The `station ...` commands that a page names: in blocks of code, indented or fenced, and between backquotes."""
+    fenced = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    indented = re.findall(r"^    (.*)$", text, re.MULTILINE)
+    quoted = re.findall(r"`([^`\n]+)`", text)
+    for code in (*fenced, *indented, *quoted):
+        yield from re.findall(r"(?:^|[$(] ?|&& )station ((?:[a-z]+ ?)+)", code, re.MULTILINE)
 
 
 @pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: str(page.relative_to(ROOT)))
