@@ -48,7 +48,7 @@ def purge(
     json_lines: bool,
     **months: Any,
 ) -> None:
-    """Remove data that is older than [retention] or these options allow.
+    """Remove data that is older than [retention] allows. Options take precedence over the file.
 
     Receipts stay as rows: only their raw documents or personal data are removed. It is safe to run beside the server,
     and to stop and run again. Exits 0 when it is done, 1 when it failed, 2 for usage or configuration.
