@@ -114,12 +114,13 @@ def test_log_options(station, sqlite_url, option):
     assert "standard error" in ended.stderr
 
 
-def test_migrate_twice(station):
-    """Migrating says what it did, and again does no harm."""
+def test_migrate_twice(station, tmp_path):
+    """Migrating says what it did, and again does no harm. All of an SQLite database is in its file afterwards."""
     first, second = station("migrate"), station("migrate")
     assert (first.returncode, second.returncode) == (0, 0)
     assert "(was none)" in first.stdout
     assert "already" in second.stdout
+    assert [file.name for file in tmp_path.glob("*.sqlite3*")] == ["new.sqlite3"]
 
 
 def test_check(station):

@@ -67,6 +67,7 @@ class Context:
     file: Path | None = None
     quiet: bool = False
     _settings: "config.Settings | None" = field(default=None, init=False)
+    _engines: "list[store.Engine]" = field(default_factory=list, init=False)
     sources: list[str] = field(default_factory=list, init=False)  # of the database, once the settings were read
 
     @property
@@ -88,9 +89,15 @@ class Context:
         database = self.settings.database
         with _loading():
             engine = store.connect(database.url.get_secret_value(), pool_size=pool_size, prepare=database.prepare)
+        self._engines.append(engine)
         if check:
             store.check_schema(engine)
         return engine
+
+    def close(self) -> None:
+        """Close the connections: the last one to an SQLite file folds the write-ahead log into it."""
+        for engine in self._engines:
+            engine.dispose()
 
 
 # Each command, its module, and its line in `station --help`.
@@ -172,3 +179,5 @@ def main() -> None:
             for line in lines:
                 say(line, err=True)
         sys.exit(_STATUS.get(type(error), 1))
+    finally:
+        context.close()

@@ -21,7 +21,7 @@ from smuggling import SMUGGLED, SMUGGLING
 
 XML = {"Content-Type": "text/xml"}
 # A request that is to arrive in time must do so on a busy machine too, and one that never does is waited for.
-SMALL = "[server]\nthreads = 2\nread_timeout = 5\nmax_body = 1000000\n"
+SMALL = "[server]\nworkers = 2\nthreads = 2\nread_timeout = 5\nmax_body = 1000000\n"
 PATIENT = SMALL.replace("read_timeout = 5", "read_timeout = 600")
 HEAD = b"POST /paForNode HTTP/1.1\r\nHost: a\r\nContent-Type: text/xml\r\n"
 
@@ -34,6 +34,8 @@ def attacked(tmp_path_factory, sqlite_migrated):
     url = f"sqlite:///{folder / 'station.sqlite3'}"
     with running_server(folder, url, config=SMALL, options=("--worker-connections", "200"), fork=True) as server:
         server.database = folder / "station.sqlite3"
+        while server.log.count("Booting worker") < 2:  # the first one answers before the second one starts
+            time.sleep(0.01)
         yield server
 
 
