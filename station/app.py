@@ -75,7 +75,7 @@ class Station:
         if settings.tls.client_ca or settings.trust.proxy_certificate:
             certificate.load()
         self._soap = soap.create_soap_app(Intake(engine, settings))
-        # Read now: there may be no file descriptor left when somebody asks for one.
+        # Read now: there may be no file descriptor left when a client asks for one.
         self._contract = {name: (folder("wsdl") / name).read_bytes() for name in (_WSDL, *_SCHEMAS)}
         self.metrics = Metrics(settings, engine)
         self.health = Health(engine, self.metrics)

@@ -14,13 +14,13 @@ from typing import Any
 
 from station import store
 from station.export.file import replaceable, whole_file
-from station.export.lines import CsvWriter, JsonWriter, as_json
+from station.export.lines import CsvWriter, JsonWriter
 from station.export.parquet import ParquetWriter
 from station.export.xlsx import SHEET_ROWS, XlsxWriter
 from station.patience import patiently
 
 __all__ = [
-    "BATCH", "SHEET_ROWS", "CsvWriter", "Format", "JsonWriter", "ParquetWriter", "XlsxWriter", "as_json", "batches",
+    "BATCH", "SHEET_ROWS", "CsvWriter", "Format", "JsonWriter", "ParquetWriter", "XlsxWriter", "batches",
     "exchanges", "last", "replaceable", "whole_file",
 ]  # fmt: skip
 

@@ -4,30 +4,12 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from datetime import date, datetime
 from decimal import Decimal
 from typing import IO, Any
 
 from station.export import columns as table
 from station.export.italian import as_text
-
-
-def plain(value: Any) -> Any:
-    """A value as text where JSON has no type for it: times in ISO 8601, amounts exact, hashes in hex."""
-    match value:
-        case datetime() | date():
-            return value.isoformat()
-        case Decimal():
-            return str(value)
-        case bytes():
-            return value.hex()
-    raise TypeError(type(value).__name__)
-
-
-def as_json(value: Any) -> str:
-    """One line of JSON in ASCII: what comes from outside may hold what a terminal obeys."""
-    return json.dumps(value, default=plain)
-
+from station.text import as_json, plain
 
 # A spreadsheet takes a cell that begins like this for a formula, wherever the text comes from (OWASP, CSV injection).
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")

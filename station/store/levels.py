@@ -85,7 +85,7 @@ def bound(connection: Connection, name: str, now: datetime) -> datetime:
 
 
 class Durability(NamedTuple):
-    """What can be seen of how PostgreSQL keeps what it committed. The dumps that somebody takes cannot."""
+    """How durably PostgreSQL keeps commits, as far as its settings show. Dumps that are taken elsewhere do not show."""
 
     settings_off: tuple[str, ...]
     archiving: bool
