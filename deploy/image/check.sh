@@ -54,7 +54,7 @@ mount -t tmpfs -o mode=1777 tmpfs "$work/root/tmp"
 mount -t tmpfs -o uid=10001,gid=10001,mode=0700 tmpfs "$work/root/var/lib/station"
 mount -t proc proc "$work/root/proc"
 mount --bind /dev/shm "$work/root/dev/shm"
-# A list and no function: what is started in the background is then the station itself.
+# A list, not a function: the background process is then the station itself.
 inside=(
   env -i PATH=/opt/station/bin:/usr/bin:/bin PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 STATION_LOG_FORMAT=json
   STATION_SERVER_LISTEN=127.0.0.1:18080 STATION_SERVER_HEALTH_LISTEN=127.0.0.1:18081

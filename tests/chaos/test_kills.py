@@ -99,7 +99,7 @@ def test_stopped_and_started(rig):
 
 @pytest.mark.parametrize("rounds", [pytest.param(1, id="1"), pytest.param(10, id="10", marks=pytest.mark.slow)])
 def test_reloaded(rig, rounds):
-    """The configuration is loaded anew (SIGHUP): new workers take over, and no copy must be sent again for it."""
+    """The configuration is reloaded (SIGHUP): new workers take over, and no copy must be sent again for it."""
     server = rig.serve()
     nodo = rig.nodo(server, leaving=0)
     for _ in range(rounds):
