@@ -23,6 +23,7 @@ from process import STATION, environment
 from sqlalchemy import text
 
 from station import config, store
+from station.errors import ConfigError
 from station.reconcile import run, walk
 from station.reconcile.windows import italian_day, padded, windows
 from station.store import tables
@@ -1172,6 +1173,13 @@ def test_usage(job, arguments, settings, message):
     ran = job.run(*arguments, expect=2)
     assert message in ran.err
     assert job.gpd.stats()["calls"] == 0
+
+
+def test_id_of_no_ec():
+    """Where no EC is configured, only a fiscal code of 11 digits is asked for."""
+    assert run.selected(config.Settings(), [EC, EC]) == [EC]
+    with pytest.raises(ConfigError, match="11 digits"):
+        run.selected(config.Settings(), ["EC"])
 
 
 def test_ec_left_out(job):

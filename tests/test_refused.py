@@ -53,6 +53,7 @@ def test_list(door, run_station):
     """The list as a table, cut with a word about it, and as JSON lines through the filters."""
     requests = [a_request(), a_request(idPA=OTHER_EC), a_request(fee="1,50")]
     ids = [door.refuse(an_envelope(request)) for request in requests]
+    assert " open " in run_station("refused", "list", "--state", "all").stdout
     table = run_station("refused", "list", "--limit", "2")
     assert [line.split()[0] for line in table.stdout.splitlines()[1:]] == ids[:0:-1]
     assert "There are more than 2" in table.stderr

@@ -160,6 +160,7 @@ def test_open_registry(serve, sqlite_url):
         ("", "mysql://x", "'mysql' are not supported"),
         ("", "sqlite://", "loses every receipt"),
         ("", "nonsense", "not a database URL"),
+        ("", "postgresql://u:synthetic@secret@127.0.0.1:1/x", "write it as %40"),
     ],
 )
 def test_wrong_configuration(station, config, url, words):
@@ -169,6 +170,7 @@ def test_wrong_configuration(station, config, url, words):
         assert ended.returncode == 2, command
         assert words in ended.stderr
         assert "Traceback" not in ended.stderr
+        assert "secret" not in ended.stdout + ended.stderr
 
 
 def test_gunicorn_options(serve, sqlite_url):

@@ -75,15 +75,16 @@ def list_(context: Context, /, limit: int, cursor: str | None, wide: bool, as_: 
     if not found:
         say("No receipt matches." if after is None else "No more receipts.", err=True)
         if condition.notice_number or condition.iuv:
-            for line in _elsewhere(condition):
+            only = context.settings.ec[0].id if len(context.settings.ec) == 1 else "EC"
+            for line in _elsewhere(condition, condition.id_pa or only):
                 say(line, err=True)
     elif more:
         say(f"more: --after {cursors[-1]}", err=True)
 
 
-def _elsewhere(wanted: store.Filter) -> Iterator[str]:
-    """Where else a receipt can be that is looked for by its notice or IUV."""
-    notice, iuv, ec = wanted.notice_number, wanted.iuv, wanted.id_pa or "EC"
+def _elsewhere(wanted: store.Filter, ec: str) -> Iterator[str]:
+    """Where else a receipt of an EC can be that is looked for by its notice or IUV."""
+    notice, iuv = wanted.notice_number, wanted.iuv
     yield "Where else to look:"
     if not notice and iuv and len(iuv) == NOTICE_DIGITS and iuv.isdecimal():
         yield f"  station receipts list --notice {iuv}  (a number of {NOTICE_DIGITS} digits is a notice number)"

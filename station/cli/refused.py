@@ -101,7 +101,8 @@ def list_(context: Context, /, state: str, limit: int | None, wide: bool, json_l
         "reason": [row.reason for row in rows[:limit]],
     }
     if rows:
-        titles = tuple(columns) if wide else ("id", "arrived (Italy)", "EC", "fault code")
+        few = ("id", "arrived (Italy)", "state" if state == "all" else "EC", "fault code")
+        titles = tuple(columns) if wide else few
         table(titles, zip(*(columns[title] for title in titles), strict=True), right=("times",))
     else:
         say("No refused request matches.", err=True)

@@ -1,5 +1,6 @@
 """All ECs of one run: the lock, the threads, the ledger's last word, and the summary."""
 
+import re
 import threading
 import uuid
 from collections.abc import Callable, Sequence
@@ -67,6 +68,9 @@ def selected(settings: config.Settings, id_pas: Sequence[str]) -> list[str]:
     if not settings.ec:
         if not id_pas:
             raise ConfigError("no [[ec]] is configured: name the ECs in the configuration, or one with --ec")
+        for id_pa in id_pas:
+            if not re.fullmatch(r"[0-9]{11}", id_pa):
+                raise ConfigError(f"{id_pa} is not an EC: that is a fiscal code of 11 digits")
         return list(dict.fromkeys(id_pas))
     for id_pa in id_pas:
         if id_pa not in settings.ecs:

@@ -54,6 +54,8 @@ def parse_url(url: str) -> URL:
         raise ConfigError("not a database URL (expected postgresql://user@host/database or sqlite:///file)") from None
     match parsed.get_backend_name():
         case "postgresql" | "postgres":
+            if "@" in (parsed.host or ""):  # the rest of a password, which would be shown as the host
+                raise ConfigError("the database URL has an @ in its user or password: write it as %40")
             return parsed.set(drivername="postgresql+psycopg")
         case "sqlite":
             if parsed.database in (None, "", ":memory:"):
