@@ -365,7 +365,7 @@ class _Source:
         except Exception as error:
             # The libraries raise what they like for what is broken: RuntimeError, EOFError, struct.error, ...
             words = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
-            yield Found(name, error=f"cannot be read to its end ({words})")
+            yield Found(name, error=f"damaged or truncated ({words})")
 
     def _unpack(self, name: str, stream: _Stream, depth: int) -> Iterator[Found]:
         head = stream.peek(_HEAD)
