@@ -146,8 +146,9 @@ def _again(connection: Connection, recording: Recording, in_doubt: bool) -> Reco
     if pushed and _count(connection, recording, in_doubt):
         return Recorded.DUPLICATE
     stored = select(tables.receipt.c.content_hash).where(_is(receipt))
-    # The lock makes this commit one that PostgreSQL's standbys confirm, and the receipt's own with it.
-    content_hash = connection.execute(stored.with_for_update(read=True, key_share=True)).scalar_one_or_none()
+    # The lock makes this commit one that PostgreSQL's standbys confirm, and the receipt's own with it. It is exclusive:
+    # resends at once that all held a shared lock would wait for each other to give it up, and end in deadlocks.
+    content_hash = connection.execute(stored.with_for_update(key_share=True)).scalar_one_or_none()
     if content_hash is None:
         return None
     if content_hash != receipt.content_hash and not _same_again(connection, receipt):
@@ -160,7 +161,7 @@ def _again(connection: Connection, recording: Recording, in_doubt: bool) -> Reco
 def _same_again(connection: Connection, receipt: Receipt) -> bool:
     """Whether the stored document, read again, says what `receipt` says. Its hash is then replaced by today's."""
     table = tables.receipt
-    document = connection.execute(select(table.c.raw, table.c.charset).where(_is(receipt)).with_for_update()).one()
+    document = connection.execute(select(table.c.raw, table.c.charset).where(_is(receipt))).one()
     if not contract.same_content(document.raw, document.charset, receipt):
         return False
     connection.execute(update(table).where(_is(receipt)).values(content_hash=receipt.content_hash))
