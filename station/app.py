@@ -16,14 +16,15 @@ from urllib.parse import quote
 
 from lxml import etree
 
-from station import certificate, config, log, media_type, soap, store, trust
+from station import config, log, media_type, soap, store
 from station.errors import DatabaseUnfitError, StoreError, UntrustedError, out_of_resource
 from station.folder import folder
-from station.health import Health, is_health_door
+from station.http import certificate, trust
+from station.http.health import Health, is_health_door
+from station.http.metrics import Metrics
+from station.http.request import content_length
 from station.intake import Intake
 from station.loop import elsewhere
-from station.metrics import Metrics
-from station.request import content_length
 
 _log = log.get("station")
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from station import certificate, reconcile, store
+from station import reconcile, store
 from station.clock import shown
 from station.config import NODO_NAMES, Network, Settings
 from station.errors import StoreError, UntrustedError
-from station.trust import host_and_port, is_loopback
+from station.http import certificate
+from station.http.trust import host_and_port, is_loopback
 
 _CERTIFICATE_DAYS = 30
 _CLOCK_S = 2.0

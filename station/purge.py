@@ -12,7 +12,7 @@ from functools import partial
 from station import log, store
 from station.config import Retention
 from station.errors import ClockError, ConfigError
-from station.patience import patiently
+from station.retry import patiently
 from station.store import Part
 
 _log = log.get(__name__)

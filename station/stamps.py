@@ -16,7 +16,7 @@ from typing import Any
 
 from station import contract, export, log, store
 from station.errors import DocumentError, StationError
-from station.patience import patiently
+from station.retry import patiently
 
 _log = log.get(__name__)
 

@@ -19,8 +19,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from station import config, log, store
     from station.app import Station
-    from station.request import Incoming, Limits
-    from station.worker import Worker
+    from station.http.request import Incoming, Limits
+    from station.http.worker import Worker
 
 MAX_BODY = 200_000
 PEER = ("127.0.0.1", 4)

@@ -9,9 +9,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from refusals import OURS, Door
 from sqlalchemy import text, update
 
-from station import config, contract, intake, metrics, purge, statistics, store
+from station import config, contract, intake, purge, statistics, store
 from station.config import Retention, Settings
 from station.errors import ClockError
+from station.http import metrics
 from station.intake import Intake, Origin, Result
 from station.receipt import Source
 from station.reconcile import Order, reconcile, run

@@ -14,8 +14,9 @@ import click
 import pytest
 import yaml
 
-from station import config, metrics, store
+from station import config, store
 from station.cli import cli
+from station.http import metrics
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
@@ -73,7 +74,7 @@ def told():
     """The names of all metrics, as Prometheus knows them."""
     settings = config.Settings(ec=(config.Ec(id="77777777777"),))
     families = list(metrics.Metrics(settings, store.connect("postgresql://nobody@127.0.0.1:9/none"))._own.collect())
-    names = set(re.findall(r'"(station_\w+)"', (ROOT / "station" / "metrics.py").read_text()))
+    names = set(re.findall(r'"(station_\w+)"', (ROOT / "station" / "http" / "metrics.py").read_text()))
     for family in families:
         suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(family.type, [""])
         names |= {family.name + suffix for suffix in suffixes}
@@ -398,7 +399,7 @@ def test_compose():
 
 def test_compose_configuration(tmp_path):
     """The file beside it is a configuration that believes the proxy's address, and nginx sends what it reads."""
-    from station import certificate
+    from station.http import certificate
 
     settings = a_configuration((DEPLOY / "compose" / "station.toml").read_text(), tmp_path)
     [proxy] = settings.trust.proxies

@@ -31,7 +31,7 @@ from station.errors import (
     GpdUnavailableError,
     StoppedError,
 )
-from station.gpd import Client, EcClient, Pace, usable_iuv
+from station.pagopa import Client, EcClient, Pace, usable_iuv
 from station.reconcile.windows import Span, cut, italian_day, midnight, padded, three_months_before, windows
 
 ORG = "77777777777"
@@ -542,7 +542,7 @@ def test_rate_is_shared(gpd, connect, monkeypatch):
         def wait(self, _stop):
             super().wait(clock)
 
-    monkeypatch.setattr("station.gpd.http.Pace", Paced)
+    monkeypatch.setattr("station.pagopa.http.Pace", Paced)
     client = connect(rate=20)
     threads = [threading.Thread(target=client.receipt, args=(f"0{n}",)) for n in range(20)]
     for thread in threads:

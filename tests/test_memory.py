@@ -122,7 +122,7 @@ def test_a_worker_that_ends_is_replaced(age, ends, code):
     script = f"""
 import os, sys
 from gunicorn.arbiter import Arbiter
-from station.server import _Arbiter
+from station.http.server import _Arbiter
 
 def fail_to_start():
     sys.exit(Arbiter.WORKER_BOOT_ERROR)

@@ -14,7 +14,8 @@ import trustme
 from build import a_request, an_envelope
 from process import free_port
 
-from station import certificate, config, log, metrics, metrics_folder, store
+from station import config, log, store
+from station.http import certificate, metrics, metrics_folder
 
 EC, OTHER = "77777777777", "88888888888"
 REGISTRY = f"""

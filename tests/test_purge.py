@@ -280,7 +280,7 @@ def test_months_before(moment, months, before):
 
 def test_database_stays_away(monkeypatch):
     """A database that cannot be had ends the purge with an error, after it was waited for."""
-    monkeypatch.setattr("station.patience._PAUSES_S", (0, 0, 0))
+    monkeypatch.setattr("station.retry._PAUSES_S", (0, 0, 0))
     engine = store.connect("postgresql://nobody@127.0.0.1:1/none")
     with pytest.raises(StoreError):
         list(purge(engine, Retention(raw_months=1)))

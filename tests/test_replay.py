@@ -26,7 +26,7 @@ from process import STATION, environment
 from refusals import OURS, TOML, Door
 from sqlalchemy import delete, update
 
-from station import contract, intake, patience, store
+from station import contract, intake, retry, store
 from station.cli import Context
 from station.cli.replay import replay as replay_command
 from station.config import Settings
@@ -329,7 +329,7 @@ def test_database_away_for_a_moment(door, replay, monkeypatch):
         return record(*arguments, **over)
 
     monkeypatch.setattr(intake.store, "record", flaky)
-    monkeypatch.setattr(patience, "_PAUSES_S", (0, 0))
+    monkeypatch.setattr(retry, "_PAUSES_S", (0, 0))
     (item,) = replay()
     assert (item.verdict, item.flags) == (Verdict.STORED, {Flag.UNKNOWN_ELEMENTS})
     assert door.rows(tables.receipt)[0]["content_hash"] == expected
@@ -343,7 +343,7 @@ def test_database_stays_away(door, replay, monkeypatch):
         raise StoreError(reason="away")
 
     monkeypatch.setattr(intake.store, "record", away)
-    monkeypatch.setattr(patience, "_PAUSES_S", (0, 0))
+    monkeypatch.setattr(retry, "_PAUSES_S", (0, 0))
     before = door.everything()
     with pytest.raises(StoreError):
         replay()

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from smuggling import POST, SMUGGLED, SMUGGLING
 
-from station.request import DRAIN, MAX_HEAD, Incoming, Limits, Refusal
+from station.http.request import DRAIN, MAX_HEAD, Incoming, Limits, Refusal
 
 MAX_BODY = 1000
 CONFIG = Config()

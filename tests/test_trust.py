@@ -18,9 +18,10 @@ from cryptography.x509.oid import NameOID
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from station import certificate, config, store, tls, trust
-from station.certificate import HEADERS, Identity
+from station import config, store
 from station.errors import ConfigError, UntrustedError
+from station.http import certificate, tls, trust
+from station.http.certificate import HEADERS, Identity
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Spyne imports what is deprecated

@@ -17,7 +17,7 @@ from gpd_simulator import GpdSimulator
 from process import free_port
 from sqlalchemy import text
 
-from station import config, contract, patience, reconcile, replay, store
+from station import config, contract, reconcile, replay, retry, store
 from station.errors import StoreError
 from station.intake import Intake, Origin, Result
 from station.receipt import Source
@@ -188,7 +188,7 @@ def test_pushes(primary, url, serve, execute):
 
 def test_replay_and_reconcile(primary, engine, execute, tmp_path, monkeypatch):
     """Neither says that something is done which is not confirmed, however often it tries; the next run does it."""
-    monkeypatch.setattr(patience, "_PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(retry, "_PAUSES_S", (0.0, 0.0))
     (tmp_path / "one.xml").write_bytes(an_envelope(a_request()))
 
     def replayed(settings):

@@ -8,12 +8,12 @@ from types import SimpleNamespace
 import pytest
 from loops import in_a_loop
 
-from station.request import Request
+from station.http.request import Request
 
 with warnings.catch_warnings():
     # Spyne imports what is deprecated, its own copy of six and cgi among them.
     warnings.simplefilter("ignore")
-    from station import worker
+    from station.http import worker
 
 
 @pytest.mark.parametrize(("workers", "least", "most"), [(2, 0.1, 0.21), (1, 0.0, 0.0)])

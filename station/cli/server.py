@@ -4,10 +4,11 @@ import os
 
 import click
 
-from station import config, gpd, production, server, store
+from station import config, pagopa, production, store
 from station.cli import Context, cli
 from station.cli.output import say
 from station.errors import GpdError, SchemaBehindError, StoreError
+from station.http import server
 
 
 @cli.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
@@ -113,7 +114,7 @@ def _gpd_problems(settings: config.Settings) -> list[str]:
         key = settings.gpd_key(ec.id)
         if ec.reconcile and key is not None:
             try:
-                gpd.ask_once(settings.gpd, ec.id, key)
+                pagopa.ask_once(settings.gpd, ec.id, key)
             except GpdError as error:
                 return [f"gpd.url, called for EC {ec.id}: {error}"]
             break

@@ -17,7 +17,7 @@ from station.export.file import replaceable, whole_file
 from station.export.lines import CsvWriter, JsonWriter
 from station.export.parquet import ParquetWriter
 from station.export.xlsx import SHEET_ROWS, XlsxWriter
-from station.patience import patiently
+from station.retry import patiently
 
 __all__ = [
     "BATCH", "SHEET_ROWS", "CsvWriter", "Format", "JsonWriter", "ParquetWriter", "XlsxWriter", "batches",

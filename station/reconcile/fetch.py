@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TypeVar
 
-from station import contract, gpd, journal, log, store
+from station import contract, journal, log, pagopa, store
 from station.config import Gpd
 from station.errors import (
     DocumentError,
@@ -21,9 +21,9 @@ from station.errors import (
     StoreRejectedError,
 )
 from station.intake import Intake, Origin, Outcome, Result
-from station.patience import patiently
 from station.receipt import Identifiers, Source
 from station.reconcile.tally import Tally
+from station.retry import patiently
 from station.store.runs import Item
 
 T = TypeVar("T")
@@ -51,7 +51,7 @@ class Fetcher:
     settings: Gpd
     engine: store.Engine
     intake: Intake
-    client: gpd.EcClient
+    client: pagopa.EcClient
     tally: Tally
     pool: Executor
     stop: threading.Event
@@ -127,7 +127,7 @@ class Fetcher:
             request_id = answer.request_id
             if answer.status != 200:
                 self._journal(wanted, begun, "not_yet", request_id, answer.status)
-                self._missed(wanted, "not_yet", f"{answer.status}{gpd.words(answer)}", request_id)
+                self._missed(wanted, "not_yet", f"{answer.status}{pagopa.words(answer)}", request_id)
                 return
             outcome = self._take_in(wanted, answer, begun)
         except StoppedError:
@@ -164,7 +164,7 @@ class Fetcher:
         if wanted.item is not None:
             self.in_store(lambda connection: store.runs.close_item(connection, self.tally.id_pa, wanted.iuv))
 
-    def _take_in(self, wanted: Wanted, answer: gpd.Answer, begun: datetime) -> Outcome:
+    def _take_in(self, wanted: Wanted, answer: pagopa.Answer, begun: datetime) -> Outcome:
         """Through the same door as the push, unless it is not the receipt that was asked for."""
         document = contract.parse(answer.body, answer.charset)
         request = contract.request_element(document.root)

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-from station import config, gpd, log, store
+from station import config, log, pagopa, store
 from station.errors import AnotherRunError, ClockError, ConfigError, GpdKeyError, StationError, StoppedError, StoreError
 from station.intake import Intake
-from station.patience import patiently
 from station.reconcile.fetch import Fetcher
 from station.reconcile.tally import COUNTS, Missing, Tally
 from station.reconcile.walk import Walk
 from station.reconcile.windows import italian_day
+from station.retry import patiently
 
 _log = log.get(__name__)
 
@@ -150,7 +150,7 @@ def fetch_by_hand(
     if len(chosen) > 1:
         raise ConfigError("several ECs are configured: name the receipt's EC with --ec")
     for iuv in iuvs:
-        if not gpd.usable_iuv(iuv):
+        if not pagopa.usable_iuv(iuv):
             raise ConfigError("an IUV has 1 to 35 characters without blanks")
     _with_keys(settings, chosen, positions=False)
     run = _Run(settings, engine, Order(id_pas=tuple(chosen)), stop or threading.Event())
@@ -174,7 +174,7 @@ class _Run:
         tallies = [Tally(id_pa, self.run_id, self.started_at) for id_pa in id_pas]
         _log.info("reconcile_started", run_id=self.run_id, ecs=len(id_pas), dry_run=self._order.dry_run)
         with (
-            gpd.Client(gpd_settings, self._stop) as client,
+            pagopa.Client(gpd_settings, self._stop) as client,
             ThreadPoolExecutor(gpd_settings.workers, "fetch") as receipts,
             ThreadPoolExecutor(gpd_settings.workers, "walk") as ecs,
         ):
@@ -191,7 +191,7 @@ class _Run:
         )
         return summary
 
-    def _one(self, tally: Tally, client: gpd.Client, receipts: ThreadPoolExecutor, iuvs: Sequence[str]) -> None:
+    def _one(self, tally: Tally, client: pagopa.Client, receipts: ThreadPoolExecutor, iuvs: Sequence[str]) -> None:
         """One EC, in a thread: whatever goes wrong is its own."""
         tally.started_at = datetime.now(UTC)
         try:
@@ -226,7 +226,7 @@ class _Run:
         with store.transaction(self._engine) as connection:
             store.runs.write_run(connection, tally.row())
 
-    def _walk(self, tally: Tally, client: gpd.Client, receipts: ThreadPoolExecutor, iuvs: Sequence[str]) -> None:
+    def _walk(self, tally: Tally, client: pagopa.Client, receipts: ThreadPoolExecutor, iuvs: Sequence[str]) -> None:
         if self._stop.is_set():
             raise StoppedError("stopped by a signal before this EC's turn; the next run continues")
         key = self._settings.gpd_key(tally.id_pa)
@@ -240,7 +240,7 @@ class _Run:
             settings=self._settings.gpd,
             engine=self._engine,
             intake=self._intake,
-            client=gpd.EcClient(client, tally.id_pa, key, positions_key),
+            client=pagopa.EcClient(client, tally.id_pa, key, positions_key),
             tally=tally,
             pool=receipts,
             stop=self._stop,

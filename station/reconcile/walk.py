@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 
-from station import gpd, log, store
+from station import log, pagopa, store
 from station.errors import GpdAnswerError, GpdRequestError, GpdTimeoutError, GpdUnavailableError, UnreadError
 from station.reconcile.fetch import Fetcher, Wanted
 from station.reconcile.tally import Missing, Tally
@@ -331,7 +331,7 @@ class Walk:
         self.tally.count(name, number)
         self._counted[name] += number
 
-    def _compare(self, rows: dict[str, gpd.Row], window: Window, counted_early: set[str]) -> None:
+    def _compare(self, rows: dict[str, pagopa.Row], window: Window, counted_early: set[str]) -> None:
         """Compares one page with the store, and hands over what is missing and due."""
         known, items = self._known(list(rows))
         here = 0
@@ -407,7 +407,7 @@ class Walk:
                     self._progress()
         self.fetcher.drain()
 
-    def _compare_positions(self, paid: dict[str, gpd.PaidPosition]) -> None:
+    def _compare_positions(self, paid: dict[str, pagopa.PaidPosition]) -> None:
         known, items = self._known(list(paid))
         self.tally.count("positions", len(paid))
         for iuv, position in paid.items():

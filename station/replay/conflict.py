@@ -3,7 +3,7 @@
 from station import contract, store
 from station.errors import DocumentError, RefusalError
 from station.masking import Difference, differences
-from station.patience import patiently
+from station.retry import patiently
 
 
 def differences_from_stored(

@@ -11,10 +11,10 @@ from station import contract, log, store
 from station.errors import DocumentError, ReceiptConflictError, StoreError, StoreRejectedError
 from station.intake import Intake, Origin, Outcome, Result
 from station.masking import Difference
-from station.patience import patiently
 from station.receipt import Flag, Identifiers, Source
 from station.replay.conflict import differences_from_stored
 from station.replay.sources import Limits, documents
+from station.retry import patiently
 from station.text import printable
 
 _log = log.get(__name__)

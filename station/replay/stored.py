@@ -10,8 +10,8 @@ from typing import Any
 from station import contract, log, store
 from station.errors import DocumentError, RefusalError, StoreRejectedError
 from station.masking import Difference, column
-from station.patience import patiently
 from station.receipt import Receipt
+from station.retry import patiently
 
 _log = log.get(__name__)
 

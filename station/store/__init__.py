@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from station.store import runs
     from station.store.conditions import Filter
     from station.store.engine import connect, parse_url, shown_url, transaction
-    from station.store.journal import ExchangeFilter, ExchangePosition, list_exchanges, write_exchange
-    from station.store.levels import (
+    from station.store.gauges import (
         CLOCK_TOLERANCE,
         OPEN_COUNTED,
         Durability,
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
         open_by_fault,
         pool_use,
     )
+    from station.store.journal import ExchangeFilter, ExchangePosition, list_exchanges, write_exchange
     from station.store.purge import Part, count_older, open_refused, purge_batch
     from station.store.queries import (
         EXPORTED,
@@ -70,7 +70,7 @@ _NAMES = {
     "station.store.engine": "connect parse_url shown_url transaction",
     "station.store.journal": "ExchangeFilter ExchangePosition list_exchanges write_exchange",
     "station.store.rights": "excessive_rights grants missing_rights",
-    "station.store.levels": "CLOCK_TOLERANCE OPEN_COUNTED Durability bound clock durability fetched_between last_pushes"
+    "station.store.gauges": "CLOCK_TOLERANCE OPEN_COUNTED Durability bound clock durability fetched_between last_pushes"
     " newest_entry open_by_fault pool_use",
     "station.store.purge": "Part count_older open_refused purge_batch",
     "station.store.queries": "EXPORTED LISTED Cursor Position be_patient find flags_of list_receipts page same_notice"

@@ -16,7 +16,7 @@ from sqlalchemy import ARRAY, Connection, Engine, Row, String, case, delete, exc
 
 from station.store import tables
 from station.store.engine import ours
-from station.store.levels import CLOCK_TOLERANCE
+from station.store.gauges import CLOCK_TOLERANCE
 from station.store.whole import insert
 
 _RUN_LOCK = 0x5741_7270  # any number that nobody else locks in this database

@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, Connection, Integer, case, cast, func, litera
 
 from station.store import tables
 from station.store.conditions import distinct
-from station.store.levels import CLOCK_TOLERANCE
+from station.store.gauges import CLOCK_TOLERANCE
 
 
 @dataclass(frozen=True, slots=True)

@@ -587,7 +587,7 @@ def test_ambiguous_headers_are_refused(tmp_path, sqlite_url):
 @pytest.mark.parametrize(
     ("worker", "names"),
     [
-        ("station.worker.Worker", ("10.0.0.5", "127.0.0.1", "nothing", b"\x0010.0.0.5", b"\0\xff")),
+        ("station.http.worker.Worker", ("10.0.0.5", "127.0.0.1", "nothing", b"\x0010.0.0.5", b"\0\xff")),
         ("gthread", ("10.0.0.5", "127.0.0.1", "nothing", b"\x0010.0.0.5")),
     ],
 )

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from station import store
 from station.config import Settings
 from station.errors import SchemaBehindError, StoreError
-from station.metrics import CONTENT_TYPE, Metrics
-from station.trust import host_and_port, read_address
+from station.http.metrics import CONTENT_TYPE, Metrics
+from station.http.trust import host_and_port, read_address
 
 _READY_FOR_S = 1.0  # one question to the database answers everybody who asks within this time
 

@@ -22,8 +22,8 @@ from station.errors import (
     GpdUnavailableError,
     StoppedError,
 )
-from station.gpd.answers import Page, PositionsPage, expect_ok, nothing_found, page_of, positions_of, words
-from station.gpd.http import Answer, Client
+from station.pagopa.answers import Page, PositionsPage, expect_ok, nothing_found, page_of, positions_of, words
+from station.pagopa.http import Answer, Client
 
 T = TypeVar("T")
 

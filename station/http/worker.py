@@ -6,7 +6,7 @@ and its answer is written into memory; the loop does the rest without ever block
 `station.loop`. Each request has a time in which it must have arrived, connections and bytes in memory have their
 limits, and where more requests wait than are configured the answer is 503 at once.
 
-What the bytes of a request mean is for `station.request`; gunicorn's arbiter runs the workers.
+What the bytes of a request mean is for `station.http.request`; gunicorn's arbiter runs the workers.
 """
 
 import os
@@ -20,13 +20,14 @@ from functools import partial
 from gunicorn import sock as gunicorn_sock
 from gunicorn.workers import base
 
-from station import contract, gateway, log, soap
+from station import contract, log, soap
 from station.app import ARRIVED, LAST
-from station.connection import Connection, State
 from station.errors import out_of_resource
-from station.health import is_health_door
+from station.http import gateway
+from station.http.connection import Connection, State
+from station.http.health import is_health_door
+from station.http.request import DRAIN, MAX_HEAD, Incoming, Limits, Refusal, Request
 from station.loop import Loop, Task, elsewhere
-from station.request import DRAIN, MAX_HEAD, Incoming, Limits, Refusal, Request
 from station.threads import Threads
 
 _log = log.get(__name__)

@@ -9,8 +9,8 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 from wsgiref.handlers import format_date_time
 
-from station.connection import Connection
-from station.request import Request
+from station.http.connection import Connection
+from station.http.request import Request
 
 _ALWAYS = {
     "SCRIPT_NAME": "",

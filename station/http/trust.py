@@ -10,10 +10,10 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TypeAlias
 
-from station import certificate
-from station.certificate import Identity
 from station.config import Network, Trust
 from station.errors import ConfigError, UntrustedError
+from station.http import certificate
+from station.http.certificate import Identity
 
 Address: TypeAlias = IPv4Address | IPv6Address
 Header: TypeAlias = Callable[[str], str]

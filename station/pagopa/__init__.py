@@ -5,9 +5,9 @@ else. In here: `http` (connections, the rate, one call), `calls` (an EC's calls 
 in an answer, all of it distrusted). What is done with an answer does not live here (see `reconcile`).
 """
 
-from station.gpd.answers import Page, PaidPosition, PositionsPage, Row, usable_iuv, words
-from station.gpd.calls import EcClient, ask_once
-from station.gpd.http import Answer, Client, Pace
+from station.pagopa.answers import Page, PaidPosition, PositionsPage, Row, usable_iuv, words
+from station.pagopa.calls import EcClient, ask_once
+from station.pagopa.http import Answer, Client, Pace
 
 __all__ = [
     "Answer",

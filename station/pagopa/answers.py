@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 
 from station import log
 from station.errors import GpdAddressError, GpdAnswerError, GpdKeyError, GpdRequestError
-from station.gpd.http import Answer
+from station.pagopa.http import Answer
 from station.text import printable
 
 # A list that never ends is a defect of the other side; ten million receipts in one window end before.

@@ -20,9 +20,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from station import __version__, certificate, log, store
+from station import __version__, log, store
 from station.config import Settings
 from station.errors import RefusalError, StoreError
+from station.http import certificate
 from station.receipt import Flag
 
 _log = log.get(__name__)

@@ -20,7 +20,7 @@ from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from gunicorn.util import parse_address
 
-from station import log, store, tls, trust
+from station import log, store
 from station.config import Settings
 from station.errors import (
     ConfigError,
@@ -30,7 +30,8 @@ from station.errors import (
     StationError,
     StoreError,
 )
-from station.metrics_folder import metrics_folder
+from station.http import tls, trust
+from station.http.metrics_folder import metrics_folder
 
 _log = log.get(__name__)
 
@@ -193,7 +194,7 @@ def run(load: Callable[[], Settings], arguments: list[str]) -> None:
 
 def _worker_ended(_arbiter: object, worker: Any) -> None:
     # Not at the top: prometheus_client looks for the folder when it is imported.
-    from station import metrics
+    from station.http import metrics
 
     metrics.forget(worker.pid)
 
@@ -226,7 +227,7 @@ def _defaults(settings: Settings) -> dict[str, Any]:
         "bind": server.listen,
         # SQLite has one writer: two processes take turns, and a third one gained nothing (on two cores).
         "workers": server.workers or min(os.cpu_count() or 1, 2 if sqlite else 64),
-        "worker_class": "station.worker.Worker",
+        "worker_class": "station.http.worker.Worker",
         "threads": server.threads,
         "keepalive": 75,  # longer than the idle time of common proxies, so that they close first
         "timeout": 60,

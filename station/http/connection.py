@@ -9,7 +9,7 @@ from contextlib import suppress
 from enum import Enum, auto
 from selectors import EVENT_READ, EVENT_WRITE
 
-from station.request import Incoming
+from station.http.request import Incoming
 
 _AT_ONCE = 64 * 1024
 
