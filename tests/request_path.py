@@ -7,6 +7,7 @@ import logging
 import re
 import time
 import warnings
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,8 @@ class RequestPath:
         self.worker.alive, self.worker.nr, self.worker.max_requests = True, 0, 2**62
         self.worker.wsgi = Station(settings, self.engine)
         self.stream = io.StringIO()
-        log.configure("json", "info")
-        log._lines.stream = self.stream
+        with redirect_stderr(self.stream):
+            log.configure("json", "info")
 
     def send(self, data: bytes) -> list[tuple[int, bytes, bytes]]:
         """Status, header and body of each answer to what came on one connection."""

@@ -11,11 +11,16 @@ from station import log
 
 
 @pytest.fixture
-def lines(monkeypatch):
+def stream():
+    """Standard error."""
+    return io.StringIO()
+
+
+@pytest.fixture
+def lines(monkeypatch, stream):
     """The JSON lines that were logged."""
     root = logging.getLogger()
     before = (root.handlers[:], root.level)
-    stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
     log.configure("json", "info")
     yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
@@ -108,11 +113,11 @@ def test_lines_that_cannot_be_written(lines, monkeypatch):
     log.get().info("receipt_stored")
 
 
-def test_level(lines, monkeypatch):
+def test_level(lines, stream, monkeypatch):
     """What is below the level is not written, also by a logger that was used before."""
     logger = log.get()
     logger.info("first")
-    monkeypatch.setattr(sys, "stderr", log._lines.stream)
+    monkeypatch.setattr(sys, "stderr", stream)
     log.configure("json", "warning")
     logger.info("second")
     logger.warning("third")
