@@ -1,6 +1,5 @@
 """Metrics: what is counted, by several worker processes, and what the database is asked."""
 
-import os
 import re
 import subprocess
 import time
@@ -15,7 +14,7 @@ from build import a_request, an_envelope
 from process import free_port
 
 from station import config, log, store
-from station.http import certificate, metrics, metrics_folder
+from station.http import certificate, metrics
 
 EC, OTHER = "77777777777", "88888888888"
 REGISTRY = f"""
@@ -97,38 +96,30 @@ def test_slow_database(serve, postgres_url):
     assert "station_database_connections_max" in found
 
 
-def test_worker_ended(serve, sqlite_url):
-    """What an ended worker counted stays, and its connections are no longer counted."""
+def test_worker_ended(serve, sqlite_url, tmp_path):
+    """The counts of an ended worker stay, its connections are gone; the shared folder ends with the server."""
     health = f"127.0.0.1:{free_port()}"
-    server = serve(sqlite_url, STATION_SERVER_HEALTH_LISTEN=health, STATION_SERVER_WORKERS="1")
+    shared = tmp_path / "run"
+    shared.mkdir()
+    over = {"STATION_SERVER_HEALTH_LISTEN": health, "STATION_SERVER_WORKERS": "1", "RUNTIME_DIRECTORY": str(shared)}
+    server = serve(sqlite_url, **over)
     httpx.post(server.url, content=an_envelope(a_request()), headers=HEADERS)
-    [worker] = re.findall(r"Booting worker with pid: (\d+)", server.log)
-    subprocess.run(["kill", "-9", worker], check=True)
-    deadline = time.monotonic() + 60
-    found = {}
-    while time.monotonic() < deadline:
-        with suppress(httpx.TransportError):
-            found = samples(httpx.get(f"http://{health}/metrics").text)
-        if server.log.count("Booting worker") == 2 and "station_database_connections_max" in found:
-            break
-        time.sleep(0.1)
-    assert found['station_requests_total{ec="other",operation="paSendRTV2",result="stored"}'] == 1
-    assert found["station_database_connections_max"] == 9
-
-
-def test_folder(tmp_path, monkeypatch):
-    """The shared folder goes with its server, or with the next start where that was killed; a used one stays."""
-    monkeypatch.setattr(metrics_folder, "_MEMORY", tmp_path)
-    killed = tmp_path / "station-metrics-killed"
-    fresh = tmp_path / "station-metrics-fresh"
-    killed.mkdir()
-    fresh.mkdir()
-    with metrics_folder.metrics_folder() as used:
-        for folder in (killed, used):
-            os.utime(folder, (1, 1))
-        with metrics_folder.metrics_folder() as other:
-            assert {one.name for one in tmp_path.iterdir()} == {used.name, other.name, fresh.name}
-    assert list(tmp_path.iterdir()) == [fresh]
+    for number, signal in enumerate(("-KILL", "-TERM"), 2):
+        worker = re.findall(r"Booting worker with pid: (\d+)", server.log)[-1]
+        subprocess.run(["kill", signal, worker], check=True)
+        deadline = time.monotonic() + 60
+        found = {}
+        while time.monotonic() < deadline:
+            with suppress(httpx.TransportError):
+                found = samples(httpx.get(f"http://{health}/metrics").text)
+            if server.log.count("Booting worker") == number and "station_database_connections_max" in found:
+                break
+            time.sleep(0.1)
+        assert found['station_requests_total{ec="other",operation="paSendRTV2",result="stored"}'] == 1
+        assert found["station_database_connections_max"] == 9
+    assert len(list(shared.iterdir())) == 1
+    server.stop()
+    assert list(shared.iterdir()) == []
 
 
 def test_not_counted(settings, capsys, monkeypatch):

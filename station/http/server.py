@@ -4,9 +4,11 @@ What a worker does is in `worker`.
 """
 
 import os
+import shutil
 import socket
 import ssl
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -31,7 +33,6 @@ from station.errors import (
     StoreError,
 )
 from station.http import tls, trust
-from station.http.metrics_folder import metrics_folder
 
 _log = log.get(__name__)
 
@@ -184,12 +185,28 @@ def run(load: Callable[[], Settings], arguments: list[str]) -> None:
     Raises the `StationError` that keeps the station from starting.
     """
     _defaults(load())  # gunicorn would end with a status of its own where this fails
-    with metrics_folder() as folder:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+    log.load()
+    owner = os.getpid()
+    folder = tempfile.mkdtemp(prefix="station-metrics-", dir=_memory())
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+    try:
         application = _Gunicorn(load, arguments)
         application.open_health_door()
         application.examine()
         application.run()
+    finally:
+        if os.getpid() == owner:  # a worker that ends comes by here, too
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _memory() -> str | None:
+    """Return the parent of the metrics folder: systemd's RuntimeDirectory, /dev/shm, or None for the temporary folder.
+
+    The first two are in memory. prometheus_client maps the files, and a write to a mapped file on a full disk ends the
+    process. systemd removes its folder with the service, also after a kill.
+    """
+    given = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    return next((place for place in (given, "/dev/shm") if place and os.access(place, os.W_OK)), None)  # noqa: S108
 
 
 def _worker_ended(_arbiter: object, worker: Any) -> None:
