@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import station
 from station import config
 
 
@@ -13,5 +14,6 @@ def test_environment():
 
 def test_demo_imports_no_tests():
     """The demonstration works from an installed wheel, where there are no tests."""
-    folder = Path(config.__file__).parent / "demo"
+    folder = Path(station.__file__).parent / "demo"
+    assert folder.is_dir()
     assert not [file for file in folder.glob("*.py") if "tests" in file.read_text()]

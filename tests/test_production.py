@@ -8,6 +8,7 @@ import psycopg
 import pytest
 import trustme
 from process import environment
+from pydantic import SecretStr
 
 from station import config, production, store
 
@@ -150,7 +151,7 @@ def test_not_reconciled(settings, app_url):
 
 def test_sqlite_with_several_workers(settings, sqlite_url):
     """More worker processes on SQLite than two are named."""
-    file = settings.database.model_copy(update={"url": config.SecretStr(sqlite_url)})
+    file = settings.database.model_copy(update={"url": SecretStr(sqlite_url)})
     engine = store.connect(sqlite_url)
     for workers, expected in ((4, True), (2, False), (0, False)):
         with_file = changed(settings, "server", workers=workers).model_copy(update={"database": file})

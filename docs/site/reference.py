@@ -20,7 +20,7 @@ DOCS = Path(__file__).parent.parent
 
 _CONFIGURATION = """# Configuration
 
-<!-- Written by docs/site/reference.py from station/config.py: change it there. -->
+<!-- Written by docs/site/reference.py from station/config/settings.py: change it there. -->
 
 One TOML file: `station.toml` in the working folder, or the one named by `--config` or `STATION_CONFIG`. Every value
 is checked at start, and each invalid one is reported with its place. `station check` shows the configuration, with

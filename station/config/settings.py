@@ -1,16 +1,6 @@
-"""The configuration: one TOML file, and environment variables over it. The only reader of `os.environ`.
+"""The settings: sections, types, defaults, and the description of each (docs/configuration.md is made from it)."""
 
-`load` gives frozen `Settings` or a `ConfigError` that names each wrong value with its place. Every setting of a section
-can be overridden by STATION_<SECTION>_<NAME>, and by STATION_<SECTION>_<NAME>_FILE with the path of a file that holds
-the value (for secrets). The keys of one [[broker]] or [[ec]] are set in the same way by STATION_BROKER_<ID>_<NAME> and
-STATION_EC_<ID>_<NAME>, for brokers and ECs that the file names.
-"""
-
-import os
-import pwd
 import re
-import tomllib
-from collections.abc import Mapping
 from datetime import date
 from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address, summarize_address_range
@@ -26,22 +16,16 @@ from pydantic import (
     FilePath,
     SecretStr,
     StringConstraints,
-    ValidationError,
     field_validator,
 )
 from pydantic import model_validator as check
-
-from station.errors import ConfigError
-from station.text import printable
-
-DEFAULT_FILE = "station.toml"
 
 EcId = Annotated[str, StringConstraints(pattern=r"^[0-9]{11}$")]
 PagoPaId = Annotated[str, StringConstraints(min_length=1, max_length=35)]
 
 
 def _sendable(key: SecretStr) -> SecretStr:
-    """A key travels in an HTTP header; the line end of the file it was kept in is not part of it."""
+    """Return a key as an HTTP header can carry it, without the line end of the file that it was kept in."""
     text = key.get_secret_value().strip()
     if not re.fullmatch(r"[\x21-\x7e]{1,200}", text):
         raise ValueError("a key is 1 to 200 printable ASCII characters without blanks")
@@ -49,17 +33,18 @@ def _sendable(key: SecretStr) -> SecretStr:
 
 
 def _certificate(text: str) -> str:
-    """A name in lower case, or a fingerprint without colons."""
+    """Return a name in lower case, or a fingerprint without the colons between its digits."""
     text = text.strip().lower()
-    if text.startswith("sha256:"):
-        text = text.replace("sha256:", "sha256\0").replace(":", "").replace("\0", ":")
-        if not re.fullmatch(r"sha256:[0-9a-f]{64}", text):
-            raise ValueError("expected sha256: and 64 hexadecimal digits")
-    return text
+    if not text.startswith("sha256:"):
+        return text
+    digits = text.removeprefix("sha256:").replace(":", "")
+    if not re.fullmatch(r"[0-9a-f]{64}", digits):
+        raise ValueError("expected sha256: and 64 hexadecimal digits")
+    return f"sha256:{digits}"
 
 
 def _listener(text: str) -> str:
-    """An address to listen on, as gunicorn reads it, whose port can be one."""
+    """Return an address to listen on, as gunicorn reads it; refuse a port that cannot be one."""
     _, colon, port = text.rpartition(":")
     named = colon and not text.startswith(("unix:", "fd:")) and not text.endswith("]")
     if named and (not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65_535):
@@ -68,12 +53,12 @@ def _listener(text: str) -> str:
 
 
 def _listed(value: Any) -> Any:
-    """The environment gives lists as one text."""
+    """Split a list that the environment gives as one text."""
     return [one.strip() for one in value.split(",") if one.strip()] if isinstance(value, str) else value
 
 
 def _networks(value: Any) -> Any:
-    """Networks as they are, ranges as the networks that make them up."""
+    """Replace each range of addresses by the networks that make it up."""
     items = _listed(value)
     if not isinstance(items, list | tuple):
         return items
@@ -91,9 +76,8 @@ def _networks(value: Any) -> Any:
 
 
 Key = Annotated[SecretStr, AfterValidator(_sendable)]
-# Nobody's name and password in it: these URLs are shown.
+# Without user name and password: these URLs are shown.
 Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s?#@]+$")]
-
 
 Network = IPv4Network | IPv6Network
 HostPort = Annotated[
@@ -113,7 +97,7 @@ NODO_NAMES = {
 
 
 class Section(BaseModel):
-    """A part of the configuration: frozen, and a name it does not know is an error."""
+    """One part of the configuration: frozen; an unknown name is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -145,9 +129,7 @@ class Server(Section):
     )
     path: str = Field("/paForNode", pattern=r"^/[^\s?#]*$", description="The endpoint's path on this server.")
     workers: int = Field(0, ge=0, le=64, description="Worker processes; 0: one per core, on SQLite at most two.")
-    threads: int = Field(
-        8, ge=1, le=256, description="Requests per worker process that use the database at the same time."
-    )
+    threads: int = Field(8, ge=1, le=256, description="Requests per worker process that are answered at the same time.")
     max_body: int = Field(
         1024 * 1024, ge=1024, le=2**30, description="Largest request body in bytes; larger ones are answered 413."
     )
@@ -155,7 +137,11 @@ class Server(Section):
         10.0, gt=0, le=3600, description="Seconds within which a request must arrive completely."
     )
     max_waiting: int = Field(
-        256, ge=0, le=1_000_000, description="Maximum requests waiting per worker process; more are answered 503."
+        256,
+        ge=0,
+        le=1_000_000,
+        description="Requests per worker process that wait while `threads` others are answered; above the sum of both,"
+        " a request is answered 503 at once.",
     )
     wsdl: bool = Field(True, description="Whether to serve the contract at `?wsdl`.")
     health_listen: HostPort | Literal[""] = Field(
@@ -209,12 +195,12 @@ class Trust(Section):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The certificates that are let in, pagoPA's among them."""
+        """The names and fingerprints of the certificates to admit, pagoPA's among them."""
         return self.certificates + NODO_NAMES.get(self.nodo or "", ())
 
     @property
     def proxy_networks(self) -> list[Network]:
-        """The networks in `proxies`, those that lie side by side as the one that they are together."""
+        """The networks in `proxies`, adjacent ones merged."""
         networks = [one for one in self.proxies if one != "unix"]
         four = collapse_addresses(one for one in networks if isinstance(one, IPv4Network))
         six = collapse_addresses(one for one in networks if isinstance(one, IPv6Network))
@@ -222,7 +208,7 @@ class Trust(Section):
 
     @property
     def restricted(self) -> bool:
-        """Whether anything says who may send."""
+        """Whether the senders are limited by certificate, address or proxy."""
         return bool(self.names or self.addresses or self.proxies)
 
     @check(mode="after")
@@ -422,16 +408,16 @@ class Settings(Section):
 
     @property
     def connections(self) -> int:
-        """Database connections of one worker process: a question about health takes none from a receipt."""
+        """Database connections per worker process: one for each of `threads`, and one for health checks."""
         return self.database.pool_size or self.server.threads + 1
 
     @property
     def open_registry(self) -> bool:
-        """Whether every idPA and broker is accepted, since none is configured."""
+        """Whether every idPA and broker is accepted, because none is configured."""
         return not self.broker and not self.ec
 
     def gpd_key(self, id_pa: str, name: Literal["gpd_key", "gpd_positions_key"] = "gpd_key") -> str | None:
-        """The key to ask for this EC with: its own, else its broker's, else the one for all.
+        """Return the key for this EC: its own, else its broker's, else the one for all, else None.
 
         An EC's broker is the one that a station of the EC belongs to, or the only one.
         """
@@ -444,124 +430,5 @@ class Settings(Section):
 
     @property
     def own_id(self) -> str:
-        """The id this station answers with where the request has no idPA."""
+        """The id that faults name where the request has no idPA."""
         return self.server.station_id or (self.broker[0].id if self.broker else "station")
-
-
-def load(file: str | Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
-    """Reads the file (STATION_CONFIG, or station.toml where there is one) and the environment over it.
-
-    Raises `ConfigError` that names every wrong value with its place; the values themselves are not repeated.
-    """
-    environ = os.environ if environ is None else environ
-    named = file or environ.get("STATION_CONFIG")
-    path = Path(named or DEFAULT_FILE)
-    data: dict[str, Any] = {}
-    if named or path.exists():
-        data = _read_toml(path)
-    overridden = _override(data, environ)
-    try:
-        return Settings.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError("\n".join(_places(error, path, overridden))) from None
-
-
-def sources(settings: Settings, file: str | Path | None = None, environ: Mapping[str, str] | None = None) -> list[str]:
-    """Lines that tell which configuration file was read and what named the database, for errors and `station check`."""
-    environ = os.environ if environ is None else environ
-    named = file or environ.get("STATION_CONFIG")
-    path = Path(named or DEFAULT_FILE).absolute()
-    if named or path.exists():
-        configuration = str(path)
-    else:
-        configuration = f"none (no --config, no STATION_CONFIG, and there is no {path})"
-    variable = next((one for one in ("STATION_DATABASE_URL", "STATION_DATABASE_URL_FILE") if one in environ), None)
-    if variable is None:
-        variable = (
-            "database.url" if "url" in settings.database.model_fields_set else "the default, as none is configured"
-        )
-    return [f"configuration file: {configuration}", f"database chosen by: {variable}"]
-
-
-def operator(environ: Mapping[str, str] | None = None) -> str:
-    """Who runs a command, for the history: STATION_OPERATOR, who became root with sudo, or this system's user."""
-    environ = os.environ if environ is None else environ
-    for name in ("STATION_OPERATOR", "SUDO_USER"):
-        if named := environ.get(name, "").strip():
-            return named[:64]
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name[:64]
-    except KeyError:  # a container's user needs no name
-        return f"uid {os.getuid()}"
-
-
-def environment_without_settings(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment without whatever configures a station or its server, for one that must not know of it."""
-    environ = os.environ if environ is None else environ
-    prefixes = ("STATION_", "GUNICORN_", "PROMETHEUS_")
-    return {name: value for name, value in environ.items() if not name.startswith(prefixes)}
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(printable(f"{path}: cannot be read ({error.strerror})")) from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits is no TOMLDecodeError
-        raise ConfigError(printable(f"{path}: not valid TOML: {error}")) from None
-
-
-def _override(data: dict[str, Any], environ: Mapping[str, str]) -> dict[tuple[str, ...], str]:
-    """Puts what the environment sets into `data`; returns which place was set by which variable."""
-    overridden: dict[tuple[str, ...], str] = {}
-    for section, field in Settings.model_fields.items():
-        if not (isinstance(field.annotation, type) and issubclass(field.annotation, Section)):
-            continue
-        for name in field.annotation.model_fields:
-            variable, value = _from_environment(f"STATION_{section}_{name}".upper(), environ)
-            if value is not None:
-                held = data.setdefault(section, {})
-                if isinstance(held, dict):
-                    held[name] = value
-                    overridden[(section, name)] = variable
-    for section, model in (("broker", Broker), ("ec", Ec)):
-        entries = data.get(section)
-        for number, entry in enumerate(entries if isinstance(entries, list) else ()):
-            if not isinstance(entry, dict):
-                continue
-            for name in (name for name in model.model_fields if name.endswith("_key")):
-                id_ = re.sub(r"\W", "_", str(entry.get("id")))
-                variable, value = _from_environment(f"STATION_{section}_{id_}_{name}".upper(), environ)
-                if value is not None:
-                    entry[name] = value
-                    overridden[(section, str(number), name)] = variable
-    return overridden
-
-
-def _from_environment(variable: str, environ: Mapping[str, str]) -> tuple[str, str | None]:
-    """The variable that sets a value, itself or its _FILE, and the value, if either does."""
-    value = environ.get(variable)
-    if (secret_file := environ.get(f"{variable}_FILE")) is None:
-        return variable, value
-    if value is not None:
-        raise ConfigError(f"{variable} and {variable}_FILE are both set: remove one")
-    variable += "_FILE"
-    try:
-        return variable, Path(secret_file).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{variable}: cannot be read ({type(error).__name__})") from None
-
-
-def _places(error: ValidationError, path: Path, overridden: dict[tuple[str, ...], str]) -> list[str]:
-    lines = []
-    for one in error.errors(include_url=False, include_input=False, include_context=False):
-        place = tuple(str(step) for step in one["loc"])
-        where = ".".join(place)
-        where = re.sub(r"\.(\d+)", r"[\1]", where)
-        message = one["msg"].removeprefix("Value error, ")
-        if one["type"] == "extra_forbidden":
-            message = "no such setting"
-        variable = overridden.get(place[:2]) or overridden.get(place[:3])
-        line = f"{variable}: {message}" if variable else f"{path}: {where}: {message}".replace(": : ", ": ")
-        lines.append(printable(line))
-    return lines
