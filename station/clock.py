@@ -1,4 +1,4 @@
-"""The clock of people: Italian civil time, written one way and read in several.
+"""Times as people write them: Italian civil time, written in one form and read in several.
 
 Inside the station, in JSON and in CSV for machines, times are aware UTC in ISO 8601.
 """
@@ -16,7 +16,7 @@ _AGO = re.compile(r"([0-9]{1,6})([dh])")
 
 
 def shown(moment: date | None) -> str:
-    """A time as people in Italy write it, `28/11/2026 14:05:09`; a day as `28/11/2026`; nothing for `None`."""
+    """Return a time as written in Italy, `28/11/2026 14:05:09`; a day as `28/11/2026`; "" for `None`."""
     if moment is None:
         return ""
     if not isinstance(moment, datetime):
@@ -27,7 +27,7 @@ def shown(moment: date | None) -> str:
 
 
 def day(text: str) -> date:
-    """A day that was typed, `28/11/2026` or `2026-11-28`. Raises `ValueError`."""
+    """Read a day, `28/11/2026` or `2026-11-28`. Raises `ValueError`."""
     if italian := _ITALIAN.fullmatch(text.strip()):
         if italian[4] is not None:
             raise ValueError("a time, not a day")
@@ -36,10 +36,10 @@ def day(text: str) -> date:
 
 
 def moment(text: str, *, end: bool = False) -> datetime:
-    """A day or a time that was typed, in UTC: as people write it, in ISO 8601, or as how long ago (`7d`, `12h`).
+    """Read a day or a time as aware UTC: as written in Italy, in ISO 8601, or as an age (`7d`, `12h`).
 
-    Italian civil time where no zone is given. A day is its beginning, or with `end` that of the next day. Raises
-    `ValueError`, and `OverflowError` for a time that no clock shows.
+    Italian civil time where no zone is given. A day is its beginning, or with `end` the beginning of the next day.
+    Raises `ValueError`, and `OverflowError` for a time outside the calendar.
     """
     text = text.strip()
     if ago := _AGO.fullmatch(text):

@@ -1,7 +1,7 @@
-"""The event journal (giornale degli eventi): what an exchange leaves in it, and the form in which pagoPA asks for it.
+"""The event journal (giornale degli eventi): the row of one exchange, and the events in the form that pagoPA asks for.
 
-No personal data. Identifiers come from outside, and an invalid request may hold anything anywhere: one that does not
-look like what it should be is left out. No SQL (see `store.journal`); who writes when stands in `intake`.
+No personal data. Identifiers come from outside, and an invalid request may hold anything anywhere: an identifier that
+does not have its form is left out. The SQL is in `store.journal`; `intake` decides when a row is written.
 """
 
 import re
@@ -21,19 +21,19 @@ DIRECTIONS = {Source.PUSH: "in", Source.RECONCILE: "out", Source.REPLAY: "intern
 
 # Outcomes beside those of `intake.Result`.
 DECLINED = "declined"  # an operation of the port type that a broadcast station does not offer
-FAILED = "failed"  # answered with a SOAP Fault; or asked for in vain
+FAILED = "failed"  # answered with a SOAP Fault; or a fetch without success
 
 FETCH = "getReceiptByIUV"  # the GPD receipts API's own name for the call that fetches a receipt
 
-# --- what is kept of an identifier ------------------------------------------------------------------------------------
+# --- identifiers -----------------------------------------------------------------------------------------------------
 
 _CODE = re.compile(r"[0-9A-Za-z._:-]*[0-9][0-9A-Za-z._:-]*", re.ASCII)  # a name has no digit
-# What is told at a glance: a random token as the Nodo makes receipt ids, with or without hyphens, our hash of a longer
-# one, and a creditor reference (ISO 11649). Some of them could pass for an IBAN.
+# Accepted before the check for IBANs, which some resemble: a random token as the Nodo makes receipt ids, with or
+# without hyphens, our hash of a longer id, and a creditor reference (ISO 11649).
 _TOKEN = re.compile(
     r"[0-9A-Fa-f]{8}(?:-?[0-9A-Fa-f]{4}){3}-?[0-9A-Fa-f]{12}|sha256:[0-9a-f]{64}|RF[0-9]{2}[0-9A-Z]{1,21}", re.ASCII
 )
-# A person's fiscal code and an IBAN: made of what codes are made of.
+# A person's fiscal code and an IBAN: they have the alphabet of codes.
 _PERSONAL = re.compile(
     r"[A-Z]{6}[0-9LMNP-V]{2}[A-EHLMPR-T][0-9LMNP-V]{2}[A-Z][0-9LMNP-V]{3}[A-Z]"
     r"|(?<![0-9A-Z])[A-Z]{2}[0-9]{2}[A-Z0-9]{11,30}(?![0-9A-Z])",
@@ -47,7 +47,7 @@ _BIC = re.compile(
 _METHOD = re.compile(r"[A-Z]{2,4}|creditCard|debitCard|bancomatPay|paypal|satispay|applePay|googlePay|cash|other")
 
 
-# The same brokers, stations, PSPs and channels come again and again.
+# The same few brokers, stations, PSPs and channels come with every receipt.
 _remembered = lru_cache(maxsize=4096)
 
 
@@ -56,7 +56,7 @@ def _digits(text: str | None, length: int) -> str | None:
 
 
 def _code(text: str | None, most: int) -> str | None:
-    """`text` where it has the alphabet of codes, a digit, and is neither a fiscal code of a person nor an IBAN."""
+    """Return `text` if it has the alphabet of codes and a digit, and is no person's fiscal code or IBAN; else None."""
     if not text or len(text) > most:
         return None
     if (text.isascii() and text.isdecimal()) or _TOKEN.fullmatch(text):
@@ -86,7 +86,7 @@ def _subject(text: str | None) -> str | None:
 
 
 _MILLISECOND = timedelta(milliseconds=1)
-_LONGEST_MS = 2**31 - 1  # what the column holds
+_DURATION_MAX_MS = 2**31 - 1  # the column's
 
 
 class Exchange(NamedTuple):  # made in a quarter of the time of a frozen dataclass, for each push
@@ -120,7 +120,7 @@ class Exchange(NamedTuple):  # made in a quarter of the time of a frozen datacla
     peer_subject: str | None
 
     def columns(self) -> dict[str, Any]:
-        """The row's values by column."""
+        """Return the row's values by column."""
         return self._asdict()
 
 
@@ -128,7 +128,7 @@ COLUMNS = Exchange._fields
 
 
 def new_event_id() -> int:
-    """Tells apart what begins in the same microsecond, and the second try of one transaction from another exchange."""
+    """Return a random id: it tells apart exchanges of one microsecond, and a retry from a new exchange."""
     return secrets.randbits(63)
 
 
@@ -146,8 +146,8 @@ def exchange(
     request_id: str | None = None,
     peer_subject: str | None = None,
 ) -> Exchange:
-    """The row of an exchange that ends now. `receipt_id` is the one it is stored with, where it is stored."""
-    # What was cut to the length of an identifier is none any more.
+    """Return the row of an exchange that ends now. `receipt_id` is the stored receipt's, if one was stored."""
+    # An identifier of 64 characters may have been cut, and would name another receipt.
     receipt_id = receipt_id or (identifiers.receipt_id if len(identifiers.receipt_id or "") < 64 else None)
     return Exchange(
         id_pa=_digits(identifiers.id_pa, 11) or "",
@@ -167,8 +167,8 @@ def exchange(
         outcome=outcome,
         fault_code=fault_code,
         http_status=http_status,
-        # The clock may be set while a request is worked on: what it took is then wrong, and no reason to fail.
-        duration_ms=min(max(0, (datetime.now(UTC) - at) // _MILLISECOND), _LONGEST_MS),
+        # The clock may be set during a request: the duration is then wrong, and must not make the request fail.
+        duration_ms=min(max(0, (datetime.now(UTC) - at) // _MILLISECOND), _DURATION_MAX_MS),
         size=len(raw),
         document_hash=sha256(raw).digest() if raw else None,
         request_id=_code(request_id, 128),
@@ -217,10 +217,10 @@ EVENT_FIELDS = (
 
 
 def events(row: Any, own_id: str) -> Iterator[dict[str, str]]:
-    """The events of one row: request and response of an exchange at the interface, one event of an internal one.
+    """Yield the events of one row: request and response of an exchange at the interface, one event of an internal one.
 
-    `own_id` stands for our station where the exchange named none. Who asked is the fruitore, who answered the
-    erogatore: in a fetch of the reconciliation that is the other way round.
+    `own_id` stands for our station where the exchange named none. The caller is the fruitore, the callee the erogatore:
+    for a push the Nodo calls us, for a fetch of the reconciliation we call the Nodo.
     """
     ours = row.id_station or own_id
     internal = row.direction == "internal"

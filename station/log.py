@@ -88,7 +88,7 @@ def describe(error: BaseException) -> str:
     return " caused by ".join(parts)
 
 
-class _Stream:
+class _LossyStream:
     """A stream that loses a line it cannot write (full disk, closed pipe): the request that logs it goes on."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -125,7 +125,7 @@ class _LazyLogger:
 
         format_, level, stream = self._configuration
         logger = structlog.wrap_logger(
-            structlog.WriteLogger(cast("TextIO", _Stream(stream))),
+            structlog.WriteLogger(cast("TextIO", _LossyStream(stream))),
             processors=[
                 structlog.processors.TimeStamper("iso"),
                 _mask,

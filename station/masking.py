@@ -1,6 +1,6 @@
-"""What of a receipt may be shown to whoever asks: personal data masked, everything written out a terminal would obey.
+"""A receipt as it may be shown without `--reveal`: personal data masked, characters that a terminal obeys escaped.
 
-A list of what is safe, not of what is personal: a place that nobody thought of is masked.
+The lists name the safe places, not the personal ones: an element unknown to them is masked.
 """
 
 import re
@@ -15,7 +15,7 @@ from station import contract
 from station.errors import DocumentError
 from station.text import printable
 
-# The places, seen from the request, whose text tells nobody's name, address, account, or what was paid for.
+# The paths below the request whose text holds no name, address or account, and not the reason of the payment.
 _PLACES = """
     idPA idBrokerPA idStation
     receipt/receiptId receipt/noticeNumber receipt/fiscalCode receipt/outcome receipt/creditorReferenceId
@@ -29,7 +29,7 @@ _PLACES = """
     receipt/transferList/transfer/fiscalCodePA receipt/transferList/transfer/companyName
     receipt/transferList/transfer/transferCategory receipt/transferList/transfer/metadata/mapEntry/key
 """
-# The columns of `receipt` and `transfer` that hold such places.
+# The columns of `receipt` and `transfer` with the text of such paths.
 _COLUMNS = """
     id_pa receipt_id id_broker_pa id_station notice_number fiscal_code iuv outcome amount fee primary_ci_incurred_fee
     company_name office_name debtor_type payer_type id_psp psp_fiscal_code psp_partita_iva psp_company_name id_channel
@@ -38,14 +38,14 @@ _COLUMNS = """
 """
 _SHOWN = frozenset(_PLACES.split())
 _SHOWN_COLUMNS = frozenset(_COLUMNS.split())
-# What stands in a safe place can still be in the wrong one: a person's fiscal code, an e-mail address.
+# Personal data that a sender put into a safe place by mistake: a person's fiscal code, an e-mail address.
 _MISPLACED = re.compile(r"[A-Z]{6}[0-9LMNP-V]{2}[A-EHLMPR-T][0-9LMNP-V]{2}[A-Z][0-9LMNP-V]{3}[A-Z]|@", re.IGNORECASE)
 _NUMBER = re.compile(r"\[[0-9]+\]")
 _MAX_LENGTH = 200
 
 
 def masked(text: str) -> str:
-    """Stands for `text`: its length can be what is wrong with it."""
+    """Return a stand-in for `text` with its length, which can be the reason of a refusal."""
     return f"*** ({len(text)} characters)"
 
 
@@ -58,7 +58,7 @@ def _shown(text: str, *, safe: bool) -> str:
 
 
 def pretty(document: contract.Document, *, reveal: bool = False, at: str | None = None, remark: str = "") -> list[str]:
-    """The document as indented lines that are safe to print, its personal data masked unless `reveal`.
+    """Return the document as indented lines that are safe to print, its personal data masked unless `reveal`.
 
     `remark` is put before the element at the path `at`, as a refusal names it (`/paSendRTV2Request/receipt/fee`).
     """
@@ -78,7 +78,7 @@ def pretty(document: contract.Document, *, reveal: bool = False, at: str | None 
 
 
 def _mask(element: contract.Element, place: str | None, request: contract.Element | None) -> None:
-    """`place`: the element's path seen from the request, `None` where it is not in it."""
+    """Mask `element` in place. `place` is its path below the request, `None` outside it."""
     if element is request:
         place = ""
     if len(element):
@@ -96,7 +96,7 @@ def _remark(request: contract.Element, at: str, remark: str) -> None:
     below = at.strip("/").partition("/")[2]
     try:
         element = request.find(below) if below else request
-    except SyntaxError:  # a path that lxml does not know
+    except SyntaxError:  # not a path to lxml
         return
     parent = None if element is None else element.getparent()
     if element is None or parent is None:
@@ -107,7 +107,7 @@ def _remark(request: contract.Element, at: str, remark: str) -> None:
 
 
 class Difference(NamedTuple):
-    """A place where two things differ; `None` where one of them has nothing."""
+    """A place where two receipts differ; `None` where one of them has nothing."""
 
     name: str
     stored: str | None
@@ -115,7 +115,7 @@ class Difference(NamedTuple):
 
 
 def differences(stored: contract.Element, other: contract.Element, *, reveal: bool = False) -> list[Difference]:
-    """Where two requests' receipts differ, with their values masked unless `reveal`."""
+    """Return the differences of two requests' receipts, values masked unless `reveal`."""
     ours, theirs = (dict(_leaves(request)) for request in (stored, other))
     return [
         Difference(
@@ -135,7 +135,7 @@ def _safe(name: str) -> bool:
 
 
 def _leaves(request: contract.Element) -> Iterator[tuple[str, str]]:
-    """The texts and attributes of the receipt by their paths; an element that occurs again has its number."""
+    """Yield the receipt's texts and attributes with their paths; a repeated element's path has its number."""
     receipt = request.find("receipt")
     pending = [] if receipt is None else [("", receipt)]
     while pending:
@@ -156,7 +156,7 @@ def _leaves(request: contract.Element) -> Iterator[tuple[str, str]]:
 
 
 def column(name: str, value: Any, *, reveal: bool = False) -> str | None:
-    """A column's value as text, masked unless it is safe or `reveal`."""
+    """Return a column's value as text, masked unless it is safe or `reveal`."""
     match value:
         case None:
             return None

@@ -1,15 +1,15 @@
-"""What a Content-Type says: media type and charset."""
+"""Media type and charset of a Content-Type header."""
 
 import re
 from functools import lru_cache
 from typing import NamedTuple
 
 _PARAMETER = re.compile(r""";\s*([^\s;="]+)\s*=\s*(?:"([^"]*)"|([^\s;"]*))""")
-_LENGTH_MAX = 1024  # of a value that is looked at: the longest charset's name has 45 characters
+_LENGTH_MAX = 1024  # of the part that is read: the longest charset's name has 45 characters
 
 
 class MediaType(NamedTuple):
-    """Both in lower case; `name` is empty where there is none."""
+    """Media type and charset in lower case; `name` is empty where there is none."""
 
     name: str
     charset: str | None

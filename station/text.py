@@ -1,7 +1,7 @@
-"""Text that came from outside, made ready for people: a terminal, a log, a page. And JSON, which escapes by itself.
+"""Text from outside, made safe for a terminal, a log, a page. And JSON, which escapes by itself.
 
-Documents, answers of APIs, headers, file names and the database hold whatever their authors chose: colours and cursor
-movements that a terminal obeys, line breaks that forge a second line, overrides that turn the direction of writing.
+Documents, answers of APIs, headers, file names and the database can hold colours and cursor movements that a terminal
+obeys, line breaks that forge a second line, overrides that turn the direction of writing.
 """
 
 import codecs
@@ -16,7 +16,7 @@ codecs.lookup("unicode_escape")  # loaded now: a line must not fail for want of 
 
 
 def printable(value: object, length: int | None = LENGTH) -> str:
-    """`value` as text on one line, cut to `length` characters, with each character written out that is not printed.
+    """Return `value` as text on one line, cut to `length` characters, its unprintable characters escaped.
 
     Control characters, line breaks, overrides of direction, lone surrogates and blanks other than the space become
     Python's escapes (`\\x1b`, `\\n`, `\\u202e`).
@@ -30,17 +30,17 @@ def printable(value: object, length: int | None = LENGTH) -> str:
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """A number with its noun, `1 receipt` or `2,760 receipts`; `plural` where an s at the end does not make it."""
+    """Return a number with its noun, `1 receipt` or `2,760 receipts`; `plural` where it is more than an added s."""
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def as_json(value: Any) -> str:
-    """One line of JSON in ASCII, where every character that a terminal obeys is escaped."""
+    """Return one line of JSON in ASCII, where every character that a terminal obeys is escaped."""
     return json.dumps(value, default=plain)
 
 
 def plain(value: Any) -> Any:
-    """A value as text where JSON has no type for it: times in ISO 8601, amounts exact, hashes in hex."""
+    """Return text for a value that JSON has no type for: times in ISO 8601, amounts exact, hashes in hex."""
     match value:
         case datetime() | date():
             return value.isoformat()

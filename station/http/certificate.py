@@ -1,7 +1,7 @@
 """A client's certificate: its names and fingerprint, and the forms in which proxies pass it on.
 
-No decision about whom to let in (see `trust`). Whether the certificate is genuine was verified before it gets here: by
-OpenSSL where the station ends TLS, by the proxy otherwise.
+Which certificates to admit is decided in `trust`. A certificate is verified before it gets here: by OpenSSL where the
+station terminates TLS, by the proxy otherwise.
 """
 
 import base64
@@ -24,7 +24,7 @@ Form: TypeAlias = Literal["nginx", "haproxy", "envoy", "azure", "f5", "rfc9440"]
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a certificate is for: its common and DNS names in lower case, and its SHA-256 in hexadecimal digits."""
+    """The holder of a certificate: its common and DNS names in lower case, and its SHA-256 in hexadecimal digits."""
 
     names: tuple[str, ...] = ()
     fingerprint: str | None = None
@@ -99,9 +99,9 @@ Header: TypeAlias = Callable[[str], str]
 
 
 def passed_on(form: Form, header: Header) -> Identity | None:
-    """The identity of the client's certificate that a proxy passed on, `None` where it says that there was none.
+    """Return the identity of the client's certificate that a proxy passed on, `None` where it says that there was none.
 
-    `header` gives a header's value by its name, "" where there is none. Raises `UntrustedError` where the certificate
+    `header` returns a header's value by its name, "" where there is none. Raises `UntrustedError` where the certificate
     cannot be read, or the proxy says that it is not verified.
     """
     first, *others = HEADERS[form]
@@ -116,12 +116,12 @@ def passed_on(form: Form, header: Header) -> Identity | None:
         return identity(_decoded(value.strip(":")))
     outcome = header(others[0]).strip()
     subject = header("ssl-client-subject-dn").strip() if form == "nginx" else ""
-    # HAProxy's X-SSL-Client-CN does not count: its X-SSL-Client-Verify is 0 also where no certificate was shown, and
-    # then a CN that the client itself has sent would stand beside it.
+    # HAProxy's X-SSL-Client-CN is ignored: X-SSL-Client-Verify is 0 also where no certificate was shown, and then
+    # the CN could be a header that the client itself has sent.
     if not (value or subject) or outcome == "NONE":
         return None
     if outcome not in _VERIFIED:
-        # A proxy that only asks for a certificate passes one on that failed its verification, too.
+        # A proxy for which certificates are optional passes on those that failed its verification, too.
         raise UntrustedError(f"the proxy did not verify the certificate ({others[0]} is not {_VERIFIED[0]})")
     if value:
         return identity(_pem(value))
@@ -129,7 +129,7 @@ def passed_on(form: Form, header: Header) -> Identity | None:
 
 
 def _pem(value: str) -> bytes:
-    """The first certificate in a PEM text, escaped or with its line ends lost; or in bare base64, as HAProxy has it."""
+    """Return the first certificate (DER) of a PEM text, escaped or without line ends, or of HAProxy's bare base64."""
     text = unquote(value) if "%" in value else value
     text = text.partition("-----BEGIN CERTIFICATE-----")[2].partition("-----END")[0] or text
     return _decoded("".join(text.split()))
@@ -147,7 +147,7 @@ _ATTRIBUTE = re.compile(r"\s*([A-Za-z0-9.]+)\s*=((?:[^\\,+]|\\.)*+)(?:[,+]|$)", 
 
 
 def _names_of(subject: str) -> Iterator[str]:
-    """The common names in a distinguished name as RFC 4514 writes it."""
+    """Yield the common names in a distinguished name as RFC 4514 writes it."""
     at = 0
     while at < len(subject):
         found = _ATTRIBUTE.match(subject, at)
@@ -164,7 +164,7 @@ _PAIR = re.compile(r"\s*([A-Za-z]+)=(?:\"((?:[^\"\\]|\\.)*+)\"|([^\",;]*+))", re
 
 
 def _forwarded(value: str) -> Identity | None:
-    """Envoy's X-Forwarded-Client-Cert. Its last element is the one that the proxy we trust has added."""
+    """Read Envoy's X-Forwarded-Client-Cert. Only its last element counts: the trusted proxy has added it."""
     pairs: list[tuple[str, str]] = []
     at = 0
     while at < len(value):

@@ -1,11 +1,11 @@
 """Metrics, in the form that Prometheus reads. The only user of prometheus_client.
 
-What happens is counted where it happens, in files that all worker processes of a server share: whichever of them is
-asked adds them up. What the database knows (refused requests that are open, the last push, the last walk) is asked of
-the database, since commands change it too. Names and labels are part of what `deploy/` relies on. No label is without
-bound: ECs that are not configured are `other`, and what senders choose freely is no label at all.
+Events are counted in files that all worker processes of a server share; the worker that is asked adds them up. The
+state of the database (open refused requests, last push, last reconciliation) is read from the database, since commands
+change it too. `deploy/` relies on names and labels. Every label is bounded: an EC that is not configured is `other`,
+and values that senders choose freely are no labels.
 
-Nothing here may cost a push more than some microseconds, and nothing here may fail one.
+Counting must cost a push no more than some microseconds, and must never make it fail.
 """
 
 import threading
@@ -34,20 +34,20 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0)
 _PUSHES = ("paSendRTV2", "paSendRT")
 _OTHER = "other"
-_WITHIN_S = 3.0  # whoever asks waits 10 s, as Prometheus does by default
-_ASKED_FOR_S = 15.0  # one question to the database answers everybody who asks within this time
+_QUERY_TIMEOUT_S = 3.0  # Prometheus waits 10 s by default
+_GAUGES_MAX_AGE_S = 15.0  # scrapes within this time share one query of the database
 
 
 class Metrics:
-    """The metrics of one worker process, and the text with those of all of them."""
+    """The counters of one worker process, and the text with those of all of them."""
 
     def __init__(self, settings: Settings, engine: store.Engine) -> None:
         self._settings = settings
         self._engine = engine
-        self._levels = _Levels(settings, engine)
-        self._complained = False
+        self._gauges = _Gauges(settings, engine)
+        self._failure_logged = False
         self._own = own = CollectorRegistry()
-        own.register(self._levels)
+        own.register(self._gauges)
         self._requests = Counter(
             "station_requests", "SOAP requests by result.", ("operation", "ec", "result"), registry=own
         )
@@ -79,14 +79,11 @@ class Metrics:
             "station_database_connections_max", "Database connections that the pools allow.",
             multiprocess_mode="livesum", registry=own,
         )  # fmt: skip
-        # For every push: prometheus_client takes longer to find what the labels stand for than to count it.
+        # For every push: prometheus_client takes longer to look a label up than to count.
         self._requests_by = cache(self._requests.labels)
         self._seconds_by = cache(self._seconds.labels)
         self._answers_by = cache(self._answers.labels)
-        self._begin()
-
-    def _begin(self) -> None:
-        """Counters at 0: one that comes into being with its first events has no increase, and alarms nobody."""
+        # Counters start at 0: one that appears with its first event shows no increase, and raises no alarm.
         for operation in _PUSHES:
             self._seconds.labels(operation)
         refusals: list[type[RefusalError]] = [RefusalError, *RefusalError.__subclasses__()]
@@ -98,89 +95,91 @@ class Metrics:
         for status in (200, 500, 503):
             self._answers.labels(status)
 
-    def answered(self, notes: Mapping[str, Any], status: int, seconds: float) -> None:
-        """Counts one answer. `notes` are what its log line says. What cannot be counted is answered all the same."""
+    def answered(self, log_context: Mapping[str, Any], status: int, seconds: float) -> None:
+        """Count one answer. `log_context` holds the fields of its log line. Never raises: the answer is sent anyway."""
         try:
-            self._count(notes, status, seconds)
+            self._count(log_context, status, seconds)
         except (OSError, ValueError) as error:  # the files cannot grow
-            if not self._complained:
-                self._complained = True
+            if not self._failure_logged:
+                self._failure_logged = True
                 _log.error("metrics_not_counted", reason=type(error).__name__)
 
-    def _count(self, notes: Mapping[str, Any], status: int, seconds: float) -> None:
+    def _count(self, log_context: Mapping[str, Any], status: int, seconds: float) -> None:
         self._answers_by(status).inc()
-        operation, result = notes.get("operation"), notes.get("result")
+        operation, result = log_context.get("operation"), log_context.get("result")
         if operation is None or result is None:
             return
-        self._requests_by(operation, self._levels.label(notes.get("id_pa")), result).inc()
+        self._requests_by(operation, self._gauges.label(log_context.get("id_pa")), result).inc()
         if operation in _PUSHES:
             self._seconds_by(operation).observe(seconds)
-        if fault_code := notes.get("fault_code"):
+        if fault_code := log_context.get("fault_code"):
             self._faults.labels(fault_code).inc()
         if result == "stored":
-            for flag in notes.get("flags", ()):
+            for flag in log_context.get("flags", ()):
                 self._flags.labels(flag).inc()
         elif result == "store_error":
-            self._store_errors.labels(_kind(notes.get("reason", ""))).inc()
+            self._store_errors.labels(_kind(log_context.get("reason", ""))).inc()
 
     def turned_away(self, number: int) -> None:
-        """Counts requests that found too many others waiting."""
+        """Count requests that were answered 503 because too many were waiting (load shedding)."""
         self._turned_away.inc(number)
         self._answers.labels(503).inc(number)
 
     def sample(self, pending: int) -> None:
-        """What each worker says of itself, once a second."""
+        """Set the gauges of this worker; called once a second."""
         self._pending.set(pending)
         in_use, most = store.pool_use(self._engine)
         self._in_use.set(in_use)
         self._most.set(most)
 
     def text(self) -> str:
-        """All metrics of all worker processes."""
+        """Return all metrics of all worker processes."""
         shared = CollectorRegistry()
         try:
             multiprocess.MultiProcessCollector(shared)  # type: ignore[no-untyped-call]
-        except ValueError:  # no `station serve` around us, which says where the shared files are
+        except ValueError:  # not under `station serve`, which names the folder of the shared files
             return generate_latest(self._own).decode()
-        shared.register(self._levels)
+        shared.register(self._gauges)
         return generate_latest(shared).decode()
 
 
 def forget(pid: int) -> None:
-    """A worker process has ended: it has no connections any more. What it counted stays."""
+    """Remove the gauges of a worker process that has ended. Its counters stay."""
     multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
 def _kind(reason: str) -> str:
-    """The kind of a store error, without the code that follows a class."""
+    """Return the class of a store error without the code that follows it."""
     first = reason.partition(" ")[0]
     return first if first.endswith("Error") else reason
 
 
-class _Levels(Collector):
-    """What is asked for when somebody wants to know it."""
+class _Gauges(Collector):
+    """The gauges that are read when Prometheus asks: from the database, and from the certificates' files.
+
+    The lock is held while the database is asked, so that scrapes share one query. It is made after gevent's patch, and
+    lets other greenlets run.
+    """
 
     def __init__(self, settings: Settings, engine: store.Engine) -> None:
         self._settings = settings
         self._engine = engine
         self._lock = threading.Lock()
-        self._asked = -_ASKED_FOR_S
-        self._known: list[Metric] = []
+        self._read_at = -_GAUGES_MAX_AGE_S
+        self._families: list[Metric] = []
 
     def label(self, id_pa: str | None) -> str:
-        """The EC as a label."""
+        """Return the EC as a label."""
         return id_pa if id_pa in self._settings.ecs else _OTHER
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics, not older than some seconds."""
+        """Yield the gauges, at most `_GAUGES_MAX_AGE_S` old."""
         with self._lock:
-            if time.monotonic() - self._asked >= _ASKED_FOR_S:
-                self._known = [*self._process(), *self._certificates(), *self._database()]
-                self._asked = time.monotonic()
-            yield from self._known
-
-    def _process(self) -> Iterator[Metric]:
-        yield _gauge("station_build_info", "The station's version.", ("version",), {(__version__,): 1})
+            if time.monotonic() - self._read_at >= _GAUGES_MAX_AGE_S:
+                version = _gauge("station_build_info", "The station's version.", ("version",), {(__version__,): 1})
+                self._families = [version, *self._certificates(), *self._database()]
+                self._read_at = time.monotonic()
+            yield from self._families
 
     def _certificates(self) -> Iterator[Metric]:
         ends: dict[tuple[str, ...], float] = {}
@@ -197,16 +196,16 @@ class _Levels(Collector):
 
     def _database(self) -> Iterator[Metric]:
         try:
-            until = time.monotonic() + _WITHIN_S
+            until = time.monotonic() + _QUERY_TIMEOUT_S
             with store.transaction(self._engine, readonly=True, until=until) as connection:
-                found = list(self._ask(connection))
+                families = list(self._query(connection))
         except StoreError as error:
             _log.warning("metrics_incomplete", reason=error.reason)
-            found = []
-        yield _gauge("station_database_up", "Whether the database responded.", (), {(): 1 if found else 0})
-        yield from found
+            families = []
+        yield _gauge("station_database_up", "Whether the database responded.", (), {(): 1 if families else 0})
+        yield from families
 
-    def _ask(self, connection: store.Connection) -> Iterator[Metric]:
+    def _query(self, connection: store.Connection) -> Iterator[Metric]:
         ecs = self._settings.ecs
         now = datetime.now(UTC)
         yield _gauge(
@@ -221,7 +220,7 @@ class _Levels(Collector):
             ("ec",),
             {(id_pa or _OTHER,): _stamp(at) for id_pa, at in store.last_pushes(connection, list(ecs), now).items()},
         )
-        # A time in the future comes from a wrong clock, and would look like no trouble until then.
+        # A time in the future comes from a wrong clock, and would hide a late reconciliation until then.
         walked = {
             id_pa: row.walked_at
             for id_pa, row in store.runs.watermarks(connection).items()

@@ -1,7 +1,7 @@
 """Who may send: certificates and addresses. Pure decisions on what the server saw; nothing is read or written here.
 
-`admit` is asked once for each request on the public door. The address that counts is the one of the connection; what
-headers say about addresses and certificates is believed from the configured proxies only.
+`admit` is called once for each request on the public listener. The address that counts is the connection's; headers
+with addresses and certificates are believed from the configured proxies only.
 """
 
 from collections.abc import Callable
@@ -18,12 +18,12 @@ from station.http.certificate import Identity
 Address: TypeAlias = IPv4Address | IPv6Address
 Header: TypeAlias = Callable[[str], str]
 
-HEADERS = (*certificate.ALL_HEADERS, "x-forwarded-for")  # all that `admit` may ask for
+HEADERS = (*certificate.ALL_HEADERS, "x-forwarded-for")  # all that `admit` reads
 
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """Who sent a request: the address it came from, and the certificate where one was shown."""
+    """The sender of a request: its address, and its certificate where one was shown."""
 
     address: str | None
     identity: Identity | None = None
@@ -35,9 +35,9 @@ class Sender:
 
 
 def admit(trust: Trust, peer: str, header: Header, shown: bytes | None = None) -> Sender:
-    """The sender of a request, if it may send. Raises `UntrustedError`, whose text is for the log and not for them.
+    """Return the sender of a request that may send. Raises `UntrustedError`, whose text is for the log only.
 
-    `peer` is the address of the connection, "" on a Unix socket. `header` gives a header's value by its name in lower
+    `peer` is the address of the connection, "" on a Unix socket. `header` returns a header's value by its name in lower
     case, "" where there is none. `shown` is the certificate (DER) that the client showed to the station itself.
     """
     address = read_address(peer)
@@ -90,7 +90,7 @@ def _check_certificate(trust: Trust, identity: Identity | None) -> None:
 
 @lru_cache(maxsize=4096)
 def read_address(text: str) -> Address | None:
-    """An address as a socket gives it, `None` for a Unix socket's; IPv4 in IPv6 is IPv4."""
+    """Return an address as a socket gives it, `None` for a Unix socket's; IPv4 in IPv6 as IPv4."""
     if not text:
         return None
     address = ip_address(text.partition("%")[0])
@@ -102,7 +102,7 @@ def _within(address: Address, networks: tuple[Network | str, ...]) -> bool:
 
 
 def _forwarded_for(value: str, proxy: Address | None, trust: Trust) -> Address | None:
-    """The last address in X-Forwarded-For that is not a proxy of ours: whoever stands before it may have lied."""
+    """Return the last address in X-Forwarded-For that is not a configured proxy: those before it may be forged."""
     address = proxy
     for text in reversed(value.split(",") if value.strip() else []):
         try:
@@ -117,16 +117,16 @@ def _forwarded_for(value: str, proxy: Address | None, trust: Trust) -> Address |
 
 
 def _without_port(text: str) -> str:
-    """Azure's Application Gateway writes 192.0.2.1:50000, others [2001:db8::1]:50000."""
+    """Remove the port: Azure's Application Gateway writes 192.0.2.1:50000, others [2001:db8::1]:50000."""
     if text.startswith("["):
         return text[1:].partition("]")[0]
     return text.partition(":")[0] if text.count(":") == 1 else text
 
 
 def check_binding(trust: Trust, addresses: list[str]) -> None:
-    """Raises `ConfigError` where the station would listen to others than this machine and nothing says who may send.
+    """Raise `ConfigError` where the station would listen to other machines and no senders are configured.
 
-    `addresses` are the hosts of its listeners, without those of Unix sockets.
+    `addresses` are the hosts of its listeners, without Unix sockets.
     """
     if trust.restricted or trust.anyone_may_send:
         return
@@ -150,6 +150,6 @@ def is_loopback(host: str) -> bool:
 
 
 def host_and_port(text: str) -> tuple[str, int]:
-    """`127.0.0.1:8080` or `[::1]:8080` in its parts, `localhost` as the address it stands for."""
+    """Split `127.0.0.1:8080` or `[::1]:8080` into host and port; `localhost` becomes 127.0.0.1."""
     host, _, port = text.rpartition(":")
     return "127.0.0.1" if host == "localhost" else host.strip("[]"), int(port)
