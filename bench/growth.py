@@ -219,8 +219,8 @@ def sizes(url: str) -> list[str]:
     ]
 
 
-def measure(folder: Path, count: int, seconds: float, times: int, warm_up: float) -> str:
-    """All of it, as the text for the documentation."""
+def measure(folder: Path, count: int, seconds: float, times: int, warm_up: float) -> tuple[str, str]:
+    """Measure. Return the text for the documentation, and the plans of the slowest searches for the notes."""
     with ExitStack() as stack:
         server = stack.enter_context(service.postgres(folder / "postgres"))
         urls = {name: _database(server, name) for name in ("empty", "large")}
@@ -236,16 +236,16 @@ def measure(folder: Path, count: int, seconds: float, times: int, warm_up: float
         timed = Timed(urls["large"])
         lines, plans = search(timed, urls["large"])
         compared = comparison(timed, urls["large"])
-    return "\n".join([
+    text = "\n".join([
         f"{count:,} receipts over three years for {grow.ECS:,} ECs, documents of {grow.RAW} bytes, shared_buffers "
         f"{service.POSTGRES_SETTINGS['shared_buffers']}; measured {datetime.now(UTC):%Y-%m-%d}, `make bench-growth`.",
         "",
         f"Push rate: **{median(ratios):.2f}** of that of an empty database on the same server (asked for: 0.9), median "
         f"of {len(ratios)} turns after {warm_up:.0f} s of pushes; {started:.2f} before them. "
         f"Comparison of 100,000 listed receipts by the reconciliation: **{compared:.1f} s** (asked for: 10 s).",
-        "", *taken, "", *lines, "",
-        "The plans of the slowest values:", "", "\n\n".join(plans),
+        "", *taken, "", *lines,
     ])  # fmt: skip
+    return text, "\n\n".join(plans)
 
 
 def _database(server: str, name: str) -> str:
@@ -272,10 +272,11 @@ def main() -> None:
         folder = arguments.folder or Path(temporary)
         folder.mkdir(exist_ok=True)
         folder.chmod(0o755)  # PostgreSQL does not run as root
-        text = measure(folder, arguments.count, arguments.seconds, arguments.times, arguments.warm_up)
-    print(text)
+        text, plans = measure(folder, arguments.count, arguments.seconds, arguments.times, arguments.warm_up)
+    print(text, plans, sep="\n\n")
     if not arguments.dry_run:
         report.put(report.PAGE, "growth", text)
+        report.put(report.NOTES, "plans", plans)
 
 
 if __name__ == "__main__":

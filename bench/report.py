@@ -12,6 +12,7 @@ from bench import load, service
 from bench.documents import ROOT
 
 PAGE = ROOT / "docs" / "performance.md"
+NOTES = ROOT / "bench" / "NOTES.md"
 CHART = ROOT / "docs" / "performance.svg"
 Figures = Mapping[str, Sequence[float]]
 
