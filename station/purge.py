@@ -12,7 +12,7 @@ from functools import partial
 from station import log, store
 from station.config import Retention
 from station.errors import ClockError, ConfigError
-from station.retry import patiently
+from station.retry import retrying
 from station.store import Part
 
 _log = log.get(__name__)
@@ -52,18 +52,18 @@ def purge(
     ages = {part: getattr(retention, f"{part}_months") for part in Part}
     if not any(ages.values()):
         raise ConfigError("nothing to purge: set raw_months, personal_months, refused_months or journal_months")
-    patiently(partial(_check_clock, engine, now, trust=trust_clock))
+    retrying(partial(_check_clock, engine, now, trust=trust_clock))
     for part, months in ages.items():
         if months is None:
             continue
         before = months_before(now, months)
         if dry_run:
-            count = patiently(partial(_count, engine, part, before))
+            count = retrying(partial(_count, engine, part, before))
             yield Purged(part, before, count, _kept_open(engine, part, before))
             continue
         total, more = 0, True
         while more:
-            count, more = patiently(partial(_batch, engine, part, before, now, batch))
+            count, more = retrying(partial(_batch, engine, part, before, now, batch))
             total += count
             yield Purged(part, before, count, 0 if more else _kept_open(engine, part, before))
         _log.info("purged", part=part, before=before.isoformat(), rows=total, operator=operator)

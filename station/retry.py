@@ -1,4 +1,7 @@
-"""Commands wait for a database that is away or busy for a moment; the server does not, its callers send again."""
+"""Retry with backoff for commands, which would otherwise end when the database is restarted or busy for a moment.
+
+The server does not use this: a push has a deadline of its own (see `intake`), and the Nodo sends it again.
+"""
 
 import time
 from collections.abc import Callable
@@ -14,12 +17,16 @@ _log = log.get(__name__)
 _PAUSES_S = (0.2, 1.0, 3.0)
 
 
-def patiently(work: Callable[[], T]) -> T:
-    """What `work` returns; it must be safe to run again. Raises `StoreError` when the database stays away."""
+def retrying(work: Callable[[], T]) -> T:
+    """Return what `work` returns; it must be safe to run again. Raise `StoreError` if the last try fails too.
+
+    An error that would come again at each try (a constraint, a missing right, a schema of another version) is raised
+    at once.
+    """
     for pause in _PAUSES_S:
         try:
             return work()
-        except (StoreRejectedError, DatabaseUnfitError, MissingRightsError):  # it would be rejected again
+        except (StoreRejectedError, DatabaseUnfitError, MissingRightsError):
             raise
         except StoreError as error:
             _log.warning("database_waited_for", reason=str(error))

@@ -16,7 +16,7 @@ from typing import Any
 
 from station import contract, export, log, store
 from station.errors import DocumentError, StationError
-from station.retry import patiently
+from station.retry import retrying
 
 _log = log.get(__name__)
 
@@ -86,7 +86,7 @@ def extract(engine: store.Engine, wanted: store.Filter, folder: Path) -> Iterato
 
 def _contents(engine: store.Engine, receipt: dict[str, Any]) -> Iterator[tuple[int, bytes]]:
     """The stamps in a receipt's stored document, with the place of their transfer, from 1."""
-    found = patiently(lambda: _find(engine, receipt))
+    found = retrying(lambda: _find(engine, receipt))
     if found is None or not found["raw"]:
         raise StampError("its document was purged")
     try:

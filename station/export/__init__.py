@@ -17,7 +17,7 @@ from station.export.file import replaceable, whole_file
 from station.export.lines import CsvWriter, JsonWriter
 from station.export.parquet import ParquetWriter
 from station.export.xlsx import SHEET_ROWS, XlsxWriter
-from station.retry import patiently
+from station.retry import retrying
 
 __all__ = [
     "BATCH", "SHEET_ROWS", "CsvWriter", "Format", "JsonWriter", "ParquetWriter", "XlsxWriter", "batches",
@@ -45,10 +45,10 @@ def batches(engine: store.Engine, wanted: store.Filter) -> Iterator[list[dict[st
     if wanted.order == "received_at":
         end = _bound(engine, "receipt")
         wanted = replace(wanted, received_to=min(wanted.received_to or end, end))
-    planned = patiently(lambda: _plan(engine, wanted))
+    planned = retrying(lambda: _plan(engine, wanted))
     after: store.Cursor | None = None
     while True:
-        page, after = patiently(lambda after=after: _batch(engine, planned, after))  # type: ignore[misc]  # mypy: lambda
+        page, after = retrying(lambda after=after: _batch(engine, planned, after))  # type: ignore[misc]  # mypy: lambda
         if page:
             yield page
         if after is None:
@@ -60,7 +60,7 @@ def _bound(engine: store.Engine, table: str) -> datetime:
         with store.transaction(engine, readonly=True) as connection:
             return store.bound(connection, table, datetime.now(UTC))
 
-    return patiently(ask)
+    return retrying(ask)
 
 
 def _plan(engine: store.Engine, wanted: store.Filter) -> store.Plan:
@@ -93,7 +93,7 @@ def exchanges(engine: store.Engine, wanted: store.ExchangeFilter) -> Iterator[Se
     wanted = replace(wanted, at_to=min(wanted.at_to or end, end))
     after: store.ExchangePosition | None = None
     while True:
-        page = patiently(lambda after=after: _exchanges(engine, wanted, after))  # type: ignore[misc]  # mypy: lambda
+        page = retrying(lambda after=after: _exchanges(engine, wanted, after))  # type: ignore[misc]  # mypy: lambda
         if page:
             yield page
         if len(page) < BATCH:

@@ -23,7 +23,7 @@ from station.errors import (
 from station.intake import Intake, Origin, Outcome, Result
 from station.receipt import Identifiers, Source
 from station.reconcile.tally import Tally
-from station.retry import patiently
+from station.retry import retrying
 from station.store.runs import Item
 
 T = TypeVar("T")
@@ -97,7 +97,7 @@ class Fetcher:
             with store.transaction(self.engine, readonly=readonly) as connection:
                 return work(connection)
 
-        return patiently(once)
+        return retrying(once)
 
     def _landed(self, done: Iterable[Future[None]]) -> None:
         for future in done:
@@ -177,7 +177,7 @@ class Fetcher:
         if says.iuv not in (None, wanted.iuv):
             raise MismatchError(f"asked for IUV {wanted.iuv}, got the receipt for IUV {log.safe(says.iuv or '')}")
         origin = Origin(Source.RECONCILE, request_id=answer.request_id, begun=begun, http_status=answer.status)
-        return patiently(lambda: self.intake.accept(document, request, origin))
+        return retrying(lambda: self.intake.accept(document, request, origin))
 
     def _journal(
         self, wanted: Wanted, begun: datetime, reason: str, request_id: str | None, status: int | None, raw: bytes = b""

@@ -16,7 +16,7 @@ from station.reconcile.fetch import Fetcher
 from station.reconcile.tally import COUNTS, Missing, Tally
 from station.reconcile.walk import Walk
 from station.reconcile.windows import italian_day
-from station.retry import patiently
+from station.retry import retrying
 
 _log = log.get(__name__)
 
@@ -107,7 +107,7 @@ def reconcile(
     id_pas = selected(settings, order.id_pas)
     _with_keys(settings, id_pas, positions=order.positions)
     run = _Run(settings, engine, order, stop or threading.Event())
-    patiently(lambda: _check_clock(engine))
+    retrying(lambda: _check_clock(engine))
     if order.dry_run:
         return run.walk(id_pas)
     with store.runs.only_run(engine) as free:
@@ -216,7 +216,7 @@ class _Run:
             **{name: getattr(tally, name) for name in (*COUNTS, "missing", "positions")})  # fmt: skip
         if not self._order.dry_run:
             try:
-                patiently(lambda: self._write(tally))
+                retrying(lambda: self._write(tally))
             except StoreError as error:
                 _log.error("ledger_not_written", id_pa=tally.id_pa, reason=str(error))
                 tally.outcome = "failed"

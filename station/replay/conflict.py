@@ -3,7 +3,7 @@
 from station import contract, store
 from station.errors import DocumentError, RefusalError
 from station.masking import Difference, differences
-from station.retry import patiently
+from station.retry import retrying
 
 
 def differences_from_stored(
@@ -24,7 +24,7 @@ def differences_from_stored(
             found = store.find(connection, receipt.id_pa, receipt.receipt_id)
         return (found["raw"], found["charset"]) if found else None
 
-    stored = patiently(find)
+    stored = retrying(find)
     if stored is None or not stored[0]:
         return None
     # Parsed again: reading takes elements out of the tree that the schema does not know.

@@ -14,7 +14,7 @@ from station.masking import Difference
 from station.receipt import Flag, Identifiers, Source
 from station.replay.conflict import differences_from_stored
 from station.replay.sources import Limits, documents
-from station.retry import patiently
+from station.retry import retrying
 from station.text import printable
 
 _log = log.get(__name__)
@@ -69,13 +69,13 @@ class Replay:
     def refused(self, wanted: store.RefusedFilter) -> Iterator[Item]:
         """The refused requests that `wanted` selects, the oldest first. Raises `StoreError`: run it again then."""
         # What comes in meanwhile is for the next time: a replay ends.
-        until = patiently(self._until)
+        until = retrying(self._until)
         wanted = replace(wanted, received_to=min(wanted.received_to or until, until))
         after: store.RefusedPosition | None = None
         while True:
-            page = patiently(partial(self._page, wanted, after))
+            page = retrying(partial(self._page, wanted, after))
             for row in page:
-                kept = patiently(partial(self._kept, row.id_pa, row.raw_hash))
+                kept = retrying(partial(self._kept, row.id_pa, row.raw_hash))
                 if kept is not None:  # settled and purged meanwhile
                     yield self._one(row.refused_id, *kept)
             if len(page) < _PAGE:
@@ -107,13 +107,13 @@ class Replay:
         replaced = False
         differences = None
         try:
-            outcome = patiently(partial(self._take, raw, charset))
+            outcome = retrying(partial(self._take, raw, charset))
             if isinstance(outcome.refusal, ReceiptConflictError):
                 differences = differences_from_stored(self.intake.engine, raw, charset, reveal=self.reveal)
                 if self.replace and differences is not None:
-                    replaced = self.dry_run or patiently(partial(self._replace, name, raw, charset))
+                    replaced = self.dry_run or retrying(partial(self._replace, name, raw, charset))
             if outcome.result is not Result.REFUSED and not self.dry_run:
-                patiently(partial(self._settle, raw, outcome))
+                retrying(partial(self._settle, raw, outcome))
         except DocumentError as error:
             return Item(name, Verdict.FAILED, reason=str(error))
         except StoreError as error:

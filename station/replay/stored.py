@@ -11,7 +11,7 @@ from station import contract, log, store
 from station.errors import DocumentError, RefusalError, StoreRejectedError
 from station.masking import Difference, column
 from station.receipt import Receipt
-from station.retry import patiently
+from station.retry import retrying
 
 _log = log.get(__name__)
 
@@ -66,10 +66,10 @@ class Reread:
 
     def run(self, wanted: Selection) -> Iterator[StoredItem]:
         """The receipts that `wanted` selects, the oldest first. Raises `StoreError`: run it again then."""
-        until = patiently(self._until)  # those that come meanwhile are read by the parser of today
+        until = retrying(self._until)  # those that come meanwhile are read by the parser of today
         after: store.Position | None = None
         while True:
-            page = patiently(partial(self._page, wanted, until, after))
+            page = retrying(partial(self._page, wanted, until, after))
             yield from self._rebuild(page)
             if len(page) < _PAGE:
                 return
@@ -98,12 +98,12 @@ class Reread:
         rejected: dict[int, str] = {}
         if not self.dry_run and changed:
             try:
-                patiently(partial(self._write, changed))
+                retrying(partial(self._write, changed))
             except StoreRejectedError:
                 # One of them breaks a constraint and took the others along: each by itself.
                 for alone in changed:
                     try:
-                        patiently(partial(self._write, [alone]))
+                        retrying(partial(self._write, [alone]))
                     except StoreRejectedError as error:
                         rejected[id(alone)] = f"the database rejected it ({error.reason}): please report this"
         for one in read:
