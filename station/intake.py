@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from typing import Any, TypeVar
 
 from station import contract, journal, log, loop, store
@@ -25,6 +26,7 @@ from station.errors import (
     out_of_resource,
 )
 from station.receipt import Flag, Identifiers, Receipt, Source
+from station.token_bucket import TokenBucket
 
 T = TypeVar("T")
 
@@ -110,7 +112,9 @@ class Intake:
 
     engine: store.Engine
     settings: Settings
-    _allowance: journal.Allowance = field(default_factory=journal.Allowance)
+    # Journal rows of pushes that store nothing else: 60 at once, then one a second. They are rare (the back office's
+    # "verify URL" button), and a client that sends them endlessly must not fill the database.
+    _journal_bucket: TokenBucket = field(default_factory=partial(TokenBucket, 1, 60))
 
     def accept(
         self,
@@ -256,7 +260,7 @@ class Intake:
         self, identifiers: Identifiers, origin: Origin, *, outcome: str, fault_code: str, raw: bytes = b""
     ) -> bool:
         """Writes down an exchange that stores nothing, if that is possible: it never fails. Whether it was written."""
-        if not self.settings.journal.enabled or (origin.source is Source.PUSH and not self._allowance.take()):
+        if not self.settings.journal.enabled or (origin.source is Source.PUSH and not self._journal_bucket.take()):
             return False
         exchange = _Arrival(raw, None, identifiers, origin).exchange(outcome, fault_code=fault_code)
         try:

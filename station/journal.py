@@ -6,8 +6,6 @@ does not have its form is left out. The SQL is in `store.journal`; `intake` deci
 
 import re
 import secrets
-import threading
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -174,30 +172,6 @@ def exchange(
         request_id=_code(request_id, 128),
         peer_subject=_subject(peer_subject),
     )
-
-
-class Allowance:
-    """How many rows may be written for what stores nothing else: `most` at once, and one more each second.
-
-    Whoever can reach the endpoint can send any number of requests that a broadcast station declines. They are rare
-    where nobody means harm (the back office's "verify URL" button), and must not fill the database where somebody does.
-    """
-
-    def __init__(self, most: int = 60) -> None:
-        self._most = self._left = float(most)
-        self._at = time.monotonic()
-        self._lock = threading.Lock()
-
-    def take(self) -> bool:
-        """Whether one more is allowed, which it then is no more."""
-        with self._lock:
-            now = time.monotonic()
-            self._left = min(self._most, self._left + now - self._at)
-            self._at = now
-            if self._left < 1:
-                return False
-            self._left -= 1
-            return True
 
 
 # --- pagoPA's form ----------------------------------------------------------------------------------------------------

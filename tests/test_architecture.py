@@ -33,8 +33,8 @@ ONLY_USER = {
 
 # A module may import only what stands before it.
 ORDER = [
-    "station.errors", "station.text", "station.clock", "station.folder", "station.media_type", "station.receipt",
-    "station.config",
+    "station.errors", "station.token_bucket", "station.text", "station.clock", "station.folder", "station.media_type",
+    "station.receipt", "station.config",
     "station.log", "station.threads", "station.loop",
     "station.contract", "station.masking",
     "station.journal", "station.store", "station.retry", "station.export", "station.stamps", "station.statistics",

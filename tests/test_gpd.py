@@ -31,8 +31,9 @@ from station.errors import (
     GpdUnavailableError,
     StoppedError,
 )
-from station.pagopa import Client, EcClient, Pace, usable_iuv
+from station.pagopa import Client, EcClient, usable_iuv
 from station.reconcile.windows import Span, cut, italian_day, midnight, padded, three_months_before, windows
+from station.token_bucket import TokenBucket
 
 ORG = "77777777777"
 FIRST, LAST = datetime(2026, 3, 1), datetime(2026, 3, 30, 23, 59, 59)  # noqa: DTZ001  (Italian civil time)
@@ -496,53 +497,58 @@ class Clock:
         return False
 
 
-def test_pace():
+def test_rate():
     """Calls keep the interval of the rate."""
     clock = Clock()
-    pace = Pace(5, clock)
+    bucket = TokenBucket(5, clock=clock)
     moments = []
     for _ in range(6):
-        pace.wait(clock)
+        bucket.wait(clock)
         moments.append(round(clock.now - 100, 6))
     assert moments == [0, 0.2, 0.4, 0.6, 0.8, 1]
 
 
-@pytest.mark.parametrize(("remaining", "pause"), [(100, 0.2), (20, 0.2), (10, 5), (0, 10), (-1, 10)])
-def test_pace_slows_down(remaining, pause):
-    """The fewer calls the gateway has left for the key, the longer the next one waits: the key may have other users."""
+def test_burst():
+    """After a quiet time as many as the burst go at once, then one each interval; a hold keeps all of them back."""
     clock = Clock()
-    pace = Pace(5, clock)
-    pace.wait(clock)
-    pace.remaining(remaining)
-    pace.wait(clock)
-    assert clock.now - 100 == pytest.approx(pause)
+    bucket = TokenBucket(5, burst=3, clock=clock)
+    assert [bucket.take() for _ in range(4)] == [True, True, True, False]
+    clock.now += 0.3
+    assert [bucket.take() for _ in range(2)] == [True, False]
+    bucket.hold(10)
+    clock.now += 9.9
+    assert not bucket.take()
+    clock.now += 100
+    assert [bucket.take() for _ in range(4)] == [True, True, True, False]
 
 
-def test_remaining_calls_are_heeded(gpd, connect, monkeypatch):
-    """The header is read from real answers."""
-    told = []
-    monkeypatch.setattr(Pace, "remaining", lambda _, calls: told.append(calls))
+@pytest.mark.parametrize(
+    ("remaining", "holds"), [("100", []), ("20", []), ("19", [0.5]), ("10", [5]), ("0", [10]), ("-1", []), ("x", [])]
+)
+def test_remaining_calls_are_heeded(gpd, connect, monkeypatch, remaining, holds):
+    """The fewer calls the gateway has left for the key, the longer the next one waits: the key may have other users."""
+    held = []
+    monkeypatch.setattr(TokenBucket, "hold", lambda _, seconds: held.append(seconds))
     gpd.settings(rate_calls=100)
+    gpd.fault(headers={"x-remaining-calls-per-period": remaining}, times=1)
     client = connect()
     client.page(FIRST, LAST, 0)
-    gpd.fault(headers={"x-remaining-calls-per-period": "19"}, times=1)
     client.page(FIRST, LAST, 0)
-    client.page(FIRST, LAST, 0)
-    assert told == [99, 19, 97]
+    assert held == pytest.approx(holds)
 
 
 def test_rate_is_shared(gpd, connect, monkeypatch):
     """Threads with one key share its rate."""
     clock = Clock()
 
-    class Paced(Pace):
+    class Paced(TokenBucket):
         def __init__(self, rate):
-            super().__init__(rate, clock)
+            super().__init__(rate, clock=clock)
 
         def wait(self, _stop):
             super().wait(clock)
 
-    monkeypatch.setattr("station.pagopa.http.Pace", Paced)
+    monkeypatch.setattr("station.pagopa.http.TokenBucket", Paced)
     client = connect(rate=20)
     threads = [threading.Thread(target=client.receipt, args=(f"0{n}",)) for n in range(20)]
     for thread in threads:

@@ -22,7 +22,7 @@ from process import environment
 from sqlalchemy import event, exc, select, text
 from trouble import broken, lost_at_commit, sent_again
 
-from station import contract, journal, store
+from station import contract, store
 from station.config import Settings
 from station.errors import StoreError
 from station.intake import Intake, Origin
@@ -220,12 +220,6 @@ def test_declined_too_often(engine, post):
         status, body = send(an_envelope(a_verify_request()))
         assert (status, b"paVerifyPaymentNoticeRes" in body) == (200, True)
     assert 60 <= len(rows(engine)) < 70
-
-
-def test_allowance():
-    """An allowance lets through what it holds."""
-    allowance = journal.Allowance(2)
-    assert [allowance.take() for _ in range(3)] == [True, True, False]
 
 
 def test_peer_subject(engine, post):

@@ -114,7 +114,7 @@ def _gpd_problems(settings: config.Settings) -> list[str]:
         key = settings.gpd_key(ec.id)
         if ec.reconcile and key is not None:
             try:
-                pagopa.ask_once(settings.gpd, ec.id, key)
+                pagopa.check_access(settings.gpd, ec.id, key)
             except GpdError as error:
                 return [f"gpd.url, called for EC {ec.id}: {error}"]
             break

@@ -1,24 +1,23 @@
-"""The client of the GPD receipts API and of GPD-Core's list of positions. The only user of the HTTP client.
+"""Clients of pagoPA's REST services: the GPD receipts API and GPD-Core's positions. The only user of the HTTP client.
 
-What comes out: pages of what is listed, documents as bytes, word of what is not there, and a `GpdError` for everything
-else. In here: `http` (connections, the rate, one call), `calls` (an EC's calls and their retries), `answers` (what is
-in an answer, all of it distrusted). What is done with an answer does not live here (see `reconcile`).
+In here: `http` (connections, rates, one request), `calls` (an EC's calls with their retries), `answers` (reading an
+answer). They return pages of listed receipts, documents as bytes, `None` for pages that are not there, and raise
+`GpdError` for everything else. The use case is in `reconcile`.
 """
 
-from station.pagopa.answers import Page, PaidPosition, PositionsPage, Row, usable_iuv, words
-from station.pagopa.calls import EcClient, ask_once
-from station.pagopa.http import Answer, Client, Pace
+from station.pagopa.answers import Page, PaidPosition, PositionsPage, Row, error_text, usable_iuv
+from station.pagopa.calls import EcClient, check_access
+from station.pagopa.http import ApiResponse, Client
 
 __all__ = [
-    "Answer",
+    "ApiResponse",
     "Client",
     "EcClient",
-    "Pace",
     "Page",
     "PaidPosition",
     "PositionsPage",
     "Row",
-    "ask_once",
+    "check_access",
+    "error_text",
     "usable_iuv",
-    "words",
 ]

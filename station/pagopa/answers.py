@@ -1,4 +1,4 @@
-"""What is in an answer: pages, rows, positions, the words of an error. Nothing of it is taken on trust."""
+"""Reading an answer: pages, rows, positions, the text of an error. Nothing in it is trusted."""
 
 import json
 import re
@@ -10,19 +10,21 @@ from typing import Any, TypeGuard
 
 from station import log
 from station.errors import GpdAddressError, GpdAnswerError, GpdKeyError, GpdRequestError
-from station.pagopa.http import Answer
+from station.pagopa.http import ApiResponse
 from station.text import printable
 
-# A list that never ends is a defect of the other side; ten million receipts in one window end before.
-_PAGES = 100_000
+_PAGES_MAX = 100_000  # ten million receipts in one window; a list that never ends is a defect of the API
 _MESSAGE_LENGTH = 200
 
 _log = log.get(__name__)
 
+# Any text that the schema admits as IUV, except what a URL would read as a path.
+_IUV = re.compile(r"(?!\.{1,2}$)[^\x00-\x20\x7f-\xa0]{1,35}")
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A receipt that is listed; `paid_at` as the API writes it, for comparing with its own bounds only."""
+    """A receipt that is listed; `paid_at` as the API writes it, for comparing with the API's own bounds only."""
 
     iuv: str
     paid_at: str
@@ -30,7 +32,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page of a list: its rows, how many pages there are, and how many rows say nothing that could be used.
+    """One page of a list: its readable rows, the number of unreadable ones and of the list's pages.
 
     `took_s`: seconds that the API took for it.
     """
@@ -58,124 +60,117 @@ class PositionsPage:
     pages: int
 
 
-def expect_ok(answer: Answer, setting: str, *media_types: str) -> None:
-    """Raises unless the answer is a 200 of one of the media types. `setting` holds the address that was called."""
-    told: dict[str, Any] = {"request_id": answer.request_id, "status": answer.status}
-    match answer.status:
-        case 200 if answer.media_type in media_types:
+def expect_ok(response: ApiResponse, setting: str, *media_types: str) -> None:
+    """Raise `GpdError` unless it is a 200 of one of the media types; `setting` holds the address that was called."""
+    context: dict[str, Any] = {"request_id": response.request_id, "status": response.status}
+    said = f"{response.status}{error_text(response)}"
+    match response.status:
+        case 200 if response.media_type in media_types:
             return
         case 200:
-            raise GpdAnswerError(f"200 with content type {printable(answer.media_type, 60) or 'missing'}", **told)
+            media_type = printable(response.media_type, 60) or "missing"
+            raise GpdAnswerError(f"200 with content type {media_type}", **context)
         case 401 | 403:
-            raise GpdKeyError(f"{answer.status}{words(answer)}: the key is wrong, or does not cover this EC", **told)
+            raise GpdKeyError(f"{said}: the key is wrong, or does not cover this EC", **context)
         case 400:
-            raise GpdRequestError(f"400{words(answer)}: the API rejects the request", **told)
+            raise GpdRequestError(f"{said}: the API rejects the request", **context)
         case 404:
             raise GpdAddressError(
-                f"404{words(answer)} that does not come from the API: it is not at this address, check {setting}",
-                **told,
+                f"{said} that does not come from the API: it is not at this address, check {setting}", **context
             )
-    raise GpdAnswerError(f"{answer.status}{words(answer)}: an undocumented answer", **told)
+    raise GpdAnswerError(f"{said}: an undocumented answer", **context)
 
 
-def nothing_found(answer: Answer) -> bool:
-    """Whether it is the service's own 404, JSON with a `title`, which says that nothing was found.
+def nothing_found(response: ApiResponse) -> bool:
+    """Return whether it is the service's own 404, JSON with a `title`, which means that nothing was found.
 
-    Any other 404 says that nothing of the service is at the address: the gateway's (JSON with `statusCode`, or HTML),
-    the application server's (JSON with `timestamp`, `status`, `error` and `path`, or as RFC 9457 has it, with
-    `instance`), an empty one. Taken for "nothing found", a mistyped URL would look like a quiet day, every day.
+    Any other 404 means that the service is not at the address: the gateway's (JSON with `statusCode`, or HTML), the
+    application server's (JSON with `timestamp`, `status`, `error` and `path`, or with `instance` as in RFC 9457), an
+    empty one. Taken for "nothing found", a mistyped URL would look like a quiet day, every day.
     """
-    if answer.status != 404:
-        return False
-    with suppress(ValueError, RecursionError):
-        body = json.loads(answer.body)
-        return isinstance(body, dict) and isinstance(body.get("title"), str) and "instance" not in body
-    return False
+    body = _json(response) if response.status == 404 else None
+    return isinstance(body, dict) and isinstance(body.get("title"), str) and "instance" not in body
 
 
-def words(answer: Answer) -> str:
-    """What an error body says in its title or message, short and masked; nothing where it is no JSON."""
-    with suppress(ValueError, RecursionError):
-        body = json.loads(answer.body)
-        if isinstance(body, dict):
-            said = body.get("title") or body.get("message")
-            if isinstance(said, str) and said.strip():
-                return f" '{log.safe(said.strip()[:_MESSAGE_LENGTH])}'"
-    return ""
+def error_text(response: ApiResponse) -> str:
+    """Return the title or message in an error's body, quoted, short and masked; empty if there is none."""
+    body = _json(response)
+    text = (body.get("title") or body.get("message")) if isinstance(body, dict) else None
+    return f" '{log.safe(text.strip()[:_MESSAGE_LENGTH])}'" if isinstance(text, str) and text.strip() else ""
 
 
-def page_of(answer: Answer, id_pa: str) -> Page:
-    """The page in an answer to a list call."""
-    body = _json(answer)
-    rows = [_row(one, id_pa) for one in _list(body.get("results"), answer)]
-    for number, row in enumerate(rows, start=1):
-        if isinstance(row, str):
-            _log.error("row_unreadable", id_pa=id_pa, row=number, reason=row, request_id=answer.request_id)
-    readable = [row for row in rows if isinstance(row, Row)]
-    return Page(readable, _pages(body.get("totalPages"), answer), len(rows) - len(readable), answer.took_s)
+def read_page(response: ApiResponse, id_pa: str) -> Page:
+    """Return the page in an answer to a list call."""
+    body = _object(response)
+    listed = _list(body.get("results"), response)
+    rows = []
+    for number, value in enumerate(listed, start=1):
+        row = _row(value, id_pa)
+        if isinstance(row, Row):
+            rows.append(row)
+        else:
+            _log.error("row_unreadable", id_pa=id_pa, row=number, reason=row, request_id=response.request_id)
+    return Page(rows, _pages(body.get("totalPages"), response), len(listed) - len(rows), response.took_s)
 
 
-def positions_of(answer: Answer) -> PositionsPage:
-    """The page in an answer of GPD-Core."""
-    body = _json(answer)
+def read_positions(response: ApiResponse) -> PositionsPage:
+    """Return the page in an answer of GPD-Core."""
+    body = _object(response)
     info = body.get("page_info")
-    paid = [
-        option for position in _list(body.get("payment_position_list"), answer) for option in _paid_options(position)
-    ]
-    return PositionsPage(paid, _pages(info.get("total_pages") if isinstance(info, dict) else None, answer))
-
-
-def _json(answer: Answer) -> dict[str, Any]:
-    try:
-        body = json.loads(answer.body)
-    except (ValueError, RecursionError):
-        raise GpdAnswerError("200 with a body that is not JSON", request_id=answer.request_id, status=200) from None
-    if not isinstance(body, dict):
-        raise GpdAnswerError("200 with JSON that is not an object", request_id=answer.request_id, status=200)
-    return body
-
-
-def _list(value: Any, answer: Answer) -> list[Any]:
-    if not isinstance(value, list):
-        raise GpdAnswerError("200 without a list of results", request_id=answer.request_id, status=200)
-    return value
-
-
-def _pages(value: Any, answer: Answer) -> int:
-    if type(value) is not int or not 0 <= value <= _PAGES:
-        raise GpdAnswerError("200 without a usable number of pages", request_id=answer.request_id, status=200)
-    return value
-
-
-# Any text the schema admits as IUV, but what a URL would read as a path.
-_IUV = re.compile(r"(?!\.{1,2}$)[^\x00-\x20\x7f-\xa0]{1,35}")
+    positions = _list(body.get("payment_position_list"), response)
+    paid = [option for position in positions for option in _paid_options(position)]
+    return PositionsPage(paid, _pages(info.get("total_pages") if isinstance(info, dict) else None, response))
 
 
 def usable_iuv(text: Any) -> TypeGuard[str]:
-    """Whether `text` can be an IUV and be asked for."""
+    """Return whether `text` can be an IUV and a part of a URL."""
     return _printable(text) and bool(_IUV.fullmatch(text))
 
 
-def _row(one: Any, id_pa: str) -> Row | str:
-    """A listed row, or what is wrong with it: the row is told, and the others of its page are read."""
-    if not isinstance(one, dict):
+def _json(response: ApiResponse) -> Any:
+    with suppress(ValueError, RecursionError):
+        return json.loads(response.body)
+    return None
+
+
+def _object(response: ApiResponse) -> dict[str, Any]:
+    body = _json(response)
+    if not isinstance(body, dict):
+        raise GpdAnswerError("200 with a body that is not a JSON object", request_id=response.request_id, status=200)
+    return body
+
+
+def _list(value: Any, response: ApiResponse) -> list[Any]:
+    if not isinstance(value, list):
+        raise GpdAnswerError("200 without a list of results", request_id=response.request_id, status=200)
+    return value
+
+
+def _pages(value: Any, response: ApiResponse) -> int:
+    if type(value) is not int or not 0 <= value <= _PAGES_MAX:
+        raise GpdAnswerError("200 without a usable number of pages", request_id=response.request_id, status=200)
+    return value
+
+
+def _row(value: Any, id_pa: str) -> Row | str:
+    """Return a listed row, or in words why it cannot be used; the other rows of its page can be."""
+    if not isinstance(value, dict):
         return "it is not an object"
-    iuv, organization = one.get("iuv"), one.get("organizationFiscalCode")
+    iuv, paid_at = value.get("iuv"), value.get("paymentDateTime")
     if not usable_iuv(iuv):
         return f"its iuv is not a valid IUV: {iuv[:40]!r}" if isinstance(iuv, str) else "it has no iuv"
-    if organization not in (None, id_pa):
+    if value.get("organizationFiscalCode") not in (None, id_pa):
         return "it belongs to another EC"
-    paid_at = one.get("paymentDateTime")
     return Row(iuv, paid_at if _printable(paid_at) else "")
 
 
 def _printable(text: Any) -> TypeGuard[str]:
-    """Whether `text` is one without control characters and lone surrogates, which no database and no log would take."""
+    """Return whether `text` is one without control characters and lone surrogates: databases and logs reject those."""
     return isinstance(text, str) and text.isprintable()
 
 
 def _paid_options(position: Any) -> list[PaidPosition]:
-    """The paid options of a position, as far as they can be read: this list is a second opinion."""
+    """Return a position's paid options, leaving out unreadable ones: this list is only a second opinion."""
     options = position.get("paymentOption") if isinstance(position, dict) else None
     paid = []
     for option in options if isinstance(options, list) else ():

@@ -127,7 +127,7 @@ class Fetcher:
             request_id = answer.request_id
             if answer.status != 200:
                 self._journal(wanted, begun, "not_yet", request_id, answer.status)
-                self._missed(wanted, "not_yet", f"{answer.status}{pagopa.words(answer)}", request_id)
+                self._missed(wanted, "not_yet", f"{answer.status}{pagopa.error_text(answer)}", request_id)
                 return
             outcome = self._take_in(wanted, answer, begun)
         except StoppedError:
@@ -164,7 +164,7 @@ class Fetcher:
         if wanted.item is not None:
             self.in_store(lambda connection: store.runs.close_item(connection, self.tally.id_pa, wanted.iuv))
 
-    def _take_in(self, wanted: Wanted, answer: pagopa.Answer, begun: datetime) -> Outcome:
+    def _take_in(self, wanted: Wanted, answer: pagopa.ApiResponse, begun: datetime) -> Outcome:
         """Through the same door as the push, unless it is not the receipt that was asked for."""
         document = contract.parse(answer.body, answer.charset)
         request = contract.request_element(document.root)
