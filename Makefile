@@ -16,7 +16,7 @@ endef
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-spreadsheets chaos bench bench-growth bench-layers bench-memory bench-journal \
+.PHONY: help run test test-spreadsheets chaos contract bench bench-growth bench-layers bench-memory bench-journal \
   bench-reconcile lint format lock audit sbom fuzz \
   deploy-check docs dist release image-check clean
 
@@ -42,6 +42,13 @@ REPORT ?= var/chaos.jsonl
 chaos: $(VENV)/dev ## kill, freeze, fill and cut off everything under load; SCENARIO=name SEED=number (an hour)
 	@mkdir -p $(dir $(REPORT))
 	CHAOS_SEED=$(SEED) CHAOS_REPORT=$(REPORT) $(BIN)/python -m pytest tests/chaos $(if $(SCENARIO),-k "$(SCENARIO)")
+
+# The published files are no part of the project: what a newer copy says otherwise is shown as a difference, and taken
+# over by `> tests/data/...` in place of `| diff`.
+contract: $(VENV)/dev ## compare the tables of pagoPA's contract in tests/data with PUBLISHED=folder (wsdl/, openapi/)
+	@test -n "$(PUBLISHED)" || { echo "make contract PUBLISHED=folder with pagoPA's files in wsdl/ and openapi/"; exit 1; }
+	$(BIN)/python tests/contract_model.py $(PUBLISHED)/wsdl/paForNode.wsdl | diff -u tests/data/contract_components.json -
+	$(BIN)/python tests/openapi_model.py $(PUBLISHED)/openapi | diff -u tests/data/openapi_components.json -
 
 lint: $(VENV)/dev ## ruff and mypy
 	$(BIN)/ruff check .

@@ -5,7 +5,8 @@ defaults written out or left out make no difference; names, types, order, occurr
 the model has no place for (an attribute, a wildcard, a header) is an error, so that nothing is compared by leaving it
 out. Not here: the comparison itself and what ours is compared with, which are in test_wsdl.py.
 
-Run with the path of a WSDL, it writes the model as JSON: so was data/contract_components.json made.
+Run with the path of a WSDL, it writes the model as JSON: so was data/contract_components.json made, and so
+`make contract` compares it with a copy of the published files.
 """
 
 import json

@@ -29,8 +29,9 @@ CORE_KEY = "core-key"
 PAF_NS = "http://pagopa-api.pagopa.gov.it/pa/paForNode.xsd"
 
 ROOT = Path(__file__).parents[1]
-PUBLISHED = ROOT.parent / "shared" / "contract" / "published"
-SCHEMAS = [ROOT / "wsdl" / "paForNode.xsd", PUBLISHED / "wsdl" / "xsd" / "paForNode.xsd"]
+SCHEMA = ROOT / "wsdl" / "paForNode.xsd"
+PUBLISHED = json.loads((ROOT / "tests" / "data" / "openapi_components.json").read_text())
+RECEIPTS, CORE = PUBLISHED["gpd_payments.json"], PUBLISHED["gpd.json"]
 
 
 class Got(NamedTuple):
@@ -611,31 +612,74 @@ def test_a_position_names_its_receipt_with_the_amount_in_cents(gpd: GpdSimulator
     assert [option["status"] for option in found[7]["paymentOption"]] == ["PO_PAID", "PO_UNPAID"]
 
 
-@pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published contract is not at hand")
+LISTED = RECEIPTS["paths"]["/payments/{organizationfiscalcode}/receipts"]
+FETCHED = RECEIPTS["paths"]["/payments/{organizationfiscalcode}/receipts/{iuv}"]
+POSITIONS = CORE["paths"]["/organizations/{organizationfiscalcode}/debtpositions"]
+
+
+def test_paths_are_the_published_ones(gpd: GpdSimulator) -> None:
+    """The simulator answers under the published addresses."""
+    assert path_of(gpd.receipts_url) == RECEIPTS["server"]
+    assert path_of(gpd.core_url) == CORE["server"]
+
+
 def test_answers_have_the_published_shape(gpd: GpdSimulator) -> None:
-    """Lists of receipts and of positions have exactly the fields that the OpenAPI files name, with their types."""
+    """Each answer has a published status, its content type and headers, and exactly the published fields and types."""
     gpd.load(generate={"org": ORG, "count": 9, "positions": True})
-    for file, schema, content in (
-        ("gpd_payments.json", "PaymentsResult", quarter(gpd).json),
-        ("gpd.json", "PaymentPositionsInfo", positions(gpd).json),
-        ("gpd_payments.json", "ProblemJson", fetched(gpd, "1").json),
-    ):
-        schemas = json.loads((PUBLISHED / "openapi" / file).read_text())["components"]["schemas"]
-        check_shape(schemas, schemas[schema], content)
+    answers = [
+        *((RECEIPTS, LISTED, 200, got) for got in (quarter(gpd), quarter(gpd, OTHER), quarter(gpd, pageSize=2))),
+        (RECEIPTS, FETCHED, 200, fetched(gpd, make_receipt(ORG, 1)["iuv"])),
+        (RECEIPTS, FETCHED, 404, fetched(gpd, "1")),
+        (CORE, POSITIONS, 200, positions(gpd)),
+        (CORE, POSITIONS, 400, positions(gpd, payment_date_from="2026-01-01", payment_date_to="2026-02-01")),
+    ]
+    gpd.load(receipts=[{"org": ORG, "n": 1, "seed": 9, "payment_date_time": "2026-01-10T10:00:00", "faulty": True}])
+    gpd.settings(nothing_found=404)
+    answers += [(RECEIPTS, LISTED, 500, quarter(gpd)), (RECEIPTS, LISTED, 404, quarter(gpd, OTHER))]
+    for document, path, status, got in answers:
+        assert got.status == status
+        published = path["responses"][str(status)]
+        assert set(published["headers"]) <= set(got.headers)
+        schema = published["content"][got.headers["Content-Type"]]
+        if got.headers["Content-Type"] == "application/json":
+            check_shape(document["schemas"], schema, got.json)
 
 
-def check_shape(schemas: dict[str, Any], schema: dict[str, Any], value: Any) -> None:
-    schema = schemas[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+def check_shape(schemas: dict[str, Any], schema: Any, value: Any) -> None:
+    schema = schemas[schema] if isinstance(schema, str) else schema
     types: dict[str, Any] = {"object": dict, "array": list, "integer": int, "string": str, "boolean": bool}
-    assert isinstance(value, types[schema["type"]]), (schema, value)
+    assert type(value) is types[schema["type"]], (schema, value)
     assert value in schema.get("enum", [value])
     if isinstance(value, list):
         for each in value:
             check_shape(schemas, schema["items"], each)
-    elif isinstance(value, dict) and "properties" in schema:
+    elif "properties" in schema:  # a row of receipts is published as an object, without its fields
         assert set(schema.get("required", ())) <= value.keys() <= schema["properties"].keys()
         for name, each in value.items():
             check_shape(schemas, schema["properties"][name], each)
+
+
+def test_parameters_have_the_published_bounds(gpd: GpdSimulator) -> None:
+    """A value outside what is published is refused, and a parameter left out is its published default."""
+    gpd.load(generate={"org": ORG, "count": 60, "positions": True})
+    tried = 0
+    for ask, path in ((quarter, LISTED), (positions, POSITIONS)):
+        right = ask(gpd).body
+        for name, parameter in path["parameters"].items():
+            schema = parameter["schema"]
+            outside = [schema[bound] + step for bound, step in (("minimum", -1), ("maximum", 1)) if bound in schema]
+            outside += ["no"] if {"enum", "pattern"} & schema.keys() or schema.get("format") else []
+            assert [ask(gpd, **{name: value}).status for value in outside] == [400] * len(outside), name
+            assert ask(gpd, **{name: schema["default"]}).body == right if "default" in schema else True
+            tried += len(outside) + ("default" in schema)
+    assert tried == 22
+
+
+def test_a_parameter_that_is_not_published_is_an_error_of_its_caller(gpd: GpdSimulator) -> None:
+    """The statistics tell of it, and every test of the station's client looks there."""
+    assert [listed(gpd, pageNumber=1).status, positions(gpd, pageNum=1).status] == [200, 200]
+    assert gpd.stats()["errors"] == ["list: pageNumber is not published", "positions: pageNum is not published"]
+    gpd.clear_stats()
 
 
 # --- faults -----------------------------------------------------------------------------------------------------------
@@ -834,10 +878,7 @@ def test_calls_are_counted_and_logged(gpd: GpdSimulator) -> None:
 
 @pytest.fixture(scope="module")
 def schema() -> Any:
-    for path in SCHEMAS:
-        if path.is_file():
-            return etree.XMLSchema(file=str(path))
-    return pytest.skip("no schema at hand")
+    return etree.XMLSchema(file=str(SCHEMA))
 
 
 @pytest.mark.parametrize("version", ["v1", "v2", "mixed"])

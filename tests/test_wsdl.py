@@ -1,7 +1,7 @@
 """The contract we serve is the published one, component by component, and other readers of it agree.
 
-data/contract_components.json holds the components of the published files, which are not part of the project. Where a
-copy of them lies beside the checkout, ours are compared with that copy too.
+data/contract_components.json holds the components of the published files, which are not part of the project;
+`make contract` compares a copy of them with it.
 """
 
 import json
@@ -18,7 +18,6 @@ from lxml import etree
 ROOT = Path(__file__).parent.parent
 OURS = ROOT / "wsdl" / "paForNode.wsdl"
 TABLE = Path(__file__).parent / "data" / "contract_components.json"
-PUBLISHED = ROOT.parent / "shared" / "contract" / "published" / "wsdl" / "paForNode.wsdl"
 
 PAFN = "http://pagopa-api.pagopa.gov.it/pa/paForNode.xsd"
 COMMON = "http://pagopa-api.pagopa.gov.it/xsd/common-types/v1.0.0/"
@@ -38,11 +37,6 @@ def table():
     return json.loads(TABLE.read_text(encoding="utf-8"))
 
 
-def published():
-    """The components of the published files: from their copy if there is one, else as they were written down."""
-    return contract_model(PUBLISHED) if PUBLISHED.exists() else table()
-
-
 def edited(tmp_path, file, old, new, count=1):
     """The model of our contract after a replacement in one of its files."""
     copy = tmp_path / "wsdl"
@@ -57,12 +51,6 @@ def edited(tmp_path, file, old, new, count=1):
 def test_our_contract_has_the_components_of_the_table():
     """Our files hold exactly the components written down from the published files."""
     assert contract_model(OURS) == table()
-
-
-def test_our_contract_has_the_components_of_the_published_files():
-    """The published files, our files and the table all hold the same components."""
-    assert published() == contract_model(OURS)
-    assert published() == table()
 
 
 ELEMENT = '<xs:element name="{}" type="common:{}"/>\n      '

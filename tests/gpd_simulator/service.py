@@ -14,6 +14,7 @@ from collections import deque
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
@@ -28,6 +29,16 @@ CONTROL_BASE = "/_control/"
 _RECEIPTS = re.compile(re.escape(RECEIPTS_BASE) + r"/payments/([^/]+)/receipts(?:/([^/]+))?")
 _POSITIONS = re.compile(re.escape(CORE_BASE) + r"/organizations/([^/]+)/debtpositions")
 _LOG_LENGTH = 50_000
+
+_PUBLISHED = json.loads((Path(__file__).parents[1] / "data" / "openapi_components.json").read_text())
+_PARAMETERS = {  # of each endpoint
+    endpoint: _PUBLISHED[file]["paths"][path]["parameters"]
+    for endpoint, file, path in (
+        ("list", "gpd_payments.json", "/payments/{organizationfiscalcode}/receipts"),
+        ("receipt", "gpd_payments.json", "/payments/{organizationfiscalcode}/receipts/{iuv}"),
+        ("positions", "gpd.json", "/organizations/{organizationfiscalcode}/debtpositions"),
+    )
+}
 
 
 @dataclass
@@ -280,6 +291,8 @@ class Simulator:
             return self._gateway(key.denied, "You are not allowed to access this resource.")
         if not set(re.split(r"[;,\s]+", call.accept)) & {"*/*", "application/*", "application/json", "application/xml"}:
             return Answer(406, b"")
+        for name in sorted(call.params.keys() - _PARAMETERS[call.endpoint].keys()):
+            self.stats.errors.append(f"{call.endpoint}: {name} is not published")
         try:
             if call.endpoint == "list":
                 answer = self._list(call, key)
@@ -371,6 +384,10 @@ class Simulator:
         paid = [params.get(f"payment_date_{end}") or None for end in ("from", "to")]
         if any(paid) and (params.get("due_date_from") or params.get("due_date_to")):
             raise BadRequestError("BAD REQUEST", "The due dates interval excludes the payment dates interval")
+        day_period(params.get("due_date_from") or None, params.get("due_date_to") or None, 30)
+        for name in ("status", "orderby", "ordering"):
+            if params.get(name, "") not in ("", *_PARAMETERS["positions"][name]["schema"]["enum"]):
+                raise BadRequestError("BAD REQUEST", f"Invalid value for {name}")
         low, high = day_period(paid[0], paid[1], 30)
         found = self.ledger.positions(call.org, low, high, params.get("status") or None)
         if params.get("ordering") == "ASC":
