@@ -16,7 +16,7 @@ endef
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-spreadsheets chaos contract bench bench-growth bench-layers bench-memory bench-journal \
+.PHONY: help run test test-lowest test-spreadsheets chaos contract bench bench-growth bench-layers bench-memory bench-journal \
   bench-reconcile lint format lock audit sbom fuzz \
   deploy-check docs dist release image-check clean
 
@@ -29,6 +29,9 @@ run: $(VENV)/run ## set up and serve the station on SQLite at 127.0.0.1:8080
 
 test: $(VENV)/dev ## set up and run all tests, on SQLite and on a real PostgreSQL
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow"
+
+test-lowest: $(VENV)/lowest ## serve and take a receipt in, with the lowest versions that pyproject.toml allows (Python 3.11)
+	$</bin/python tests/lowest.py
 
 test-spreadsheets: $(VENV)/dev ## open exports with LibreOffice, set to Italian, and compare each cell with the stored receipts
 	@command -v soffice >/dev/null || \
@@ -163,6 +166,15 @@ $(VENV)/audit: requirements-audit.lock | $(VENV)/build
 $(VENV)/deploy: requirements-deploy.lock | $(VENV)/build
 	$(PYTHON) -m venv $@
 	$@/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements-deploy.lock
+	@touch $@
+
+# What pyproject.toml names, as old as it allows; what that needs in turn is not ours to declare, and is the newest.
+$(VENV)/lowest: pyproject.toml requirements-build.lock | $(VENV)/build
+	@echo "== The lowest versions in $@"
+	@$(PYTHON) -m venv --clear $@
+	@$@/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements-build.lock
+	@$@/bin/python -m pip --disable-pip-version-check install --quiet uv
+	@$@/bin/uv pip install --quiet --python $@ --resolution lowest-direct --no-build-isolation --editable ".[parquet]"
 	@touch $@
 
 $(VENV)/fuzz: requirements-fuzz.lock $(VENV)/dev
