@@ -32,6 +32,9 @@ from victims import workers
 SEED = int(os.environ.get("CHAOS_SEED", "1"))
 REPORT = os.environ.get("CHAOS_REPORT")
 
+# Worker processes of a server, on both databases: as many as it has by default on two cores.
+WORKERS = 2
+
 # Far more than it should take, far less than somebody who helps: the times themselves are in the report.
 _RECOVERED_S = 30.0
 _HEALTHY_S = 60.0
@@ -56,18 +59,13 @@ class Rig:
     servers: list[tuple[Server, int]] = field(default_factory=list)  # and the port of its health door
     figures: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def workers(self) -> int:
-        """Worker processes of a server: as many as it has by default on two cores."""
-        return 2 if self.postgres else 1
-
     def serve(self, url: str | None = None, **over: Any) -> Server:
         """A server with the simulator's registry."""
         health = free_port()
         over = {
             "config": self.config,
             "STATION_SERVER_HEALTH_LISTEN": f"127.0.0.1:{health}",
-            "STATION_SERVER_WORKERS": str(self.workers),
+            "STATION_SERVER_WORKERS": str(WORKERS),
         } | over
         server: Server = self.stack.enter_context(running_server(self.folder, url or self.url, **over))
         self.servers.append((server, health))
@@ -116,7 +114,7 @@ class Rig:
         for server, port in self.servers:
             if server.process.poll() is None:
                 deadline = time.monotonic() + _HEALTHY_S
-                while trouble := _unhealthy(server, port, self.workers):
+                while trouble := _unhealthy(server, port):
                     assert time.monotonic() < deadline, trouble
                     time.sleep(0.3)
 
@@ -129,6 +127,7 @@ class Rig:
         self.figures = {
             "store_lost": store_lost,
             "database": "postgresql" if self.postgres else "sqlite",
+            "workers": WORKERS,
             "troubles": len(self.troubles),
             "copies": len(ledger.copies),
             "sends": sum(len(copy.sent) for copy in ledger.copies.values()),
@@ -153,7 +152,7 @@ class Rig:
                 file.write(json.dumps(told) + "\n")
 
 
-def _unhealthy(server: Server, port: int, wanted: int) -> str | None:
+def _unhealthy(server: Server, port: int) -> str | None:
     """What is wrong with a server after the load, as its health door tells it."""
 
     def ask(path: str) -> str:
@@ -167,7 +166,7 @@ def _unhealthy(server: Server, port: int, wanted: int) -> str | None:
         return f"not ready: {error!r}"
     if any(float(value) for value in told.values()) or len(told) != 2:
         return f"still held: {told}"
-    if len(workers(server)) != wanted:
+    if len(workers(server)) != WORKERS:
         return f"{len(workers(server))} workers"
     return None
 
