@@ -129,7 +129,9 @@ class Server(Section):
     )
     path: str = Field("/paForNode", pattern=r"^/[^\s?#]*$", description="The endpoint's path on this server.")
     workers: int = Field(0, ge=0, le=64, description="Worker processes; 0: one per core, on SQLite at most two.")
-    threads: int = Field(8, ge=1, le=256, description="Requests per worker process that are answered at the same time.")
+    threads: int = Field(
+        8, ge=1, le=256, description="Requests per worker process that use the database at the same time."
+    )
     max_body: int = Field(
         1024 * 1024, ge=1024, le=2**30, description="Largest request body in bytes; larger ones are answered 413."
     )
@@ -140,8 +142,8 @@ class Server(Section):
         256,
         ge=0,
         le=1_000_000,
-        description="Requests per worker process that wait while `threads` others are answered; above the sum of both,"
-        " a request is answered 503 at once.",
+        description="Requests per worker process in progress or waiting, beyond `threads`: above the sum of both, a"
+        " request is answered 503 at once.",
     )
     wsdl: bool = Field(True, description="Whether to serve the contract at `?wsdl`.")
     health_listen: HostPort | Literal[""] = Field(
