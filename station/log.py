@@ -115,8 +115,7 @@ class _LazyLogger:
         self.configure("json", "info")
 
     def configure(self, format_: str, level: str) -> None:
-        vars(self).clear()
-        self._configuration = (format_, level, sys.stderr)
+        self.__dict__ = {"_configuration": (format_, level, sys.stderr)}  # without the methods built before
 
     def __getattr__(self, method: str) -> Any:
         if method.startswith("__"):

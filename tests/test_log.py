@@ -79,11 +79,13 @@ def test_exception_without_its_message(lines):
             raise ValueError("Mario Rossi")
         except ValueError as error:
             raise RuntimeError("also Mario Rossi") from error
-    except RuntimeError:
+    except RuntimeError as error:
         log.get().exception("unexpected_error")
+        log.get().error("given_up", exc_info=error)
         logging.getLogger("some.library").exception("failed")
-    first, second = lines()
-    for line in (first, second):
+    logged = lines()
+    assert len(logged) == 3
+    for line in logged:
         assert "Mario" not in json.dumps(line)
         assert "RuntimeError at test_log.py" in line["exception"]
         assert "caused by builtins.ValueError" in line["exception"]
@@ -122,3 +124,18 @@ def test_level(lines, stream, monkeypatch):
     logger.info("second")
     logger.warning("third")
     assert [line["event"] for line in lines()] == ["first", "third"]
+
+
+def test_console(lines, capsys):
+    """Readable lines are masked and escaped as JSON is, and show no message of an exception, nor local variables."""
+    log.configure("console", "info")
+    person = "PLLPNC80A01X000X"
+    try:
+        raise ValueError(person)
+    except ValueError as error:
+        log.get().error("given_up", exc_info=error, reason=f"{person}\x1b[31m")
+    out = capsys.readouterr().err
+    assert "given_up" in out
+    assert "builtins.ValueError at test_log.py" in out
+    assert r"***\x1b[31m" in out
+    assert person not in out
