@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from station import log
+from station import log, store
 from station.errors import DatabaseUnfitError, MissingRightsError, StoreError, StoreRejectedError
 
 T = TypeVar("T")
@@ -32,3 +32,13 @@ def retrying(work: Callable[[], T]) -> T:
             _log.warning("database_waited_for", reason=str(error))
             time.sleep(pause)
     return work()
+
+
+def in_transaction(engine: store.Engine, work: Callable[[store.Connection], T], *, readonly: bool = False) -> T:
+    """Run `work` in a transaction and return its result, `retrying`: `work` must be safe to run again."""
+
+    def once() -> T:
+        with store.transaction(engine, readonly=readonly) as connection:
+            return work(connection)
+
+    return retrying(once)

@@ -33,7 +33,7 @@ from station.config import Settings
 from station.errors import StoreError
 from station.intake import Intake
 from station.receipt import Flag, Source
-from station.replay import Limits, Reading, Replay, Reread, Selection, Verdict
+from station.replay import Reading, Replay, Reread, UnpackLimits, Verdict
 from station.store import tables
 
 
@@ -443,7 +443,7 @@ def test_file_under_another_root(door, tmp_path, first, prefix):
     (tmp_path / "a.xml").write_bytes(raw)
     for dry_run, verdict in ((True, Verdict.STORED), (False, Verdict.STORED), (False, Verdict.DUPLICATE)):
         replay = Replay(Intake(door.engine, Settings.model_validate(OURS)), "anna", dry_run)
-        (item,) = replay.files([str(tmp_path / "a.xml")], Limits(), io.BytesIO())
+        (item,) = replay.files([str(tmp_path / "a.xml")], UnpackLimits(), io.BytesIO())
         assert item.verdict is verdict
 
 
@@ -454,7 +454,7 @@ def test_file_settles_the_refused_request(door, tmp_path):
     (tmp_path / "a.xml").write_bytes(raw)
     replay = Replay(Intake(door.engine, Settings.model_validate(OURS)), "anna")
     path = str(tmp_path / "a.xml")
-    items = list(replay.files([path, path], Limits(), io.BytesIO()))
+    items = list(replay.files([path, path], UnpackLimits(), io.BytesIO()))
     assert [item.verdict for item in items] == [Verdict.STORED, Verdict.DUPLICATE]
     found = door.refused(refused_id)
     assert (found["state"], [event["result"] for event in found["history"]]) == ("accepted", ["refused", "stored"])
@@ -491,7 +491,7 @@ def test_stored(door, aged, run_station):
     """Columns, transfers and flags follow from the document again; its bytes and its history stay."""
     requests, expected = aged
     before = door.everything()
-    dry = list(Reread(door.engine, dry_run=True).run(Selection()))
+    dry = list(Reread(door.engine, dry_run=True).run())
     assert door.everything() == before
     done = run_station("replay", "--stored")
     assert done.returncode == 0, done.stderr
@@ -513,7 +513,7 @@ def test_stored(door, aged, run_station):
     assert [door.receipt(request) for request in requests] == expected
     assert expected[1]["flags"] == ["second_receipt", "stand_in"]
     assert expected[2]["flags"] == ["unknown_station"]
-    assert [item.reading for item in Reread(door.engine).run(Selection())] == [Reading.UNCHANGED] * 3
+    assert [item.reading for item in Reread(door.engine).run()] == [Reading.UNCHANGED] * 3
 
 
 def test_stored_under_a_wrong_label(door, run_station):
@@ -525,9 +525,9 @@ def test_stored_under_a_wrong_label(door, run_station):
     with store.transaction(door.engine) as connection:
         connection.execute(update(tables.receipt).values(wrong))
     assert door.take(an_envelope(request)).result == "duplicate"
-    assert [item.reading for item in Reread(door.engine).run(Selection())] == [Reading.REBUILT]
+    assert [item.reading for item in Reread(door.engine).run()] == [Reading.REBUILT]
     assert door.receipt(request) == {**before, "charset": "iso-8859-1", **_resent(door.receipt(request))}
-    assert [item.reading for item in Reread(door.engine).run(Selection())] == [Reading.UNCHANGED]
+    assert [item.reading for item in Reread(door.engine).run()] == [Reading.UNCHANGED]
 
 
 def _resent(found):
@@ -539,7 +539,7 @@ def test_stored_selection(door, aged):
     requests, _ = aged
 
     def names(**wanted):
-        return [item.receipt_id for item in Reread(door.engine, dry_run=True).run(Selection(**wanted))]
+        return [item.receipt_id for item in Reread(door.engine, dry_run=True).run(**wanted)]
 
     assert names() == [request["receiptId"] for request in requests]
     assert names(id_pa=OTHER_EC) == []
@@ -555,7 +555,7 @@ def test_stored_in_pages(door, monkeypatch):
         door.take(an_envelope(request))
     with store.transaction(door.engine) as connection:
         connection.execute(update(tables.receipt).values(received_at=datetime(2026, 7, 1, tzinfo=UTC)))
-    items = list(Reread(door.engine).run(Selection()))
+    items = list(Reread(door.engine).run())
     assert sorted(item.receipt_id for item in items) == sorted(request["receiptId"] for request in requests)
 
 
@@ -566,7 +566,7 @@ def test_stored_unreadable(door, aged):
         for request, raw in zip(requests, (b"<x/>", an_envelope(a_request()), b""), strict=True):
             connection.execute(update(tables.receipt).filter_by(receipt_id=request["receiptId"]).values(raw=raw))
     before = door.everything()
-    items = list(Reread(door.engine).run(Selection()))
+    items = list(Reread(door.engine).run())
     assert [item.reading for item in items] == [Reading.FAILED, Reading.FAILED, Reading.PURGED]
     assert "no longer readable" in items[0].reason
     assert "another key" in items[1].reason
@@ -584,7 +584,7 @@ def test_stored_against_a_constraint(door):
         wrong = {"notice_number": "399999999999999999", "notice_ordinal": 0}
         connection.execute(update(tables.receipt).filter_by(receipt_id=second["receiptId"]).values(wrong))
         connection.execute(update(tables.receipt).filter_by(receipt_id=other["receiptId"]).values(fee=None))
-    readings = {item.receipt_id: item.reading for item in Reread(door.engine).run(Selection())}
+    readings = {item.receipt_id: item.reading for item in Reread(door.engine).run()}
     assert readings == {
         first["receiptId"]: Reading.UNCHANGED,
         second["receiptId"]: Reading.FAILED,
@@ -613,8 +613,8 @@ def test_stored_beside_the_push(door):
             with store.transaction(door.engine) as connection:
                 connection.execute(update(tables.receipt).values(debtor_name="?"))
                 connection.execute(delete(tables.transfer).where(tables.transfer.c.position == 2))
-            rebuilt += sum(item.reading is Reading.REBUILT for item in Reread(door.engine).run(Selection()))
-    list(Reread(door.engine).run(Selection()))
+            rebuilt += sum(item.reading is Reading.REBUILT for item in Reread(door.engine).run())
+    list(Reread(door.engine).run())
     assert rebuilt >= 6
     assert [one.result() for one in pushes] == [0, 1, 2]
     for request, before in zip(requests, expected, strict=True):

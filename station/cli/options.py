@@ -16,6 +16,7 @@ from station.text import printable
 
 NOTICE_DIGITS = 18
 TIMES = f"Days and times are Italian unless they carry a time zone: {clock.EXAMPLES}, or 7d for seven days ago."
+SHOWN_TIMES = "Days and times are Italian; log lines and JSON have UTC."
 
 
 class Moment(click.ParamType[datetime]):

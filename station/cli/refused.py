@@ -10,7 +10,17 @@ import click
 
 from station import store
 from station.cli import Context, cli
-from station.cli.options import TIMES, Moment, Notice, Number, Words, operator_name, operator_option, wide_option
+from station.cli.options import (
+    SHOWN_TIMES,
+    TIMES,
+    Moment,
+    Notice,
+    Number,
+    Words,
+    operator_name,
+    operator_option,
+    wide_option,
+)
 from station.cli.output import say, say_json, table
 from station.clock import shown
 from station.errors import DocumentError, ReceiptConflictError
@@ -21,19 +31,19 @@ if TYPE_CHECKING:
     from station.masking import Difference
 
 _STATES = [*(state.value for state in store.RefusedState), "all"]
-# The way to the element, where it stands, and the rule it broke, as `InvalidReceiptError` words them.
+# The path of the element, its line, and the rule that it broke, as `InvalidReceiptError` words them.
 _PLACE = re.compile(r"(?P<path>/[^ ]+)(?: \(line (?P<line>[0-9]+)\))?: (?P<rule>.*)", re.DOTALL)
 
 
 def resolve(context: Context, given: Iterable[str]) -> tuple[str, ...]:
-    """The ids of refused requests that `given` ones are or begin. A usage error where that is not exactly one each."""
+    """Return the ids of refused requests that begin with those given, or a usage error if not exactly one does."""
     engine = context.engine()
-    found = []
-    for one in given:
-        prefix = one.strip().lower()
-        if not prefix or set(prefix) - set("0123456789abcdef"):
+    resolved: list[str] = []
+    for text in given:
+        prefix = text.strip().lower()
+        if not re.fullmatch("[0-9a-f]+", prefix):
             raise click.UsageError(
-                f"'{printable(one)}' is not the id of a refused request (see `station refused list`)"
+                f"'{printable(text)}' is not the id of a refused request (see `station refused list`)"
             )
         with store.transaction(engine, readonly=True) as connection:
             ids = store.refused_ids(connection, prefix)
@@ -41,14 +51,14 @@ def resolve(context: Context, given: Iterable[str]) -> tuple[str, ...]:
             raise click.UsageError(f"several ids begin with {prefix}: {', '.join(ids)}")
         if not ids:
             raise click.ClickException(f"there is no refused request with the id {prefix}")
-        found += ids
-    return tuple(found)
+        resolved += ids
+    return tuple(resolved)
 
 
 def difference_line(difference: "Difference", other: str) -> str:
-    """One difference to print; `other` names what the stored one differs from."""
-    stored, theirs = ("nothing" if value is None else value for value in (difference.stored, difference.other))
-    return f"    {difference.name}: stored {stored}, {other} {theirs}"
+    """Return the line of one difference; `other` names the document that the stored receipt differs from."""
+    stored, value = ("nothing" if text is None else text for text in (difference.stored, difference.other))
+    return f"    {difference.name}: stored {stored}, {other} {value}"
 
 
 @cli.group()
@@ -73,7 +83,7 @@ def refused() -> None:
 @wide_option
 @click.option("--json", "json_lines", is_flag=True, help="One JSON object per line.")
 @click.pass_obj
-def list_(context: Context, /, state: str, limit: int | None, wide: bool, json_lines: bool, **wanted: Any) -> None:
+def list_(context: Context, /, state: str, limit: int | None, wide: bool, json_lines: bool, **fields: Any) -> None:
     """List refused requests, latest arrival first.
 
     \b
@@ -82,28 +92,29 @@ def list_(context: Context, /, state: str, limit: int | None, wide: bool, json_l
       station refused list --state all --notice 301000000000000017
       station refused list --fault-code PAA_SINTASSI_EXTRAXSD --json
     """
-    condition = store.RefusedFilter(state=None if state == "all" else state, **wanted)
+    condition = store.RefusedFilter(state=None if state == "all" else state, **fields)
     if json_lines:
         for row in _rows(context.engine(), condition, limit):
-            say_json(_listed(row))
+            say_json({name: value for name, value in row._mapping.items() if name != "raw_hash"})
         return
     limit = limit or 50
     rows = list(_rows(context.engine(), condition, limit + 1))
     columns = {
-        "id": [row.refused_id for row in rows[:limit]],
-        "arrived (Italy)": [shown(row.received_at) for row in rows[:limit]],
-        "EC": [row.id_pa for row in rows[:limit]],
-        "notice number": [row.notice_number for row in rows[:limit]],
-        "receiptId": [row.receipt_id for row in rows[:limit]],
-        "times": [row.times for row in rows[:limit]],
-        "state": [row.state for row in rows[:limit]],
-        "fault code": [row.fault_code for row in rows[:limit]],
-        "reason": [row.reason for row in rows[:limit]],
+        "id": "refused_id",
+        "arrived (Italy)": "received_at",
+        "EC": "id_pa",
+        "notice number": "notice_number",
+        "receiptId": "receipt_id",
+        "times": "times",
+        "state": "state",
+        "fault code": "fault_code",
+        "reason": "reason",
     }
+    titles = tuple(columns) if wide else ("id", "arrived (Italy)", "state" if state == "all" else "EC", "fault code")
     if rows:
-        few = ("id", "arrived (Italy)", "state" if state == "all" else "EC", "fault code")
-        titles = tuple(columns) if wide else few
-        table(titles, zip(*(columns[title] for title in titles), strict=True), right=("times",))
+        cells = ([getattr(row, columns[title]) for title in titles] for row in rows[:limit])
+        dated = ([shown(cell) if isinstance(cell, datetime) else cell for cell in row] for row in cells)
+        table(titles, dated, right=("times",))
     else:
         say("No refused request matches.", err=True)
     if len(rows) > limit:
@@ -123,11 +134,7 @@ def _rows(engine: store.Engine, condition: store.RefusedFilter, limit: int | Non
         after = store.RefusedPosition(page[-1].received_at, page[-1].id_pa, page[-1].raw_hash)
 
 
-def _listed(row: Any) -> dict[str, Any]:
-    return {name: value for name, value in row._mapping.items() if name != "raw_hash"}
-
-
-@refused.command()
+@refused.command(epilog=SHOWN_TIMES)
 @click.argument("refused_id", metavar="ID")
 @click.option("--xml", is_flag=True, help="Print only the exact bytes that were received.")
 @click.option("--reveal", is_flag=True, help="Show personal data, instead of ***.")
@@ -147,33 +154,33 @@ def show(context: Context, /, refused_id: str, xml: bool, reveal: bool, as_line:
     (full_id,) = resolve(context, [refused_id])
     engine = context.engine()
     with store.transaction(engine, readonly=True) as connection:
-        found = store.find_refused(connection, full_id)
-    if found is None:  # purged between the two queries
+        request = store.find_refused(connection, full_id)
+    if request is None:  # purged between the two queries
         raise click.ClickException(f"there is no refused request with the id {full_id}")
-    raw, charset = found.pop("raw"), found["charset"]
+    raw, charset = request.pop("raw"), request["charset"]
     if xml:
         sys.stdout.buffer.write(raw)
         return
-    found.pop("raw_hash")
-    found["bytes"] = len(raw)
-    place = _PLACE.fullmatch(found["reason"]) if found["reason"].startswith("/") else None
-    found["element"], found["line"], found["rule"] = place.group("path", "line", "rule") if place else (None,) * 3
-    found["today"] = _today(context, engine, raw, charset)
-    conflict = found["fault_code"] == ReceiptConflictError.fault_code
+    request.pop("raw_hash")
+    request["bytes"] = len(raw)
+    place = _PLACE.fullmatch(request["reason"]) if request["reason"].startswith("/") else None
+    request["element"], request["line"], request["rule"] = place.group("path", "line", "rule") if place else (None,) * 3
+    request["today"] = _today(context, engine, raw, charset)
+    conflict = request["fault_code"] == ReceiptConflictError.fault_code
     differences = differences_from_stored(engine, raw, charset, reveal=reveal) if conflict else None
-    found["differences"] = None if differences is None else [one._asdict() for one in differences]
+    request["differences"] = None if differences is None else [one._asdict() for one in differences]
     try:
         document = masking.pretty(
-            contract.parse(raw, charset), reveal=reveal, at=found["element"], remark=f"HERE: {found['rule']}"
+            contract.parse(raw, charset), reveal=reveal, at=request["element"], remark=f"HERE: {request['rule']}"
         )
     except DocumentError as error:
         document = [f"cannot be shown: {error}"]
     if as_line:
-        say_json({**found, "document": "\n".join(document)})
+        say_json({**request, "document": "\n".join(document)})
         return
-    history = found.pop("history")
-    found.pop("differences")
-    for name, value in found.items():
+    history = request.pop("history")
+    request.pop("differences")
+    for name, value in request.items():
         if value is not None:
             say(f"{name:<15} {f'{shown(value)} (Italy)' if isinstance(value, datetime) else value}")
     for event in history:
@@ -188,7 +195,7 @@ def show(context: Context, /, refused_id: str, xml: bool, reveal: bool, as_line:
 
 
 def _today(context: Context, engine: store.Engine, raw: bytes, charset: str | None) -> str:
-    """What a replay would say now."""
+    """Return in words what a replay would do now."""
     from station import contract
     from station.intake import Intake, Result
 
@@ -203,13 +210,13 @@ def _today(context: Context, engine: store.Engine, raw: bytes, charset: str | No
 
 
 def _event(event: dict[str, Any]) -> str:
-    doors = {Source.PUSH: "by push", Source.RECONCILE: "by reconcile", Source.REPLAY: "by replay"}
+    sources = {Source.PUSH: "by push", Source.RECONCILE: "by reconcile", Source.REPLAY: "by replay"}
     parts = [f"{shown(event['at'])} (Italy)", event["result"]]
     if event["source"]:
-        parts.append(doors.get(event["source"], event["source"]))
+        parts.append(sources.get(event["source"], event["source"]))
     if event["operator"]:
         parts.append(f"by {event['operator']}")
-    reasons = [one for one in (event["fault_code"], event["reason"]) if one]
+    reasons = [text for text in (event["fault_code"], event["reason"]) if text]
     return "  ".join([*parts, ": ".join(reasons)]).rstrip()
 
 
@@ -232,11 +239,11 @@ def discard(context: Context, /, refused_ids: tuple[str, ...], reason: str, oper
     not_open = 0
     for full_id in resolve(context, refused_ids):
         with store.transaction(engine) as connection:
-            found = store.find_refused(connection, full_id)
-            done = found is not None and store.discard(
+            request = store.find_refused(connection, full_id)
+            done = request is not None and store.discard(
                 connection,
-                found["id_pa"],
-                found["raw_hash"],
+                request["id_pa"],
+                request["raw_hash"],
                 reason=reason.strip(),
                 operator=name,
                 at=datetime.now(UTC),
@@ -245,5 +252,5 @@ def discard(context: Context, /, refused_ids: tuple[str, ...], reason: str, oper
             say(f"{full_id} discarded by {name}")
         else:
             not_open += 1
-            say(f"{full_id} is {found['state'] if found else 'gone'} already: nothing was changed", err=True)
+            say(f"{full_id} is {request['state'] if request else 'gone'} already: nothing was changed", err=True)
     raise click.exceptions.Exit(1 if not_open else 0)

@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -14,8 +14,10 @@ from station.cli.options import TIMES, Moment, Number, Words, operator_name, ope
 from station.cli.output import say, say_json
 from station.cli.refused import difference_line, resolve
 from station.intake import Intake
-from station.replay import Item, Limits, Reading, Replay, Reread, Selection, StoredItem, Verdict
+from station.replay import Reading, Replay, ReplayItem, Reread, StoredItem, UnpackLimits, Verdict
 from station.text import printable
+
+_FAILED = (Verdict.REFUSED, Verdict.FAILED, Reading.FAILED)
 
 
 @cli.command(epilog=TIMES)
@@ -65,132 +67,96 @@ def replay(
       station replay --file receipts.zip folder/ receipt.xml
       station replay --stored --dry-run
     """
-    _check(
-        mode,
-        paths,
-        refused_only={"--id": ids, "--fault-code": fault_code, "--replace": replace},
-        stored_only={"--receipt-id": receipt_id},
-        not_files={"--id-pa": id_pa, "--since": since},
-    )
-    if replace and not ids:
-        raise click.UsageError("--replace needs --id: it is a decision about one request")
-    show = _Output(json_lines, dry_run)
-    engine = context.engine()
-    if mode == "stored":
-        show.run(
-            Reread(engine, dry_run, reveal).run(Selection(id_pa, receipt_id, since)), list(Reading), (Reading.FAILED,)
-        )
-    name = operator_name(operator)
-    replayed = Replay(Intake(engine, context.settings), name, dry_run, reveal, replace)
-    if mode == "refused":
-        wanted = store.RefusedFilter(
-            refused_ids=resolve(context, ids),
-            state=None if ids else store.RefusedState.OPEN,
-            id_pa=id_pa,
-            fault_code=fault_code,
-            received_from=since,
-        )
-        items = replayed.refused(wanted)
-    else:
-        limits = Limits(document=context.settings.server.max_body)
-        items = replayed.files(paths, limits, sys.stdin.buffer)
-    show.run(items, list(Verdict), (Verdict.REFUSED, Verdict.FAILED))
-
-
-def _check(
-    mode: str | None,
-    paths: tuple[str, ...],
-    refused_only: Mapping[str, object],
-    stored_only: Mapping[str, object],
-    not_files: Mapping[str, object],
-) -> None:
     if mode is None:
         raise click.UsageError("say what to replay: --refused, --file PATH... or --stored")
     if mode == "file" and not paths:
         raise click.UsageError("--file needs at least one PATH (- for standard input)")
     if mode != "file" and paths:
         raise click.UsageError("a PATH can be given only with --file")
-    for fits, options, where in (
-        (mode == "refused", refused_only, "--refused"),
-        (mode == "stored", stored_only, "--stored"),
-        (mode != "file", not_files, "--refused or --stored"),
+    for option, value, modes in (
+        ("--id", ids, ("refused",)),
+        ("--fault-code", fault_code, ("refused",)),
+        ("--replace", replace, ("refused",)),
+        ("--receipt-id", receipt_id, ("stored",)),
+        ("--id-pa", id_pa, ("refused", "stored")),
+        ("--since", since, ("refused", "stored")),
     ):
-        for option, value in options.items():
-            if value and not fits:
-                raise click.UsageError(f"{option} can be used only with {where}")
+        if value and mode not in modes:
+            raise click.UsageError(f"{option} can be used only with {' or '.join(f'--{mode}' for mode in modes)}")
+    if replace and not ids:
+        raise click.UsageError("--replace needs --id: it is a decision about one request")
 
-
-class _Output:
-    """Prints items as they come, and the sums in the end, however it ends."""
-
-    def __init__(self, json_lines: bool, dry_run: bool) -> None:
-        self._json_lines = json_lines
-        self._dry_run = dry_run
-
-    def run(
-        self, items: Iterable[Item | StoredItem], results: list[Verdict] | list[Reading], bad: tuple[str, ...]
-    ) -> None:
-        """Ends the command: with status 1 where there was a result that is `bad`."""
-        sums: Counter[str] = Counter(dict.fromkeys(results, 0))
-        ended = False
-        try:
-            for item in items:
-                sums[item.reading if isinstance(item, StoredItem) else item.verdict] += 1
-                self._show(item)
-            ended = True
-        finally:
-            self._sums(sums, ended)
-        raise click.exceptions.Exit(1 if any(sums[one] for one in bad) else 0)
-
-    def _sums(self, sums: Mapping[str, int], ended: bool) -> None:
-        if self._json_lines:
-            say_json({"summary": sums, "dry_run": self._dry_run, "complete": ended})
-            return
-        text = ", ".join(f"{result} {count}" for result, count in sums.items())
-        text += " (dry run: nothing was written)" if self._dry_run else ""
-        say(text if ended else f"{text}; stopped before the end: run it again to continue")
-
-    def _show(self, item: Item | StoredItem) -> None:
-        if isinstance(item, StoredItem):
-            if self._json_lines:
-                say_json(_stored_json(item))
-            elif item.reading is not Reading.UNCHANGED:
-                self._stored_lines(item)
-        elif self._json_lines:
-            say_json(_item_json(item))
+    engine = context.engine()
+    items: Iterable[ReplayItem | StoredItem]
+    if mode == "stored":
+        items = Reread(engine, dry_run, reveal).run(id_pa=id_pa, receipt_id=receipt_id, received_from=since)
+    else:
+        name = operator_name(operator)
+        replayed = Replay(Intake(engine, context.settings), name, dry_run, reveal, replace)
+        if mode == "refused":
+            condition = store.RefusedFilter(
+                refused_ids=resolve(context, ids),
+                state=None if ids else store.RefusedState.OPEN,
+                id_pa=id_pa,
+                fault_code=fault_code,
+                received_from=since,
+            )
+            items = replayed.refused(condition)
         else:
-            self._item_lines(item)
+            limits = UnpackLimits(document=context.settings.server.max_body)
+            items = replayed.files(paths, limits, sys.stdin.buffer)
 
-    def _item_lines(self, item: Item) -> None:
-        parts = [f"{item.verdict:<9}", printable(item.name)]
-        if (known := item.identifiers) is not None:
-            named = (("EC", known.id_pa), ("receiptId", known.receipt_id), ("IUV", known.iuv))
-            parts += [f"{name} {value}" for name, value in named if value]
-        parts += [f"[{', '.join(sorted(item.flags))}]"] if item.flags else []
-        if item.refused_id and item.refused_id != item.name:
-            parts.append(f"kept as {item.refused_id}")
-        if item.reason:
-            parts.append(f"{item.fault_code}: {item.reason}" if item.fault_code else item.reason)
-        say("  ".join(parts))
-        for difference in item.differences or ():
-            say(difference_line(difference, "this one"))
-
-    def _stored_lines(self, item: StoredItem) -> None:
-        reason = f"  {item.reason}" if item.reason else ""
-        say(f"{item.reading:<9}  EC {item.id_pa}  receiptId {item.receipt_id}{reason}")
-        for difference in item.differences:
-            say(difference_line(difference, "its document"))
+    totals: Counter[str] = Counter(dict.fromkeys(Reading if mode == "stored" else Verdict, 0))
+    complete = False
+    try:
+        for item in items:
+            totals[item.reading if isinstance(item, StoredItem) else item.verdict] += 1
+            _print(item, json_lines)
+        complete = True
+    finally:  # the totals are printed even when it is interrupted
+        if json_lines:
+            say_json({"summary": totals, "dry_run": dry_run, "complete": complete})
+        else:
+            text = ", ".join(f"{result} {count}" for result, count in totals.items())
+            text += " (dry run: nothing was written)" if dry_run else ""
+            say(text if complete else f"{text}; stopped before the end: run it again to continue")
+    raise click.exceptions.Exit(1 if any(totals[result] for result in _FAILED) else 0)
 
 
-def _item_json(item: Item) -> dict[str, Any]:
-    known = item.identifiers
+def _print(item: ReplayItem | StoredItem, json_lines: bool) -> None:
+    if isinstance(item, StoredItem):
+        if json_lines:
+            say_json(_stored_json(item))
+        elif item.reading is not Reading.UNCHANGED:
+            reason = f"  {item.reason}" if item.reason else ""
+            say(f"{item.reading:<9}  EC {item.id_pa}  receiptId {item.receipt_id}{reason}")
+            for difference in item.differences:
+                say(difference_line(difference, "its document"))
+        return
+    if json_lines:
+        say_json(_item_json(item))
+        return
+    parts = [f"{item.verdict:<9}", printable(item.name)]
+    if (identifiers := item.identifiers) is not None:
+        named = (("EC", identifiers.id_pa), ("receiptId", identifiers.receipt_id), ("IUV", identifiers.iuv))
+        parts += [f"{name} {value}" for name, value in named if value]
+    if item.flags:
+        parts.append(f"[{', '.join(sorted(item.flags))}]")
+    if item.refused_id and item.refused_id != item.name:
+        parts.append(f"kept as {item.refused_id}")
+    if item.reason:
+        parts.append(f"{item.fault_code}: {item.reason}" if item.fault_code else item.reason)
+    say("  ".join(parts))
+    for difference in item.differences or ():
+        say(difference_line(difference, "this one"))
+
+
+def _item_json(item: ReplayItem) -> dict[str, Any]:
+    identifiers = item.identifiers
     return {
         "item": item.name,
         "result": item.verdict,
-        "id_pa": known.id_pa if known else None,
-        "receipt_id": known.receipt_id if known else None,
-        "notice_number": known.notice_number if known else None,
-        "iuv": known.iuv if known else None,
+        **{name: getattr(identifiers, name, None) for name in ("id_pa", "receipt_id", "notice_number", "iuv")},
         "flags": sorted(item.flags),
         "fault_code": item.fault_code,
         "reason": item.reason,

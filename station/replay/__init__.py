@@ -1,24 +1,24 @@
-"""The use case: documents are sent once more through `intake.accept`, or receipts are read again from their documents.
+"""The use case: documents go through `intake.accept` again, or receipts are read again from their stored documents.
 
-In here: `documents` (refused requests and files), `sources` (what stands in files and archives), `stored` (receipts
-that are stored already), `conflict` (how a refused one differs from the stored one). Replaying is idempotent: what was
-stopped halfway is run again.
+In here: `documents` (refused requests and files), `sources` (finding documents in files), `archives` and `unpack` (zip,
+tar and compressed files), `stored` (receipts that are stored already), `conflict` (how a refused request differs from
+the stored receipt). Replaying is idempotent: if it was stopped halfway, run it again.
 """
 
 from station.replay.conflict import differences_from_stored
-from station.replay.documents import Item, Replay, Verdict
-from station.replay.sources import STDIN, Limits
-from station.replay.stored import Reading, Reread, Selection, StoredItem
+from station.replay.documents import Replay, ReplayItem, Verdict
+from station.replay.sources import STDIN
+from station.replay.stored import Reading, Reread, StoredItem
+from station.replay.unpack import UnpackLimits
 
 __all__ = [
     "STDIN",
-    "Item",
-    "Limits",
     "Reading",
     "Replay",
+    "ReplayItem",
     "Reread",
-    "Selection",
     "StoredItem",
+    "UnpackLimits",
     "Verdict",
     "differences_from_stored",
 ]

@@ -1,11 +1,11 @@
 """Refused requests and documents in files, through the same `accept` as the push."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
-from typing import IO, Any
+from typing import IO
 
 from station import contract, log, store
 from station.errors import DocumentError, ReceiptConflictError, StoreError, StoreRejectedError
@@ -13,32 +13,33 @@ from station.intake import Intake, Origin, Outcome, Result
 from station.masking import Difference
 from station.receipt import Flag, Identifiers, Source
 from station.replay.conflict import differences_from_stored
-from station.replay.sources import Limits, documents
-from station.retry import retrying
+from station.replay.sources import documents
+from station.replay.unpack import UnpackLimits
+from station.retry import in_transaction, retrying
 from station.text import printable
 
 _log = log.get(__name__)
 
 _PAGE = 100
-_SEEN = 100_000  # receipts that a dry run remembers: some 30 MB
+_SEEN_MAX = 100_000  # receipts that a dry run remembers: some 30 MB
 
 
 class Verdict(StrEnum):
-    """What became of a document, or would become of it."""
+    """The outcome for a document, or the expected one in a dry run."""
 
     STORED = "stored"
     DUPLICATE = "duplicate"
     REPLACED = "replaced"  # it conflicted, and the operator decided for it
     REFUSED = "refused"
-    FAILED = "failed"  # nothing could be judged, or the station failed
+    FAILED = "failed"  # it is no receipt request, or the station failed
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
-    """What became of one document. `name` is a refused request's id or the place in a file; `reason` is in words.
+class ReplayItem:
+    """The outcome for one document. `name` is a refused request's id or the place in a file; `reason` is in words.
 
-    `differences` tells where a conflict differs from what is stored; `None` where there is no conflict or that
-    cannot be told.
+    `differences` says where a conflict differs from the stored receipt; `None` if it is no conflict, or if they cannot
+    be compared.
     """
 
     name: str
@@ -53,9 +54,9 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """Sends documents through `accept` in the name of `operator`; with `dry_run` only tells what would happen.
+    """Sends documents through `accept` in the name of `operator`; with `dry_run` only says what would happen.
 
-    With `replace` a refused one that conflicts with the stored one takes its place.
+    With `replace` a refused request that conflicts with the stored receipt takes its place.
     """
 
     intake: Intake
@@ -63,70 +64,64 @@ class Replay:
     dry_run: bool = False
     reveal: bool = False
     replace: bool = False
-    # What a dry run would have stored by now: one that comes twice is stored once.
+    # Content by key of receipts that a dry run would have stored by now: one that comes twice is stored once.
     _seen: dict[tuple[str, str], bytes] = field(default_factory=dict, init=False)
 
-    def refused(self, wanted: store.RefusedFilter) -> Iterator[Item]:
-        """The refused requests that `wanted` selects, the oldest first. Raises `StoreError`: run it again then."""
-        # What comes in meanwhile is for the next time: a replay ends.
-        until = retrying(self._until)
-        wanted = replace(wanted, received_to=min(wanted.received_to or until, until))
+    def refused(self, condition: store.RefusedFilter) -> Iterator[ReplayItem]:
+        """Replay the refused requests that meet `condition`, the oldest first. Raise `StoreError`: run it again then.
+
+        Requests that arrive meanwhile are left for the next time, or a replay might not end.
+        """
+        engine = self.intake.engine
+        until = in_transaction(engine, lambda db: store.bound(db, "refused", datetime.now(UTC)), readonly=True)
+        condition = replace(condition, received_to=min(condition.received_to or until, until))
         after: store.RefusedPosition | None = None
         while True:
-            page = retrying(partial(self._page, wanted, after))
+            query = partial(store.list_refused, wanted=condition, after=after, limit=_PAGE)
+            page = in_transaction(engine, query, readonly=True)
             for row in page:
-                kept = retrying(partial(self._kept, row.id_pa, row.raw_hash))
-                if kept is not None:  # settled and purged meanwhile
-                    yield self._one(row.refused_id, *kept)
+                document = partial(store.document_of, id_pa=row.id_pa, raw_hash=row.raw_hash)
+                kept = in_transaction(engine, document, readonly=True)
+                if kept is not None:  # otherwise it was settled and purged meanwhile
+                    yield self._replay(row.refused_id, *kept)
             if len(page) < _PAGE:
                 return
             after = store.RefusedPosition(page[-1].received_at, page[-1].id_pa, page[-1].raw_hash)
 
-    def files(self, paths: Iterable[str], limits: Limits, stdin: IO[bytes]) -> Iterator[Item]:
-        """The documents in `paths` (see `sources`). Raises `StoreError`: run it again then."""
-        for found in documents(paths, limits, stdin):
-            if found.error is not None:
-                yield Item(found.name, Verdict.FAILED, reason=found.error)
+    def files(self, paths: Iterable[str], limits: UnpackLimits, stdin: IO[bytes]) -> Iterator[ReplayItem]:
+        """Replay the documents in `paths` (see `sources`). Raise `StoreError`: run it again then."""
+        for document in documents(paths, limits, stdin):
+            if document.error is not None:
+                yield ReplayItem(document.name, Verdict.FAILED, reason=document.error)
             else:
-                yield self._one(found.name, found.raw, None)
+                yield self._replay(document.name, document.raw, None)
 
-    def _until(self) -> datetime:
-        with store.transaction(self.intake.engine, readonly=True) as connection:
-            return store.bound(connection, "refused", datetime.now(UTC))
-
-    def _page(self, wanted: store.RefusedFilter, after: store.RefusedPosition | None) -> Sequence[Any]:
-        with store.transaction(self.intake.engine, readonly=True) as connection:
-            return store.list_refused(connection, wanted, after=after, limit=_PAGE)
-
-    def _kept(self, id_pa: str, raw_hash: bytes) -> tuple[bytes, str | None] | None:
-        with store.transaction(self.intake.engine, readonly=True) as connection:
-            return store.document_of(connection, id_pa, raw_hash)
-
-    def _one(self, name: str, raw: bytes, charset: str | None) -> Item:
-        """One document. Killed between the two transactions, the next replay finds a duplicate and settles it."""
+    def _replay(self, name: str, raw: bytes, charset: str | None) -> ReplayItem:
+        """Replay one document. If it is killed between the two transactions, the next one settles the duplicate."""
         replaced = False
         differences = None
         try:
-            outcome = retrying(partial(self._take, raw, charset))
+            outcome = retrying(partial(self._accept, raw, charset))
             if isinstance(outcome.refusal, ReceiptConflictError):
                 differences = differences_from_stored(self.intake.engine, raw, charset, reveal=self.reveal)
                 if self.replace and differences is not None:
-                    replaced = self.dry_run or retrying(partial(self._replace, name, raw, charset))
+                    replaced = self.dry_run or self._replace_stored(name, raw, charset)
             if outcome.result is not Result.REFUSED and not self.dry_run:
-                retrying(partial(self._settle, raw, outcome))
+                settle = partial(self._settle, identifiers=outcome.identifiers, raw=raw, result=outcome.result)
+                in_transaction(self.intake.engine, settle)
         except DocumentError as error:
-            return Item(name, Verdict.FAILED, reason=str(error))
-        except StoreError as error:
-            if not isinstance(error, StoreRejectedError):
-                raise
-            return Item(name, Verdict.FAILED, reason=f"the database rejected it ({error.reason}): please report this")
+            return ReplayItem(name, Verdict.FAILED, reason=str(error))
+        except StoreRejectedError as error:
+            reason = f"the database rejected it ({error.reason}): please report this"
+            return ReplayItem(name, Verdict.FAILED, reason=reason)
+        except StoreError:
+            raise
         except Exception as error:  # one bad document must not stop the rest
             _log.error("replay_failed", item=name, exc_info=error)
-            return Item(
-                name, Verdict.FAILED, reason=f"unexpected {type(error).__name__}: please report this with the log"
-            )
+            reason = f"unexpected {type(error).__name__}: please report this with the log"
+            return ReplayItem(name, Verdict.FAILED, reason=reason)
         refusal = None if replaced else outcome.refusal
-        return Item(
+        return ReplayItem(
             name,
             Verdict.REPLACED if replaced else Verdict(outcome.result),
             outcome.identifiers,
@@ -137,61 +132,58 @@ class Replay:
             differences=differences,
         )
 
-    def _take(self, raw: bytes, charset: str | None) -> Outcome:
-        """Parses anew at each try: reading takes elements out of the tree that the schema does not know."""
+    def _accept(self, raw: bytes, charset: str | None) -> Outcome:
+        """Pass a document to the intake. It is parsed for each try: reading removes elements unknown to the schema."""
         document = contract.parse(raw, charset)
         request = contract.request_element(document.root)
         operation = contract.identify(request).operation
         if request.tag not in contract.RECEIPT_OPERATIONS:
             raise DocumentError(f"not a receipt: the request is {printable(operation)}")
         if self.dry_run:
-            return self._foresee(self.intake.preview(request))
+            return self._after_seen(self.intake.preview(request))
         return self.intake.accept(document, request, Origin(Source.REPLAY, operator=self.operator))
 
-    def _replace(self, refused_id: str, raw: bytes, charset: str | None) -> bool:
-        request = contract.request_element(contract.parse(raw, charset).root)
-        identifiers = contract.identify(request)
-        receipt = contract.read(request)
-        now = datetime.now(UTC)
-        with store.transaction(self.intake.engine) as connection:
-            kept = store.replace_stored(
-                connection, receipt, raw=raw, charset=charset, by=refused_id, operator=self.operator, at=now
-            )
-            if kept is not None:
-                store.settle(
-                    connection,
-                    identifiers,
-                    raw,
-                    result=Verdict.REPLACED,
-                    source=Source.REPLAY,
-                    operator=self.operator,
-                    at=now,
-                )
-        return kept is not None
-
-    def _foresee(self, outcome: Outcome) -> Outcome:
-        """What becomes of it after those that the dry run saw before it; beyond a bound each is judged by itself."""
+    def _after_seen(self, outcome: Outcome) -> Outcome:
+        """Return the outcome after the documents that the dry run saw before; beyond a bound each is judged alone."""
         receipt = outcome.receipt
         if outcome.result is not Result.STORED or receipt is None:
             return outcome
         key = (receipt.id_pa, receipt.receipt_id)
         seen = self._seen.get(key)
         if seen is None:
-            if len(self._seen) < _SEEN:
+            if len(self._seen) < _SEEN_MAX:
                 self._seen[key] = receipt.content_hash
             return outcome
         if seen == receipt.content_hash:
             return Outcome(Result.DUPLICATE, outcome.identifiers, receipt=receipt)
         return Outcome(Result.REFUSED, outcome.identifiers, refusal=ReceiptConflictError())
 
-    def _settle(self, raw: bytes, outcome: Outcome) -> None:
-        with store.transaction(self.intake.engine) as connection:
-            store.settle(
-                connection,
-                outcome.identifiers,
-                raw,
-                result=outcome.result,
-                source=Source.REPLAY,
-                operator=self.operator,
-                at=datetime.now(UTC),
+    def _replace_stored(self, refused_id: str, raw: bytes, charset: str | None) -> bool:
+        """Put a refused request in the place of the stored receipt; False if that is there no more."""
+        request = contract.request_element(contract.parse(raw, charset).root)
+        identifiers = contract.identify(request)
+        receipt = contract.read(request)
+        now = datetime.now(UTC)
+
+        def work(connection: store.Connection) -> bool:
+            kept = store.replace_stored(
+                connection, receipt, raw=raw, charset=charset, by=refused_id, operator=self.operator, at=now
             )
+            if kept is not None:
+                self._settle(connection, identifiers, raw, Verdict.REPLACED)
+            return kept is not None
+
+        return in_transaction(self.intake.engine, work)
+
+    def _settle(
+        self, connection: store.Connection, identifiers: Identifiers, raw: bytes, result: Result | Verdict
+    ) -> None:
+        store.settle(
+            connection,
+            identifiers,
+            raw,
+            result=result,
+            source=Source.REPLAY,
+            operator=self.operator,
+            at=datetime.now(UTC),
+        )

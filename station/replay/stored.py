@@ -1,4 +1,4 @@
-"""Receipts that are stored already are read again from their documents: what a better parser understands is rebuilt."""
+"""Stored receipts are read again from their documents, and columns that a better parser reads differently rebuilt."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,24 +11,15 @@ from station import contract, log, store
 from station.errors import DocumentError, RefusalError, StoreRejectedError
 from station.masking import Difference, column
 from station.receipt import Receipt
-from station.retry import retrying
+from station.retry import in_transaction
 
 _log = log.get(__name__)
 
 _PAGE = 50
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Which receipts: every condition that is given must hold."""
-
-    id_pa: str | None = None
-    receipt_id: str | None = None
-    received_from: datetime | None = None
-
-
 class Reading(StrEnum):
-    """What became of a stored receipt, or would become of it."""
+    """The outcome for a stored receipt, or the expected one in a dry run."""
 
     UNCHANGED = "unchanged"
     REBUILT = "rebuilt"
@@ -38,7 +29,7 @@ class Reading(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StoredItem:
-    """What became of one stored receipt, and where its document now says something else than its columns."""
+    """The outcome for one stored receipt, and where its document reads differently from its columns."""
 
     id_pa: str
     receipt_id: str
@@ -47,72 +38,62 @@ class StoredItem:
     reason: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """A stored receipt beside its document as it is read today."""
-
-    stored: dict[str, Any]
-    receipt: Receipt
-    changes: list[store.Change]
+# A receipt as its document reads today, and its changes from the stored columns.
+_Changed = tuple[Receipt, list[store.Change]]
 
 
 @dataclass(frozen=True, slots=True)
 class Reread:
-    """Reads stored receipts again; with `dry_run` only tells what would change."""
+    """Reads stored receipts again; with `dry_run` only says what would change."""
 
     engine: store.Engine
     dry_run: bool = False
     reveal: bool = False
 
-    def run(self, wanted: Selection) -> Iterator[StoredItem]:
-        """The receipts that `wanted` selects, the oldest first. Raises `StoreError`: run it again then."""
-        until = retrying(self._until)  # those that come meanwhile are read by the parser of today
+    def run(
+        self, *, id_pa: str | None = None, receipt_id: str | None = None, received_from: datetime | None = None
+    ) -> Iterator[StoredItem]:
+        """Read the receipts that meet all conditions, the oldest first. Raise `StoreError`: run it again then.
+
+        Receipts that arrive meanwhile are left out: today's parser reads them anyway.
+        """
+        until = in_transaction(self.engine, lambda db: store.bound(db, "receipt", datetime.now(UTC)), readonly=True)
+        query = partial(store.stored_page, id_pa=id_pa, receipt_id=receipt_id, received_from=received_from, limit=_PAGE)
         after: store.Position | None = None
         while True:
-            page = retrying(partial(self._page, wanted, until, after))
+            page = in_transaction(self.engine, partial(query, received_to=until, after=after), readonly=True)
             yield from self._rebuild(page)
             if len(page) < _PAGE:
                 return
             last = page[-1]
             after = store.Position(last["received_at"], last["id_pa"], last["receipt_id"])
 
-    def _until(self) -> datetime:
-        with store.transaction(self.engine, readonly=True) as connection:
-            return store.bound(connection, "receipt", datetime.now(UTC))
-
-    def _page(self, wanted: Selection, until: datetime, after: store.Position | None) -> list[dict[str, Any]]:
-        with store.transaction(self.engine, readonly=True) as connection:
-            return store.stored_page(
-                connection,
-                id_pa=wanted.id_pa,
-                receipt_id=wanted.receipt_id,
-                received_from=wanted.received_from,
-                received_to=until,
-                after=after,
-                limit=_PAGE,
-            )
-
     def _rebuild(self, page: list[dict[str, Any]]) -> Iterator[StoredItem]:
-        read = [self._read(stored) for stored in page]
-        changed = [one for one in read if isinstance(one, _Read) and one.changes]
-        rejected: dict[int, str] = {}
-        if not self.dry_run and changed:
+        results = [self._read(stored) for stored in page]
+        changed = [result for result in results if not isinstance(result, StoredItem) and result[1]]
+        rejected: dict[tuple[str, str], str] = {}
+        if changed and not self.dry_run:
             try:
-                retrying(partial(self._write, changed))
+                in_transaction(self.engine, partial(_write, changed))
             except StoreRejectedError:
-                # One of them breaks a constraint and took the others along: each by itself.
-                for alone in changed:
+                # One of them breaks a constraint, and the transaction of all was rolled back: each by itself.
+                for receipt, changes in changed:
                     try:
-                        retrying(partial(self._write, [alone]))
+                        in_transaction(self.engine, partial(_write, [(receipt, changes)]))
                     except StoreRejectedError as error:
-                        rejected[id(alone)] = f"the database rejected it ({error.reason}): please report this"
-        for one in read:
-            if isinstance(one, StoredItem):
-                yield one
-            else:
-                yield self._item(one, rejected.get(id(one)))
+                        reason = f"the database rejected it ({error.reason}): please report this"
+                        rejected[receipt.id_pa, receipt.receipt_id] = reason
+        for result in results:
+            if isinstance(result, StoredItem):
+                yield result
+                continue
+            receipt, changes = result
+            key = (receipt.id_pa, receipt.receipt_id)
+            differences = tuple(self._difference(change) for change in changes)
+            reading = Reading.FAILED if key in rejected else Reading.REBUILT if changes else Reading.UNCHANGED
+            yield StoredItem(*key, reading, differences, rejected.get(key))
 
-    def _read(self, stored: dict[str, Any]) -> _Read | StoredItem:
+    def _read(self, stored: dict[str, Any]) -> _Changed | StoredItem:
         key = (stored["id_pa"], stored["receipt_id"])
         if not stored["raw"]:
             return StoredItem(*key, Reading.PURGED)
@@ -126,26 +107,16 @@ class Reread:
             return StoredItem(*key, Reading.FAILED, reason=f"unexpected {type(error).__name__}: please report this")
         if (receipt.id_pa, receipt.receipt_id) != key:
             return StoredItem(*key, Reading.FAILED, reason="its document now yields another key: please report this")
-        return _Read(stored, receipt, store.changes(stored, receipt))
-
-    def _write(self, changed: list[_Read]) -> None:
-        with store.transaction(self.engine) as connection:
-            for one in changed:
-                store.rebuild(connection, one.receipt, one.changes)
-
-    def _item(self, read: _Read, rejected: str | None) -> StoredItem:
-        key = (read.receipt.id_pa, read.receipt.receipt_id)
-        found = tuple(self._difference(change) for change in read.changes)
-        if rejected is not None:
-            return StoredItem(*key, Reading.FAILED, found, rejected)
-        return StoredItem(*key, Reading.REBUILT if found else Reading.UNCHANGED, found)
+        return receipt, store.changes(stored, receipt)
 
     def _difference(self, change: store.Change) -> Difference:
         if change.table == "flag":
             return Difference("flag", change.old, change.new)
         name = f"transfer {change.position} {change.name}" if change.position else change.name
-        return Difference(
-            name,
-            column(change.name, change.old, reveal=self.reveal),
-            column(change.name, change.new, reveal=self.reveal),
-        )
+        old, new = (column(change.name, value, reveal=self.reveal) for value in (change.old, change.new))
+        return Difference(name, old, new)
+
+
+def _write(changed: list[_Changed], connection: store.Connection) -> None:
+    for receipt, changes in changed:
+        store.rebuild(connection, receipt, changes)
