@@ -221,6 +221,15 @@ def test_where_else(database_url):
     assert f"station reconcile --iuv 01000000000000017 --ec {EC}" in done.stderr
 
 
+@pytest.mark.parametrize(("ecs", "named"), [([EC], EC), ([EC, OTHER_EC], "EC"), ([], "EC")])
+def test_where_else_without_ec(run_station, tmp_path, ecs, named):
+    """The command that asks the API names the EC where only one is configured, and leaves the choice otherwise."""
+    config = tmp_path / "station.toml"
+    config.write_text("".join(f'[[ec]]\nid = "{ec}"\n' for ec in ecs))
+    done = run_station("--config", str(config), "receipts", "list", "--notice", "301000000000000017")
+    assert f"station reconcile --iuv 01000000000000017 --ec {named}\n" in done.stderr
+
+
 def test_show_which(door, database_url):
     """Where several receipts fit, they are named; where none does, or none is asked for, that is said."""
     first = a_request()
