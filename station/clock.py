@@ -3,10 +3,14 @@
 Inside the station, in JSON and in CSV for machines, times are aware UTC in ISO 8601.
 """
 
+import calendar
 import re
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
+from typing import TypeVar
 from zoneinfo import ZoneInfo
+
+Day = TypeVar("Day", bound=date)
 
 ROME = ZoneInfo("Europe/Rome")
 EXAMPLES = "28/11/2026, 28/11/2026 14:05 or 2026-11-28T14:05"
@@ -53,3 +57,12 @@ def moment(text: str, *, end: bool = False) -> datetime:
         return datetime(year, month, in_month, hour, minute, second, tzinfo=ROME).astimezone(UTC)
     at = datetime.fromisoformat(text)
     return (at if at.tzinfo else at.replace(tzinfo=ROME)).astimezone(UTC)
+
+
+def months_before(day: Day, months: int) -> Day:
+    """Return the same day `months` calendar months earlier; the month's last day where it has no such day.
+
+    A datetime keeps its time of day.
+    """
+    year, month = divmod(day.year * 12 + day.month - 1 - months, 12)
+    return day.replace(year=year, month=month + 1, day=min(day.day, calendar.monthrange(year, month + 1)[1]))

@@ -3,13 +3,13 @@
 Each batch is a transaction of its own: a run that was stopped is simply run again.
 """
 
-import calendar
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from station import log, store
+from station.clock import months_before
 from station.config import Retention
 from station.errors import ClockError, ConfigError
 from station.retry import retrying
@@ -69,29 +69,23 @@ def purge(
         _log.info("purged", part=part, before=before.isoformat(), rows=total, operator=operator)
 
 
-def months_before(moment: datetime, months: int) -> datetime:
-    """The same time of day `months` calendar months earlier; on the month's last day where it has no such day."""
-    year, month = divmod(moment.year * 12 + moment.month - 1 - months, 12)
-    return moment.replace(year=year, month=month + 1, day=min(moment.day, calendar.monthrange(year, month + 1)[1]))
-
-
 def _check_clock(engine: store.Engine, now: datetime, *, trust: bool) -> None:
     """Raises `ClockError` where the clock seems to be ahead: what is purged too early is lost."""
     with store.transaction(engine, readonly=True) as connection:
-        theirs, latest = store.clock(connection), store.newest_entry(connection)
+        why, latest = store.clock_problem(connection, now), store.newest_entry(connection)
         newest = store.newest_entry(connection, until=now + store.CLOCK_TOLERANCE)
     if latest is not None and latest != newest:
         _log.warning("entries_in_future", latest=latest.isoformat())  # kept for longer than configured
     if trust:
         return
-    why = None
-    if theirs is not None and abs(now - theirs) > store.CLOCK_TOLERANCE:
-        why = f"the database's says {theirs:%Y-%m-%d %H:%M}"
-    elif newest is not None and now - newest > _QUIET:
-        why = f"the newest entry in the database dates from {newest:%Y-%m-%d %H:%M}"
+    if why is None and newest is not None and now - newest > _QUIET:
+        why = (
+            f"this machine's clock says {now:%Y-%m-%d %H:%M} UTC, and the newest entry in the database dates from "
+            f"{newest:%Y-%m-%d %H:%M}"
+        )
     if why:
         raise ClockError(
-            f"nothing was purged: this machine's clock says {now:%Y-%m-%d %H:%M} UTC, and {why}. A clock that is ahead "
+            f"nothing was purged: {why}. A clock that is ahead "
             "would purge too early: correct it, or add --trust-clock if it is right"
         )
 

@@ -32,7 +32,8 @@ from station.errors import (
     StoppedError,
 )
 from station.pagopa import Client, EcClient, usable_iuv
-from station.reconcile.windows import Span, cut, italian_day, midnight, padded, three_months_before, windows
+from station.reconcile.listing import Span
+from station.reconcile.windows import cut, italian_day, midnight, padded, windows
 from station.token_bucket import TokenBucket
 
 ORG = "77777777777"
@@ -655,16 +656,16 @@ def test_span_grows_over_what_cannot_be_read():
     """Where no hour can be read for days, or only some pages can, the walk does not go on hour by hour for ever."""
     span = Span(720, 1, timeout=30)
     for _ in range(99):
-        span.leave(partly=False)
+        span.give_up(partly=False)
     assert span.hours == 1
-    span.leave(partly=False)
-    span.leave(partly=False)
+    span.give_up(partly=False)
+    span.give_up(partly=False)
     assert span.hours == 4
     assert not span.can_narrow(cut(midnight(date(2026, 3, 1)), midnight(date(2026, 4, 1)), 4))
     span.read(cut(midnight(date(2026, 3, 1)), midnight(date(2026, 4, 1)), 4), 1)
     assert span.can_narrow(cut(midnight(date(2026, 3, 1)), midnight(date(2026, 4, 1)), 4))
     span = Span(720, 1, timeout=30)
-    span.leave(partly=True)
+    span.give_up(partly=True)
     assert span.hours == 2
 
 
@@ -674,15 +675,6 @@ def test_padded():
     assert padded(date(2026, 3, 1), date(2026, 3, 5), today) == (date(2026, 2, 28), date(2026, 3, 6))
     assert padded(date(2026, 11, 23), date(2026, 11, 23), today) == (date(2026, 11, 22), today)
     assert padded(date(2027, 1, 1), date(2027, 1, 2), today) == (today, today)
-
-
-@pytest.mark.parametrize(
-    ("day", "before"),
-    [((2026, 11, 23), (2026, 8, 23)), ((2026, 5, 31), (2026, 2, 28)), ((2026, 2, 10), (2025, 11, 10))],
-)
-def test_three_months(day, before):
-    """Three months before is the same day, or the month's last."""
-    assert three_months_before(date(*day)) == date(*before)
 
 
 def test_italian_day():

@@ -4,7 +4,7 @@ import json
 import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import click
@@ -19,9 +19,10 @@ from trouble import sent_again
 from station import store
 from station.cli import Context
 from station.cli.purge import purge as purge_command
+from station.clock import months_before
 from station.config import Retention, load
 from station.errors import ConfigError, StoreError
-from station.purge import months_before, purge
+from station.purge import purge
 from station.store import Part, tables
 
 NOW = datetime.now(UTC)
@@ -271,11 +272,14 @@ def test_nothing_configured(sqlite_url, tmp_path):
         ("2026-01-31", 2, "2025-11-30"),
         ("2026-12-31", 24, "2024-12-31"),
         ("2026-01-01", 1200, "1926-01-01"),
+        ("2026-05-31", 3, "2026-02-28"),
+        ("2026-02-10", 3, "2025-11-10"),
     ],
 )
 def test_months_before(moment, months, before):
     """Months are calendar months; a day that the earlier month lacks is its last."""
     assert months_before(datetime.fromisoformat(moment), months) == datetime.fromisoformat(before)
+    assert months_before(date.fromisoformat(moment), months) == date.fromisoformat(before)
 
 
 def test_database_stays_away(monkeypatch):

@@ -27,6 +27,7 @@ from station.errors import ConfigError
 from station.reconcile import run, walk
 from station.reconcile.windows import italian_day, padded, windows
 from station.store import tables
+from station.store.run_lock import only_run
 
 EC, OTHER_EC, THIRD_EC = "77777777777", "88888888888", "66666666666"
 TODAY = italian_day(datetime.now(UTC))
@@ -112,7 +113,7 @@ class Job:
     def free(self) -> bool:
         """Whether no run has the lock."""
         engine = store.connect(self.url)
-        with store.runs.only_run(engine) as free:
+        with only_run(engine) as free:
             engine.dispose()
             return free
 

@@ -202,12 +202,12 @@ def test_replay_and_reconcile(primary, engine, execute, tmp_path, monkeypatch):
         with cancelled(primary):
             with pytest.raises(StoreError, match="no standby has confirmed it"):
                 replayed(settings)
-            [tally] = reconcile.reconcile(settings, engine, reconcile.Order()).tallies
-        assert (tally.outcome, tally.fetched, "no standby has confirmed it" in tally.error) == ("failed", 0, True)
+            [ec_run] = reconcile.reconcile(settings, engine, reconcile.Order()).ec_runs
+        assert (ec_run.outcome, ec_run.fetched, "no standby has confirmed it" in ec_run.error) == ("failed", 0, True)
         with confirmed(execute):
             assert replayed(settings) == [replay.Verdict.DUPLICATE]
-            [tally] = reconcile.reconcile(settings, engine, reconcile.Order()).tallies
-    assert (tally.outcome, execute("SELECT count(*) FROM receipt").fetchone()) == ("done", (3,))
+            [ec_run] = reconcile.reconcile(settings, engine, reconcile.Order()).ec_runs
+    assert (ec_run.outcome, execute("SELECT count(*) FROM receipt").fetchone()) == ("done", (3,))
 
 
 def test_other_warnings(engine, execute):

@@ -3,6 +3,7 @@
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import date
@@ -13,16 +14,17 @@ import click
 from station import log
 from station import reconcile as use_case
 from station.cli import Context, cli
-from station.cli.options import Day, Number, quiet_option, wide_option
+from station.cli.options import SHOWN_TIMES, Day, Number, quiet_option, wide_option
 from station.cli.output import say, say_fields, say_json, table
 from station.clock import shown
-from station.reconcile import COUNTS, EcStatus, Missing, Order, Status, Summary, Tally
+from station.reconcile import COUNTS, EcRun, Missing, Order, Status, Summary
+from station.store.runs import ReconcileItem
 from station.text import counted, printable
 
 _MISSING_IN_JSON = 1000
 
 
-@cli.command()
+@cli.command(epilog=SHOWN_TIMES)
 @click.option(
     "--from", "first", type=Day(), help="Check payments from this day on, instead of where the last run ended."
 )
@@ -73,51 +75,50 @@ def reconcile(
     settings = context.settings
     engine = context.engine(pool_size=2 * settings.gpd.workers + 2)
     if show_status:
-        found = use_case.status(settings, engine, id_pas, runs=20 if id_pas else 1, items=limit)
+        status = use_case.status(settings, engine, id_pas, runs=20 if id_pas else 1, items=limit)
         if as_line:
-            say_json(_status_json(found))
-        elif found.late or not context.quiet:
-            _print_status(found, wide)
-        raise click.exceptions.Exit(1 if found.late else 0)
+            say_json({"late": status.late, **asdict(status)})
+        elif status.late or not context.quiet:
+            _print_status(status, wide)
+        raise click.exceptions.Exit(1 if status.late else 0)
     stop = _stop_on_signals()
     missing: list[Missing] = []
 
-    def miss(one: Missing) -> None:
+    def show_missing(receipt: Missing) -> None:
         if not as_line:
-            say_fields(part for part in asdict(one).values() if part)
+            say_fields(value for value in asdict(receipt).values() if value)
         elif len(missing) < _MISSING_IN_JSON:
-            missing.append(one)
+            missing.append(receipt)
 
     with ExitStack() as stack:
-        show = stack.enter_context(_Bars(context)) if sys.stderr.isatty() and not context.quiet else lambda _tally: None
-        if iuvs:
-            summary = use_case.fetch_by_hand(settings, engine, id_pas[0] if id_pas else None, iuvs, stop)
-        else:
-            order = Order(id_pas, first, last, positions=positions, dry_run=dry_run, show=show, missing=miss)
-            summary = use_case.reconcile(settings, engine, order, stop)
-    got = summary.complete and (not iuvs or summary.total["fetched"] + summary.total["here"] == len(set(iuvs)))
+        on_terminal = sys.stderr.isatty() and not context.quiet
+        show = stack.enter_context(_Bars(context)) if on_terminal else lambda _ec_run: None
+        order = Order(id_pas, first, last, positions, dry_run, iuvs, show, show_missing)
+        summary = use_case.reconcile(settings, engine, order, stop)
+    total = summary.total
+    ok = summary.complete and (not iuvs or total["fetched"] + total["here"] == len(set(iuvs)))
     if as_line:
         say_json(_summary_json(summary, missing))
-    elif not got if context.quiet else sys.stdout.isatty():
+    elif not ok if context.quiet else sys.stdout.isatty():
         _print_summary(summary, wide)
-    raise click.exceptions.Exit(0 if got else 1)
+    raise click.exceptions.Exit(0 if ok else 1)
 
 
 def _stop_on_signals() -> threading.Event:
-    """Set by the first SIGTERM or SIGINT; the second one is the last word."""
+    """Return an event that the first SIGTERM or SIGINT sets; the second one ends the process."""
     stop = threading.Event()
 
-    def hear(number: int, _frame: object) -> None:
+    def on_signal(number: int, _frame: object) -> None:
         stop.set()
         signal.signal(number, signal.SIG_DFL)
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, hear)
+        signal.signal(number, on_signal)
     return stop
 
 
 class _Bars:
-    """A bar for each EC that is being checked, on a terminal; log lines of less than a warning give way to it."""
+    """Progress bars on a terminal, one for each EC that is being checked; log lines below a warning are left out."""
 
     def __init__(self, context: Context) -> None:
         from rich.console import Console
@@ -128,7 +129,7 @@ class _Bars:
             TextColumn("EC {task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("pages  {task.fields[found]}", markup=False),
+            TextColumn("pages  {task.fields[counts]}", markup=False),
             console=Console(stderr=True),
         )
         self._tasks: dict[str, TaskID] = {}
@@ -144,40 +145,37 @@ class _Bars:
         self._progress.stop()
         log.configure(self._settings.format, self._settings.level)
 
-    def __call__(self, tally: Tally) -> None:
+    def __call__(self, ec_run: EcRun) -> None:
         with self._lock:
-            task = self._tasks.get(tally.id_pa)
-            if tally.outcome != "running":
+            task = self._tasks.get(ec_run.id_pa)
+            if ec_run.outcome != "running":
                 if task is not None:
                     self._progress.remove_task(task)
-                    del self._tasks[tally.id_pa]
+                    del self._tasks[ec_run.id_pa]
                 return
             if task is None:
-                task = self._tasks[tally.id_pa] = self._progress.add_task(printable(tally.id_pa), found="")
-            found = f"{tally.listed} listed, {tally.fetched} fetched" + (
-                f", {tally.failed} failed" * bool(tally.failed)
-            )
-            self._progress.update(task, completed=tally.page, total=tally.pages or None, found=found)
+                task = self._tasks[ec_run.id_pa] = self._progress.add_task(printable(ec_run.id_pa), counts="")
+            failed = f", {ec_run.failed} failed" if ec_run.failed else ""
+            counts = f"{ec_run.listed} listed, {ec_run.fetched} fetched{failed}"
+            self._progress.update(task, completed=ec_run.page, total=ec_run.pages or None, counts=counts)
 
 
 # --- printing ---------------------------------------------------------------------------------------------------------
 
-_TITLES = {"not_yet": "not yet"}
-
-
-def _tally_json(tally: Tally, *, dry_run: bool) -> dict[str, Any]:
-    shown: dict[str, Any] = tally.row()
-    del shown["run_id"]
-    shown["positions"] = tally.positions
-    if dry_run:
-        shown["missing"] = tally.missing
-    shown["duration_s"] = round(tally.duration_s, 3)
-    return shown
+_FEW = ("listed", "here", "fetched", "failed")  # the counts that fit 80 characters
+_NUMBERS = (*COUNTS, "not yet", "missing", "s", "tries", "euro", "open", "refused", "given up")
 
 
 def _summary_json(summary: Summary, missing: list[Missing]) -> dict[str, Any]:
     total = summary.total
-    shown: dict[str, Any] = {
+    ecs = []
+    for ec_run in summary.ec_runs:
+        row = {name: value for name, value in ec_run.row().items() if name != "run_id"}
+        row["positions"] = ec_run.positions
+        if summary.dry_run:
+            row["missing"] = ec_run.missing
+        ecs.append({**row, "duration_s": round(ec_run.duration_s, 3)})
+    line: dict[str, Any] = {
         "run_id": summary.run_id,
         "complete": summary.complete,
         "dry_run": summary.dry_run,
@@ -185,58 +183,45 @@ def _summary_json(summary: Summary, missing: list[Missing]) -> dict[str, Any]:
         "finished_at": summary.finished_at,
         "duration_s": round((summary.finished_at - summary.started_at).total_seconds(), 3),
         "total": total,
-        "ecs": [_tally_json(tally, dry_run=summary.dry_run) for tally in summary.tallies],
+        "ecs": ecs,
     }
     if summary.dry_run:
-        shown["missing"] = [asdict(one) for one in missing]
-        shown["missing_cut"] = total["missing"] > len(missing)
-    return shown
-
-
-_NUMBERS = (*COUNTS, "not yet", "missing", "s", "tries", "euro", "open", "refused", "given up")
-_FEW = ("listed", "here", "fetched", "failed")  # of the counts: as many as 80 characters hold
+        line["missing"] = [asdict(receipt) for receipt in missing]
+        line["missing_cut"] = total["missing"] > len(missing)
+    return line
 
 
 def _print_summary(summary: Summary, wide: bool) -> None:
     counts = ("listed", "missing") if summary.dry_run else COUNTS if wide else _FEW
     rows = (
-        (tally.id_pa, tally.outcome, *(getattr(tally, name) for name in counts), f"{tally.duration_s:.1f}")
-        for tally in summary.tallies
+        (ec_run.id_pa, ec_run.outcome, *(getattr(ec_run, name) for name in counts), f"{ec_run.duration_s:.1f}")
+        for ec_run in summary.ec_runs
     )
-    table(("EC", "outcome", *(_TITLES.get(name, name) for name in counts), "s"), rows, right=_NUMBERS)
-    for tally in summary.tallies:
-        if tally.error:
-            say(f"EC {tally.id_pa}: {tally.error}")
+    table(("EC", "outcome", *map(_title, counts), "s"), rows, right=_NUMBERS)
+    for ec_run in summary.ec_runs:
+        if ec_run.error:
+            say(f"EC {ec_run.id_pa}: {ec_run.error}")
 
 
-def _status_json(found: Status) -> dict[str, Any]:
-    return {
-        "late": found.late,
-        "ecs": [asdict(ec) for ec in found.ecs],
-        "items": [asdict(item) for item in found.items],
-        "items_total": found.items_total,
-    }
+def _title(count: str) -> str:
+    return count.replace("_", " ")
 
 
-def _alarm(ec: EcStatus) -> str:
-    return "IN THE FUTURE" if ec.in_future else "LATE" if ec.late else ""
-
-
-def _print_status(found: Status, wide: bool) -> None:
+def _print_status(status: Status, wide: bool) -> None:
     table(
         ("EC", "last check (Italy)", "", "full check (Italy)", "open", "refused", "given up"),
         (
-            (ec.id_pa, shown(ec.walked_at) or "never", _alarm(ec), shown(ec.swept_at), ec.open_items,
-             ec.refused_items, ec.given_up_items)
-            for ec in found.ecs
+            (ec.id_pa, shown(ec.walked_at) or "never", "IN THE FUTURE" if ec.in_future else "LATE" if ec.late else "",
+             shown(ec.swept_at), ec.open_items, ec.refused_items, ec.given_up_items)
+            for ec in status.ecs
         ),
         right=_NUMBERS,
     )  # fmt: skip
-    if runs := [run for ec in found.ecs for run in ec.runs]:
+    if runs := [run for ec in status.ecs for run in ec.runs]:
         say()
         counts = COUNTS if wide else _FEW
         table(
-            ("last runs (Italy)", "EC", "outcome", *(_TITLES.get(name, name) for name in counts), "s"),
+            ("last runs (Italy)", "EC", "outcome", *map(_title, counts), "s"),
             (
                 (shown(run["started_at"]), run["id_pa"], run["outcome"], *(run[name] for name in counts), _seconds(run))
                 for run in runs
@@ -246,25 +231,25 @@ def _print_status(found: Status, wide: bool) -> None:
     for run in runs:
         if run["error"]:
             say(f"{shown(run['started_at'])} EC {run['id_pa']}: {run['error']}")
-    if found.items:
-        columns = {
-            "missing since": [shown(item.first_at)[:10] for item in found.items],
-            "EC": [item.id_pa for item in found.items],
-            "IUV": [item.iuv for item in found.items],
-            "notice number": [item.notice_number for item in found.items],
-            "euro": [item.amount for item in found.items],
-            "tries": [item.attempts for item in found.items],
-            "next try (Italy)": [shown(item.next_attempt_at) if item.state == "open" else "" for item in found.items],
-            "state": [item.state for item in found.items],
-            "reason": [item.reason for item in found.items],
+    if status.items:
+        columns: dict[str, Callable[[ReconcileItem], object]] = {
+            "missing since": lambda item: shown(item.first_at)[:10],
+            "EC": lambda item: item.id_pa,
+            "IUV": lambda item: item.iuv,
+            "notice number": lambda item: item.notice_number,
+            "euro": lambda item: item.amount,
+            "tries": lambda item: item.attempts,
+            "next try (Italy)": lambda item: shown(item.next_attempt_at) if item.state == "open" else "",
+            "state": lambda item: item.state,
+            "reason": lambda item: item.reason,
         }
         titles = tuple(columns) if wide else ("missing since", "EC", "IUV", "tries", "state", "reason")
         say()
-        table(titles, zip(*(columns[title] for title in titles), strict=True), right=_NUMBERS)
+        table(titles, ([columns[title](item) for title in titles] for item in status.items), right=_NUMBERS)
         say()
         say("--json also has the last error of each.")
-    if found.items_total > len(found.items):
-        say(f"{counted(found.items_total, 'receipt')} missing, {len(found.items):,} shown (--limit shows more)")
+    if status.items_total > len(status.items):
+        say(f"{counted(status.items_total, 'receipt')} missing, {len(status.items):,} shown (--limit shows more)")
 
 
 def _seconds(run: dict[str, Any]) -> str:

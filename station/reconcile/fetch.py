@@ -1,4 +1,4 @@
-"""Fetching one EC's receipts: a bounded number on its way at any time, each ending in the store or as an open item."""
+"""Fetching one EC's receipts: a bounded number in flight, each ending in the store or as an open item."""
 
 import threading
 from collections.abc import Callable, Iterable
@@ -22,217 +22,214 @@ from station.errors import (
 )
 from station.intake import Intake, Origin, Outcome, Result
 from station.receipt import Identifiers, Source
-from station.reconcile.tally import Tally
-from station.retry import retrying
-from station.store.runs import Item
+from station.reconcile.ec_run import EcRun
+from station.retry import in_transaction, retrying
+from station.store.runs import ReconcileItem
 
 T = TypeVar("T")
 
 _log = log.get(__name__)
 
 _FAILURES_UNTIL_PROBE = 5
-_PAUSE_MOST_S = 23 * 3600.0  # a daily job must find the item due
+_BACKOFF_MAX_S = 23 * 3600.0  # a daily job must find the item due
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """A receipt to ask for: its open item where there is one, and what GPD-Core says of its payment."""
+class FetchRequest:
+    """A receipt to fetch: its open item where there is one, and what GPD-Core says of its payment."""
 
     iuv: str
-    item: Item | None = None
+    item: ReconcileItem | None = None
     notice_number: str | None = None
     amount: Decimal | None = None
 
 
 @dataclass
 class Fetcher:
-    """Fetches what one walk hands over, in the threads of `pool`. One thread hands over, `pool`'s threads fetch."""
+    """Fetches receipts of one EC in the threads of `pool`. One thread submits, the pool's threads fetch."""
 
     settings: Gpd
     engine: store.Engine
     intake: Intake
     client: pagopa.EcClient
-    tally: Tally
+    ec_run: EcRun
     pool: Executor
     stop: threading.Event
-    _failure: Exception | None = field(default=None, init=False)
-    _in_vain: int = field(default=0, init=False)
-    _over: bool = field(default=False, init=False)
-    _flying: dict[Future[None], str] = field(default_factory=dict, init=False)
+    _failure: Exception | None = field(default=None, init=False)  # one that concerns the other receipts, too
+    _failed_calls: int = field(default=0, init=False)
+    _closed: bool = field(default=False, init=False)
+    _in_flight: dict[Future[None], str] = field(default_factory=dict, init=False)
 
-    def hand_over(self, wanted: Wanted) -> None:
-        """To the pool, as soon as few enough of this EC's receipts are on their way. Raises what ended the walk."""
+    def submit(self, request: FetchRequest) -> None:
+        """Hand a receipt to the pool as soon as few enough of this EC's are in flight. Raise what ends the run."""
         self.check()
-        while len(self._flying) >= 2 * self.settings.workers:
-            self._landed(wait(self._flying, return_when=FIRST_COMPLETED).done)
+        while len(self._in_flight) >= 2 * self.settings.workers:
+            self._collect(wait(self._in_flight, return_when=FIRST_COMPLETED).done)
             self.check()
-        self._flying[self.pool.submit(self._fetch, wanted)] = wanted.iuv
+        self._in_flight[self.pool.submit(self._fetch, request)] = request.iuv
 
-    def is_flying(self, iuv: str) -> bool:
-        """Whether the receipt was handed over and is not known to be done."""
-        return iuv in self._flying.values()
+    def in_flight(self, iuv: str) -> bool:
+        """Return whether the receipt was submitted and is not known to be done."""
+        return iuv in self._in_flight.values()
 
     def drain(self) -> None:
-        """Waits for what is on its way. Raises what ended the walk."""
-        self._landed(wait(self._flying).done)
+        """Wait for the receipts in flight. Raise what ends the run."""
+        self._collect(wait(self._in_flight).done)
         self.check()
 
-    def land(self) -> None:
-        """At the end, however it came: what is on its way may finish, what is not yet does not start."""
-        self._over = True
-        wait(self._flying)
-        self._flying.clear()
+    def close(self) -> None:
+        """Let the receipts that are being fetched finish, and fetch no other: the run ends, whatever the reason."""
+        self._closed = True
+        wait(self._in_flight)
+        self._in_flight.clear()
 
     def check(self) -> None:
-        """Raises what ended the walk: a failure of one fetch that concerns all, or the signal to stop."""
+        """Raise what ends the run: a failure of one fetch that concerns all, or the signal to stop."""
         if self._failure is not None:
             raise self._failure
         if self.stop.is_set():
             raise StoppedError("stopped by a signal; the next run continues")
 
     def in_store(self, work: Callable[[store.Connection], T], *, readonly: bool = False) -> T:
-        """Runs `work`, which must be safe to run again, in a transaction. Raises `StoreError`."""
+        """Run `work`, which must be safe to run again, in a transaction. Raise `StoreError`."""
+        return in_transaction(self.engine, work, readonly=readonly)
 
-        def once() -> T:
-            with store.transaction(self.engine, readonly=readonly) as connection:
-                return work(connection)
-
-        return retrying(once)
-
-    def _landed(self, done: Iterable[Future[None]]) -> None:
+    def _collect(self, done: Iterable[Future[None]]) -> None:
         for future in done:
-            del self._flying[future]
+            del self._in_flight[future]
             future.result()
 
-    def _fetch(self, wanted: Wanted) -> None:
-        """One receipt, in a thread of the pool: whatever goes wrong is counted here and stops at most this walk."""
-        if self._over or self._failure is not None or self.stop.is_set():
+    def _fetch(self, request: FetchRequest) -> None:
+        """Fetch one receipt, in a thread of the pool. What goes wrong ends at most this EC's run."""
+        if self._closed or self._failure is not None or self.stop.is_set():
             return
         try:
-            self._fetch_one(wanted)
+            self._fetch_one(request)
         except StoppedError:
             pass
-        except (GpdKeyError, StoreError) as error:
-            self._failure = error
         except Exception as error:
-            _log.error("unexpected_error", id_pa=self.tally.id_pa, iuv=wanted.iuv, exc_info=error)
+            if not isinstance(error, (GpdKeyError, StoreError)):
+                _log.error("unexpected_error", id_pa=self.ec_run.id_pa, iuv=request.iuv, exc_info=error)
             self._failure = error
 
-    def _fetch_one(self, wanted: Wanted) -> None:
-        request_id = None
-        begun = datetime.now(UTC)
+    def _fetch_one(self, request: FetchRequest) -> None:
+        request_id, status, body = None, None, b""
+        began = datetime.now(UTC)
         try:
-            answer = self.client.receipt(wanted.iuv)
-            self._in_vain = 0
-            request_id = answer.request_id
-            if answer.status != 200:
-                self._journal(wanted, begun, "not_yet", request_id, answer.status)
-                self._missed(wanted, "not_yet", f"{answer.status}{pagopa.error_text(answer)}", request_id)
+            response = self.client.receipt(request.iuv)
+            self._failed_calls = 0
+            request_id, status = response.request_id, response.status
+            if status != 200:
+                self._journal(request, began, "not_yet", request_id, status)
+                self._missed(request, "not_yet", f"{status}{pagopa.error_text(response)}", request_id)
                 return
-            outcome = self._take_in(wanted, answer, begun)
-        except StoppedError:
-            raise
-        except GpdError as error:
-            self._journal(wanted, begun, error.code, error.request_id, error.status)
+            body = response.body
+            outcome = self._accept(request, response, began)
+        except (GpdError, DocumentError, MismatchError) as error:
+            if isinstance(error, GpdError):
+                request_id, status = error.request_id, error.status
+            self._journal(request, began, error.code, request_id, status, body)
             if isinstance(error, GpdKeyError):
                 raise
-            self._missed(wanted, error.code, str(error), error.request_id)
+            self._missed(request, error.code, str(error), request_id)
             if isinstance(error, GpdUnavailableError):
                 self._probe()
             return
-        except (DocumentError, MismatchError) as error:
-            self._journal(wanted, begun, error.code, request_id, answer.status, answer.body)
-            self._missed(wanted, error.code, str(error), request_id)
-            return
         except StoreRejectedError as error:
-            # The document was kept as refused, if that was possible: one that hits a defect must not stop the others.
-            self._missed(wanted, error.code, str(error), request_id)
+            # It hits a defect, and was kept as refused if that was possible. The others must not wait for the cure.
+            self._missed(request, error.code, str(error), request_id)
             return
-        except StoreError:
+        except (StoppedError, StoreError):
             raise
         except Exception as error:
-            _log.error("unexpected_error", id_pa=self.tally.id_pa, iuv=wanted.iuv, exc_info=error)
-            self._missed(wanted, "unexpected_error", f"unexpected {type(error).__name__}: see the log", request_id)
+            _log.error("unexpected_error", id_pa=self.ec_run.id_pa, iuv=request.iuv, exc_info=error)
+            self._missed(request, "unexpected_error", f"unexpected {type(error).__name__}: see the log", request_id)
             return
         if outcome.refusal is not None:
-            why = f"{outcome.refusal.fault_code}: {outcome.refusal}; kept as refused {outcome.refused_id}"
-            self._missed(wanted, "refused", why, request_id)
+            reason = f"{outcome.refusal.fault_code}: {outcome.refusal}; kept as refused {outcome.refused_id}"
+            self._missed(request, "refused", reason, request_id)
             return
-        self.tally.count("fetched" if outcome.result is Result.STORED else "here")
-        _log.info("receipt_fetched", id_pa=self.tally.id_pa, iuv=wanted.iuv, result=outcome.result,
+        self.ec_run.count("fetched" if outcome.result is Result.STORED else "here")
+        _log.info("receipt_fetched", id_pa=self.ec_run.id_pa, iuv=request.iuv, result=outcome.result,
                   receipt_id=outcome.identifiers.receipt_id, request_id=request_id)  # fmt: skip
-        if wanted.item is not None:
-            self.in_store(lambda connection: store.runs.close_item(connection, self.tally.id_pa, wanted.iuv))
+        if request.item is not None:
+            self.in_store(lambda connection: store.runs.close_item(connection, self.ec_run.id_pa, request.iuv))
 
-    def _take_in(self, wanted: Wanted, answer: pagopa.ApiResponse, begun: datetime) -> Outcome:
-        """Through the same door as the push, unless it is not the receipt that was asked for."""
-        document = contract.parse(answer.body, answer.charset)
-        request = contract.request_element(document.root)
-        if request.tag not in contract.RECEIPT_OPERATIONS:
+    def _accept(self, request: FetchRequest, response: pagopa.ApiResponse, began: datetime) -> Outcome:
+        """Pass a document to the intake, as a push does, unless it is not the receipt that was requested."""
+        document = contract.parse(response.body, response.charset)
+        element = contract.request_element(document.root)
+        if element.tag not in contract.RECEIPT_OPERATIONS:
             raise DocumentError("the API returned a document that is not a receipt")
-        says = contract.identify(request)
-        # A document without EC or IUV breaks the schema and is kept as refused; one of another EC is nobody's to keep.
-        if says.id_pa not in (None, self.tally.id_pa):
-            raise MismatchError(f"asked for EC {self.tally.id_pa}, got a receipt for EC {log.safe(says.id_pa or '')}")
-        if says.iuv not in (None, wanted.iuv):
-            raise MismatchError(f"asked for IUV {wanted.iuv}, got the receipt for IUV {log.safe(says.iuv or '')}")
-        origin = Origin(Source.RECONCILE, request_id=answer.request_id, begun=begun, http_status=answer.status)
-        return retrying(lambda: self.intake.accept(document, request, origin))
+        identifiers = contract.identify(element)
+        # A document without EC or IUV breaks the schema and is kept as refused; one of another EC must not be kept.
+        if identifiers.id_pa not in (None, self.ec_run.id_pa):
+            other = log.safe(identifiers.id_pa or "")
+            raise MismatchError(f"asked for EC {self.ec_run.id_pa}, got a receipt for EC {other}")
+        if identifiers.iuv not in (None, request.iuv):
+            other = log.safe(identifiers.iuv or "")
+            raise MismatchError(f"asked for IUV {request.iuv}, got the receipt for IUV {other}")
+        origin = Origin(Source.RECONCILE, request_id=response.request_id, begun=began, http_status=response.status)
+        return retrying(lambda: self.intake.accept(document, element, origin))
 
     def _journal(
-        self, wanted: Wanted, begun: datetime, reason: str, request_id: str | None, status: int | None, raw: bytes = b""
+        self,
+        request: FetchRequest,
+        began: datetime,
+        reason: str,
+        request_id: str | None,
+        status: int | None,
+        body: bytes = b"",
     ) -> None:
-        """Writes down a fetch that gave nothing to take in; what is taken in is written down with it."""
-        asked = Identifiers(journal.FETCH, self.tally.id_pa, None, None, None, wanted.notice_number, wanted.iuv)
-        origin = Origin(Source.RECONCILE, request_id=request_id, begun=begun, http_status=status)
-        self.intake.note(asked, origin, outcome=journal.FAILED, fault_code=reason, raw=raw)
+        """Write the journal's row of a fetch without a receipt; the intake writes that of a fetch with one."""
+        asked = Identifiers(journal.FETCH, self.ec_run.id_pa, None, None, None, request.notice_number, request.iuv)
+        origin = Origin(Source.RECONCILE, request_id=request_id, begun=began, http_status=status)
+        self.intake.note(asked, origin, outcome=journal.FAILED, fault_code=reason, raw=body)
 
-    def _missed(self, wanted: Wanted, reason: str, error: str, request_id: str | None) -> None:
-        """It is not here after all: counted, and an open item for the next try, later each time.
+    def _missed(self, request: FetchRequest, reason: str, error: str, request_id: str | None) -> None:
+        """Count a receipt that could not be stored, and keep an item for the next try, with backoff.
 
-        A refused one is not asked for again: its document is kept, and replaying it is the remedy.
+        A refused one is not requested again: its document is kept, and the remedy is to replay it.
         """
-        now = datetime.now(UTC)
-        item = wanted.item
+        now, item = datetime.now(UTC), request.item
         attempts = item.attempts + 1 if item else 1
         first_at = item.first_at if item else now
-        pause = min(self.settings.again_after * 2 ** min(attempts - 1, 30), _PAUSE_MOST_S)
-        state = "open"
-        if reason == "refused":
-            state = "refused"
-        elif now - first_at >= timedelta(days=self.settings.give_up_days):
-            state = "given_up"
-        new = Item(
-            id_pa=self.tally.id_pa,
-            iuv=wanted.iuv,
-            state=state,
+        backoff = min(self.settings.again_after * 2 ** min(attempts - 1, 30), _BACKOFF_MAX_S)
+        given_up = now - first_at >= timedelta(days=self.settings.give_up_days)
+        new = ReconcileItem(
+            id_pa=self.ec_run.id_pa,
+            iuv=request.iuv,
+            state="refused" if reason == "refused" else "given_up" if given_up else "open",
             reason=reason,
-            notice_number=wanted.notice_number,
-            amount=wanted.amount,
+            notice_number=request.notice_number,
+            amount=request.amount,
             attempts=attempts,
             first_at=first_at,
             last_at=now,
-            next_attempt_at=now + timedelta(seconds=pause),
+            next_attempt_at=now + timedelta(seconds=backoff),
             last_error=error,
             request_id=request_id,
         )
         self.in_store(lambda connection: store.runs.write_item(connection, new))
-        self.tally.count("not_yet" if reason == "not_yet" else "failed")
-        say = _log.info if reason == "not_yet" else _log.warning
-        say("receipt_not_there_yet" if reason == "not_yet" else "receipt_fetch_failed", id_pa=self.tally.id_pa,
-            iuv=wanted.iuv, reason=reason, error=error, attempts=attempts, request_id=request_id)  # fmt: skip
-        if state == "given_up" and item and item.state == "open":
-            _log.error("receipt_given_up", id_pa=self.tally.id_pa, iuv=wanted.iuv, attempts=attempts)
+        context = {"id_pa": new.id_pa, "iuv": new.iuv, "attempts": attempts}
+        if reason == "not_yet":
+            self.ec_run.count("not_yet")
+            _log.info("receipt_not_there_yet", **context, reason=reason, error=error, request_id=request_id)
+        else:
+            self.ec_run.count("failed")
+            _log.warning("receipt_fetch_failed", **context, reason=reason, error=error, request_id=request_id)
+        if new.state == "given_up" and item and item.state == "open":
+            _log.error("receipt_given_up", **context)
 
     def _probe(self) -> None:
-        """After some receipts in a row without an answer: does the API answer at all? If not, the walk ends.
+        """After some receipts in a row without an answer: end the run if the API answers nothing at all.
 
-        Some receipts that always end in an error must not end the walk, and an outage must not be waited for once for
-        each of ten thousand receipts.
+        Receipts that always end in an error must not end the run, and an outage must not be waited for once for each
+        of ten thousand receipts.
         """
-        self._in_vain += 1
-        if self._in_vain >= _FAILURES_UNTIL_PROBE:
-            self._in_vain = 0
+        self._failed_calls += 1
+        if self._failed_calls >= _FAILURES_UNTIL_PROBE:
+            self._failed_calls = 0
             try:
                 self.client.probe()
             except GpdError as error:

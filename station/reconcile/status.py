@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from station import config, store
-from station.store.runs import Item
+from station.store.runs import ReconcileItem
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,10 +14,9 @@ class EcStatus:
     """One EC. `late`: it is to be walked and was not walked completely for longer than `gpd.late_hours`, or ever.
 
     `in_future`: one of these times lies in the future, written by a clock that was ahead: it counts as late, and the
-    next run mends it. `walked_at`: the end of the last complete walk, `watermark` its start; `swept_at`: the end of the
-    last complete wide sweep. `runs`: the latest rows of the ledger, the latest first. Items are receipts that are
-    missing: open ones are asked for again, refused ones are kept as refused requests, given-up ones were asked for long
-    enough.
+    next run corrects it. `walked_at`: the end of the last complete walk, `watermark` its start; `swept_at`: the end of
+    the last complete wide sweep. `runs`: rows of the ledger, the latest first. The items are missing receipts: open
+    ones are requested again, refused ones are kept as refused requests, given-up ones were requested long enough.
     """
 
     id_pa: str
@@ -34,10 +33,10 @@ class EcStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """All ECs, and the receipts that have been missing longest (`items`) of all that are (`items_total`)."""
+    """All ECs, and the longest missing receipts (`items`) of all that are missing (`items_total`)."""
 
     ecs: Sequence[EcStatus]
-    items: Sequence[Item]
+    items: Sequence[ReconcileItem]
     items_total: int
 
     @property
@@ -48,33 +47,32 @@ class Status:
 def status(
     settings: config.Settings, engine: store.Engine, id_pas: Sequence[str] = (), *, runs: int = 1, items: int = 50
 ) -> Status:
-    """The configured ECs, and those that were walked once and are not configured any more; or those named.
+    """Return the status of the ECs named, or of those configured and those that were walked once.
 
-    `runs` and `items`: how many rows of the ledger for each EC, and how many open items, at most. Raises `StoreError`.
+    `runs` and `items`: how many rows of the ledger for each EC, and how many items, at most. Raise `StoreError`.
     """
     now = datetime.now(UTC)
     with store.transaction(engine, readonly=True) as connection:
         marks = store.runs.watermarks(connection)
-        names = list(dict.fromkeys(id_pas or [*(ec.id for ec in settings.ec), *sorted(marks)]))
         counts: dict[tuple[str, str], int] = {}
         for row in store.runs.count_items(connection, id_pas):
             counts[row.id_pa, row.state] = counts.get((row.id_pa, row.state), 0) + row.number
         ecs = []
-        for id_pa in names:
+        for id_pa in dict.fromkeys(id_pas or [*(ec.id for ec in settings.ec), *sorted(marks)]):
             mark = marks.get(id_pa)
+            watermark, walked_at, swept_at = (mark.watermark, mark.walked_at, mark.swept_at) if mark else (None,) * 3
+            in_future = any(at and at > now + store.CLOCK_TOLERANCE for at in (watermark, walked_at, swept_at))
             ec = settings.ecs.get(id_pa)
-            wanted = ec.reconcile if ec else not settings.ec
-            since = timedelta(hours=settings.gpd.late_hours)
-            times = (mark.watermark, mark.walked_at, mark.swept_at) if mark else ()
-            in_future = any(at is not None and at > now + store.CLOCK_TOLERANCE for at in times)
+            reconciled = ec.reconcile if ec else not settings.ec
+            overdue = walked_at is None or now - walked_at > timedelta(hours=settings.gpd.late_hours)
             ecs.append(
                 EcStatus(
                     id_pa=id_pa,
-                    late=wanted and (mark is None or in_future or now - mark.walked_at > since),
+                    late=reconciled and (in_future or overdue),
                     in_future=in_future,
-                    watermark=mark.watermark if mark else None,
-                    walked_at=mark.walked_at if mark else None,
-                    swept_at=mark.swept_at if mark else None,
+                    watermark=watermark,
+                    walked_at=walked_at,
+                    swept_at=swept_at,
                     runs=[dict(row._mapping) for row in store.runs.latest_runs(connection, id_pa, limit=runs)],
                     open_items=counts.get((id_pa, "open"), 0),
                     refused_items=counts.get((id_pa, "refused"), 0),

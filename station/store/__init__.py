@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         Durability,
         bound,
         clock,
+        clock_problem,
         durability,
         fetched_between,
         last_pushes,
@@ -70,8 +71,8 @@ _NAMES = {
     "station.store.engine": "connect parse_url shown_url transaction",
     "station.store.journal": "ExchangeFilter ExchangePosition list_exchanges write_exchange",
     "station.store.rights": "excessive_rights grants missing_rights",
-    "station.store.gauges": "CLOCK_TOLERANCE OPEN_COUNTED Durability bound clock durability fetched_between last_pushes"
-    " newest_entry open_by_fault pool_use",
+    "station.store.gauges": "CLOCK_TOLERANCE OPEN_COUNTED Durability bound clock clock_problem durability"
+    " fetched_between last_pushes newest_entry open_by_fault pool_use",
     "station.store.purge": "Part count_older open_refused purge_batch",
     "station.store.queries": "EXPORTED LISTED Cursor Position be_patient find flags_of list_receipts page same_notice"
     " total with_parts",

@@ -57,6 +57,14 @@ def clock(connection: Connection) -> datetime | None:
     return connection.execute(select(func.clock_timestamp())).scalar()
 
 
+def clock_problem(connection: Connection, now: datetime) -> str | None:
+    """Return in words how `now`, this machine's time, differs from the database server's; `None` if it does not."""
+    database_now = clock(connection)
+    if database_now is None or abs(now - database_now) <= CLOCK_TOLERANCE:
+        return None
+    return f"this machine's clock says {now:%Y-%m-%d %H:%M} UTC, and the database's says {database_now:%Y-%m-%d %H:%M}"
+
+
 _ENTERED = {
     "receipt": tables.receipt.c.received_at,
     "refused": tables.refused.c.received_at,

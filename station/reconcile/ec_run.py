@@ -1,23 +1,22 @@
-"""What a run counts for one EC."""
+"""One EC's part of a run: what is counted, shown while it runs, and written to the ledger."""
 
 import threading
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from decimal import Decimal
 from typing import Any
 
 COUNTS = ("listed", "here", "fetched", "not_yet", "waiting", "failed")
 
 
 @dataclass
-class Tally:
-    """What happened to one EC in one run.
+class EcRun:
+    """Counts and outcome of one EC in one run; threads share it.
 
-    `listed`: receipts the API listed; `here`: those the station had; `fetched`: stored by this run; `not_yet`: asked
-    for and not there yet; `waiting`: not there, and not due for another try; `failed`: asked for in vain, or kept as
-    refused. Receipts that an earlier run left open and that are due are asked for whether they are listed or not.
-    `missing` is counted by a dry run only, `positions` by a second opinion only. `page` of `pages` is for the eye.
-    `error` says what was wrong, also where it was mended.
+    `listed`: receipts that the API listed; `here`: those that the station had; `fetched`: stored by this run;
+    `not_yet`: requested and not there yet; `waiting`: missing, and not due for another try; `failed`: requested in
+    vain, kept as refused, or listed unreadably. Open items that are due are requested whether they are listed or not.
+    `missing` is counted by a dry run only, `positions` by a second opinion only. `page` of `pages` is for a progress
+    bar. `error` is what went wrong, also where the run corrected it.
     """
 
     id_pa: str
@@ -43,12 +42,12 @@ class Tally:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def count(self, name: str, number: int = 1) -> None:
-        """Threads share it."""
+        """Add to a count."""
         with self._lock:
             setattr(self, name, getattr(self, name) + number)
 
-    def say(self, error: str) -> None:
-        """Adds to what was wrong."""
+    def add_error(self, error: str) -> None:
+        """Append to what went wrong."""
         self.error = f"{self.error}; {error}" if self.error else error
 
     @property
@@ -56,18 +55,7 @@ class Tally:
         return ((self.finished_at or datetime.now(UTC)) - self.started_at).total_seconds()
 
     def row(self) -> dict[str, Any]:
-        """As the ledger keeps it."""
+        """Return the row of the ledger."""
         names = ("id_pa", "run_id", "kind", "outcome", "window_from", "window_to", "started_at", "finished_at",
                  *COUNTS, "requests", "error")  # fmt: skip
         return {name: getattr(self, name) for name in names}
-
-
-@dataclass(frozen=True, slots=True)
-class Missing:
-    """What a dry run says of a receipt that is not here."""
-
-    id_pa: str
-    iuv: str
-    paid_at: str
-    notice_number: str | None = None
-    amount: Decimal | None = None
