@@ -193,7 +193,7 @@ def test_replay_and_reconcile(primary, engine, execute, tmp_path, monkeypatch):
 
     def replayed(settings):
         documents = replay.Replay(Intake(engine, settings), "anna")
-        return [item.verdict for item in documents.files([str(tmp_path / "one.xml")], replay.Limits(), io.BytesIO())]
+        return [item.verdict for item in documents.files([str(tmp_path / "one.xml")], replay.UnpackLimits(), io.BytesIO())]
 
     with GpdSimulator.start(tmp_path) as gpd:
         gpd.load(generate={"org": EC, "count": 2, "from": "2026-10-01", "to": "2026-10-20"})
