@@ -5,11 +5,12 @@ The server does not use this: a push has a deadline of its own (see `intake`), a
 
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 from station import log, store
 from station.errors import DatabaseUnfitError, MissingRightsError, StoreError, StoreRejectedError
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _log = log.get(__name__)
@@ -34,11 +35,25 @@ def retrying(work: Callable[[], T]) -> T:
     return work()
 
 
-def in_transaction(engine: store.Engine, work: Callable[[store.Connection], T], *, readonly: bool = False) -> T:
-    """Run `work` in a transaction and return its result, `retrying`: `work` must be safe to run again."""
+def read(
+    engine: store.Engine, query: Callable[Concatenate[store.Connection, P], T], /, *args: P.args, **named: P.kwargs
+) -> T:
+    """Run one query in a transaction of its own, retried while the database is away for a moment."""
 
     def once() -> T:
-        with store.transaction(engine, readonly=readonly) as connection:
-            return work(connection)
+        with store.transaction(engine, readonly=True) as connection:
+            return query(connection, *args, **named)
+
+    return retrying(once)
+
+
+def write(
+    engine: store.Engine, work: Callable[Concatenate[store.Connection, P], T], /, *args: P.args, **named: P.kwargs
+) -> T:
+    """Run `work` in a transaction of its own, retried as `read` is: it must be safe to run again."""
+
+    def once() -> T:
+        with store.transaction(engine) as connection:
+            return work(connection, *args, **named)
 
     return retrying(once)

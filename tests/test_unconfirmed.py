@@ -193,7 +193,8 @@ def test_replay_and_reconcile(primary, engine, execute, tmp_path, monkeypatch):
 
     def replayed(settings):
         documents = replay.Replay(Intake(engine, settings), "anna")
-        return [item.verdict for item in documents.files([str(tmp_path / "one.xml")], replay.UnpackLimits(), io.BytesIO())]
+        limits = replay.UnpackLimits()
+        return [item.verdict for item in documents.files([str(tmp_path / "one.xml")], limits, io.BytesIO())]
 
     with GpdSimulator.start(tmp_path) as gpd:
         gpd.load(generate={"org": EC, "count": 2, "from": "2026-10-01", "to": "2026-10-20"})

@@ -1,12 +1,11 @@
 """Fetching one EC's receipts: a bounded number in flight, each ending in the store or as an open item."""
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import TypeVar
 
 from station import contract, journal, log, pagopa, store
 from station.config import Gpd
@@ -23,10 +22,8 @@ from station.errors import (
 from station.intake import Intake, Origin, Outcome, Result
 from station.receipt import Identifiers, Source
 from station.reconcile.ec_run import EcRun
-from station.retry import in_transaction, retrying
+from station.retry import retrying, write
 from station.store.runs import ReconcileItem
-
-T = TypeVar("T")
 
 _log = log.get(__name__)
 
@@ -90,10 +87,6 @@ class Fetcher:
         if self.stop.is_set():
             raise StoppedError("stopped by a signal; the next run continues")
 
-    def in_store(self, work: Callable[[store.Connection], T], *, readonly: bool = False) -> T:
-        """Run `work`, which must be safe to run again, in a transaction. Raise `StoreError`."""
-        return in_transaction(self.engine, work, readonly=readonly)
-
     def _collect(self, done: Iterable[Future[None]]) -> None:
         for future in done:
             del self._in_flight[future]
@@ -153,7 +146,7 @@ class Fetcher:
         _log.info("receipt_fetched", id_pa=self.ec_run.id_pa, iuv=request.iuv, result=outcome.result,
                   receipt_id=outcome.identifiers.receipt_id, request_id=request_id)  # fmt: skip
         if request.item is not None:
-            self.in_store(lambda connection: store.runs.close_item(connection, self.ec_run.id_pa, request.iuv))
+            write(self.engine, store.runs.close_item, self.ec_run.id_pa, request.iuv)
 
     def _accept(self, request: FetchRequest, response: pagopa.ApiResponse, began: datetime) -> Outcome:
         """Pass a document to the intake, as a push does, unless it is not the receipt that was requested."""
@@ -210,7 +203,7 @@ class Fetcher:
             last_error=error,
             request_id=request_id,
         )
-        self.in_store(lambda connection: store.runs.write_item(connection, new))
+        write(self.engine, store.runs.write_item, new)
         context = {"id_pa": new.id_pa, "iuv": new.iuv, "attempts": attempts}
         if reason == "not_yet":
             self.ec_run.count("not_yet")

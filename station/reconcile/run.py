@@ -16,7 +16,7 @@ from station.reconcile.ec_run import COUNTS, EcRun
 from station.reconcile.fetch import Fetcher
 from station.reconcile.walk import Missing, Walk
 from station.reconcile.windows import italian_day
-from station.retry import in_transaction
+from station.retry import read, write
 from station.store.run_lock import only_run
 
 _log = log.get(__name__)
@@ -119,7 +119,7 @@ def reconcile(
     if order.iuvs:
         return run.walk(id_pas)
     # Wrong times would be written into watermarks.
-    if problem := in_transaction(engine, lambda db: store.clock_problem(db, datetime.now(UTC)), readonly=True):
+    if problem := read(engine, store.clock_problem, datetime.now(UTC)):
         raise ClockError(f"nothing was done: {problem}: correct the one that is wrong")
     if order.dry_run:
         return run.walk(id_pas)
@@ -186,14 +186,15 @@ class _Run:
             ec_run.add_error(f"unexpected {type(error).__name__}: see the log")
         ec_run.finished_at = datetime.now(UTC)
         self._order.show(ec_run)
-        write = _log.error if ec_run.outcome == "failed" else _log.info
-        write(f"ec_{'walked' if ec_run.outcome == 'done' else ec_run.outcome}", id_pa=ec_run.id_pa, run_id=self.run_id,
-              kind=ec_run.kind, error=ec_run.error, requests=ec_run.requests, duration_s=round(ec_run.duration_s, 1),
-              window=f"{ec_run.window_from}/{ec_run.window_to}" if ec_run.window_from else None,
-              **{name: getattr(ec_run, name) for name in (*COUNTS, "missing", "positions")})  # fmt: skip
+        log_line = _log.error if ec_run.outcome == "failed" else _log.info
+        event = "ec_walked" if ec_run.outcome == "done" else f"ec_{ec_run.outcome}"
+        log_line(event, id_pa=ec_run.id_pa, run_id=self.run_id, kind=ec_run.kind, error=ec_run.error,
+                 requests=ec_run.requests, duration_s=round(ec_run.duration_s, 1),
+                 window=f"{ec_run.window_from}/{ec_run.window_to}" if ec_run.window_from else None,
+                 **{name: getattr(ec_run, name) for name in (*COUNTS, "missing", "positions")})  # fmt: skip
         if not self._order.dry_run:
             try:
-                in_transaction(self._engine, lambda connection: store.runs.write_run(connection, ec_run.row()))
+                write(self._engine, store.runs.write_run, ec_run.row())
             except StoreError as error:
                 _log.error("ledger_not_written", id_pa=ec_run.id_pa, reason=str(error))
                 ec_run.outcome = "failed"

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from functools import partial
 
 from station import log, pagopa, store
 from station.clock import months_before
@@ -14,6 +13,7 @@ from station.reconcile.ec_run import EcRun
 from station.reconcile.fetch import Fetcher, FetchRequest
 from station.reconcile.listing import Listing, Span
 from station.reconcile.windows import italian_day, midnight, padded, windows
+from station.retry import read, write
 from station.store.runs import ReconcileItem
 
 _log = log.get(__name__)
@@ -52,7 +52,7 @@ class Walk:
 
     def __post_init__(self) -> None:
         self.settings, self.client, self.ec_run = self.fetcher.settings, self.fetcher.client, self.fetcher.ec_run
-        self.id_pa = self.ec_run.id_pa
+        self.engine, self.id_pa = self.fetcher.engine, self.ec_run.id_pa
         widest = self.settings.window_days * 24
         span = Span(widest, widest, self.settings.timeout)
         self._listing = Listing(self.client, self.ec_run, span, self.fetcher.check)
@@ -77,12 +77,12 @@ class Walk:
         # The watermark's own window first: trouble in the wide one then costs the sweep only.
         self._walk_days(first, last)
         if not self._listing.unread:
-            self._write(lambda db, now: store.runs.set_watermark(db, self.id_pa, started, walked_at=now))
+            self._write(store.runs.set_watermark, self.id_pa, started, walked_at=datetime.now(UTC))
         if sweep:
             if sweep_first < first:
                 self._walk_days(sweep_first, first, until=midnight(first))
             if not self._listing.unread:
-                self._write(lambda connection, now: store.runs.set_swept(connection, self.id_pa, now))
+                self._write(store.runs.set_swept, self.id_pa, datetime.now(UTC))
         self._finish(earliest, last, positions=positions)
 
     def walk_range(self, first: date, last: date, *, positions: bool = False) -> None:
@@ -98,7 +98,7 @@ class Walk:
         self.ec_run.kind = "iuv"
         for start in range(0, len(iuvs), _BATCH):
             batch = iuvs[start : start + _BATCH]
-            items = self.fetcher.in_store(partial(store.runs.items, id_pa=self.id_pa, iuvs=batch), readonly=True)
+            items = read(self.engine, store.runs.items, self.id_pa, batch)
             for iuv in batch:
                 self.fetcher.submit(FetchRequest(iuv, items.get(iuv)))
         self.fetcher.drain()
@@ -118,13 +118,8 @@ class Walk:
         """
         now = self.ec_run.started_at
         limit = now + store.CLOCK_TOLERANCE
-        mark, last = self.fetcher.in_store(
-            lambda connection: (
-                store.runs.watermark(connection, self.id_pa),
-                store.runs.last_whole_walk(connection, self.id_pa, now),
-            ),
-            readonly=True,
-        )
+        mark = read(self.engine, store.runs.watermark, self.id_pa)
+        last = read(self.engine, store.runs.last_whole_walk, self.id_pa, now)
         if mark is None:
             return None, None
         span = self._listing.span
@@ -148,33 +143,33 @@ class Walk:
     def _begin(self, kind: str, first: date, last: date) -> None:
         self.ec_run.kind, self.ec_run.window_from, self.ec_run.window_to = kind, first, last
 
-        def write(connection: store.Connection, now: datetime) -> None:
+        def begin(connection: store.Connection, now: datetime) -> None:
             store.runs.close_arrived(connection, self.id_pa)
             if corrected := store.runs.correct_items(connection, self.id_pa, now):
                 _log.error("clock_was_ahead", id_pa=self.id_pa, error=f"{corrected} open items, which are due now")
             store.runs.write_run(connection, self.ec_run.row())
 
-        self._write(write)
+        self._write(begin, datetime.now(UTC))
         self._ledger_at = time.monotonic()
 
     def _finish(self, first: date, last: date, *, positions: bool) -> None:
         span = self._listing.span
         hours = span.hours if span.hours < span.widest else None
-        self._write(lambda connection, _now: store.runs.set_window_hours(connection, self.id_pa, hours))
+        self._write(store.runs.set_window_hours, self.id_pa, hours)
         if positions:
             self._walk_positions(first, last)
         self._listing.raise_unread()
 
-    def _write(self, write: Callable[[store.Connection, datetime], None]) -> None:
-        """Write to the database, passing the time; nothing in a dry run."""
+    def _write(self, work: Callable[..., object], *args: object, **named: object) -> None:
+        """Run `work` in a transaction; not in a dry run."""
         if self.missing is None:
-            self.fetcher.in_store(lambda connection: write(connection, datetime.now(UTC)))
+            write(self.engine, work, *args, **named)
 
     def _progress(self) -> None:
         self.ec_run.requests = self.client.calls
         self.show(self.ec_run)
         if time.monotonic() - self._ledger_at > _LEDGER_INTERVAL_S:
-            self._write(lambda connection, _now: store.runs.write_run(connection, self.ec_run.row()))
+            self._write(store.runs.write_run, self.ec_run.row())
             self._ledger_at = time.monotonic()
 
     # --- receipts -----------------------------------------------------------------------------------------------------
@@ -183,8 +178,7 @@ class Walk:
         """Request items again that earlier runs left open and that are due, whether they are listed or not."""
         after: str | None = "" if self.missing is None else None
         while after is not None:
-            query = partial(store.runs.due_items, id_pa=self.id_pa, moment=self.ec_run.started_at, limit=_BATCH)
-            due = self.fetcher.in_store(partial(query, after=after), readonly=True)
+            due = read(self.engine, store.runs.due_items, self.id_pa, self.ec_run.started_at, after=after, limit=_BATCH)
             for item in due:
                 self.fetcher.submit(FetchRequest(item.iuv, item))
             self._progress()
@@ -252,7 +246,7 @@ class Walk:
                 self.fetcher.submit(FetchRequest(iuv, item, position.notice_number, position.amount))
             elif item.notice_number is None:
                 fuller = replace(item, notice_number=position.notice_number, amount=position.amount)
-                self.fetcher.in_store(partial(store.runs.write_item, item=fuller))
+                write(self.engine, store.runs.write_item, fuller)
 
     def _known(self, iuvs: list[str]) -> tuple[set[str], dict[str, ReconcileItem]]:
         """Return which of the IUVs are here, and the items of the others."""
@@ -261,7 +255,7 @@ class Walk:
             known = store.runs.known_iuvs(connection, self.id_pa, iuvs)
             return known, store.runs.items(connection, self.id_pa, [iuv for iuv in iuvs if iuv not in known])
 
-        return self.fetcher.in_store(ask, readonly=True)
+        return read(self.engine, ask)
 
     def _due(self, item: ReconcileItem) -> bool:
         return item.state == "open" and item.next_attempt_at <= self.ec_run.started_at

@@ -1,11 +1,9 @@
 """How a refused request differs from the receipt that is stored under its key."""
 
-from functools import partial
-
 from station import contract, store
 from station.errors import DocumentError, RefusalError
 from station.masking import Difference, differences
-from station.retry import in_transaction
+from station.retry import read
 
 
 def differences_from_stored(
@@ -20,8 +18,7 @@ def differences_from_stored(
         receipt = contract.read(_request(raw, charset))
     except (DocumentError, RefusalError):
         return None
-    query = partial(store.find, id_pa=receipt.id_pa, receipt_id=receipt.receipt_id)
-    stored = in_transaction(engine, query, readonly=True)
+    stored = read(engine, store.find, receipt.id_pa, receipt.receipt_id)
     if stored is None or not stored["raw"]:
         return None
     # Parsed again: reading removes elements unknown to the schema.

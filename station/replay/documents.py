@@ -15,7 +15,7 @@ from station.receipt import Flag, Identifiers, Source
 from station.replay.conflict import differences_from_stored
 from station.replay.sources import documents
 from station.replay.unpack import UnpackLimits
-from station.retry import in_transaction, retrying
+from station.retry import read, retrying, write
 from station.text import printable
 
 _log = log.get(__name__)
@@ -73,15 +73,13 @@ class Replay:
         Requests that arrive meanwhile are left for the next time, or a replay might not end.
         """
         engine = self.intake.engine
-        until = in_transaction(engine, lambda db: store.bound(db, "refused", datetime.now(UTC)), readonly=True)
+        until = read(engine, store.bound, "refused", datetime.now(UTC))
         condition = replace(condition, received_to=min(condition.received_to or until, until))
         after: store.RefusedPosition | None = None
         while True:
-            query = partial(store.list_refused, wanted=condition, after=after, limit=_PAGE)
-            page = in_transaction(engine, query, readonly=True)
+            page = read(engine, store.list_refused, condition, after=after, limit=_PAGE)
             for row in page:
-                document = partial(store.document_of, id_pa=row.id_pa, raw_hash=row.raw_hash)
-                kept = in_transaction(engine, document, readonly=True)
+                kept = read(engine, store.document_of, row.id_pa, row.raw_hash)
                 if kept is not None:  # otherwise it was settled and purged meanwhile
                     yield self._replay(row.refused_id, *kept)
             if len(page) < _PAGE:
@@ -107,8 +105,7 @@ class Replay:
                 if self.replace and differences is not None:
                     replaced = self.dry_run or self._replace_stored(name, raw, charset)
             if outcome.result is not Result.REFUSED and not self.dry_run:
-                settle = partial(self._settle, identifiers=outcome.identifiers, raw=raw, result=outcome.result)
-                in_transaction(self.intake.engine, settle)
+                write(self.intake.engine, self._settle, outcome.identifiers, raw, outcome.result)
         except DocumentError as error:
             return ReplayItem(name, Verdict.FAILED, reason=str(error))
         except StoreRejectedError as error:
@@ -165,7 +162,7 @@ class Replay:
         receipt = contract.read(request)
         now = datetime.now(UTC)
 
-        def work(connection: store.Connection) -> bool:
+        def replace(connection: store.Connection) -> bool:
             kept = store.replace_stored(
                 connection, receipt, raw=raw, charset=charset, by=refused_id, operator=self.operator, at=now
             )
@@ -173,7 +170,7 @@ class Replay:
                 self._settle(connection, identifiers, raw, Verdict.REPLACED)
             return kept is not None
 
-        return in_transaction(self.intake.engine, work)
+        return write(self.intake.engine, replace)
 
     def _settle(
         self, connection: store.Connection, identifiers: Identifiers, raw: bytes, result: Result | Verdict

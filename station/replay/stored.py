@@ -4,14 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import partial
 from typing import Any
 
 from station import contract, log, store
 from station.errors import DocumentError, RefusalError, StoreRejectedError
 from station.masking import Difference, column
 from station.receipt import Receipt
-from station.retry import in_transaction
+from station.retry import read, write
 
 _log = log.get(__name__)
 
@@ -57,11 +56,19 @@ class Reread:
 
         Receipts that arrive meanwhile are left out: today's parser reads them anyway.
         """
-        until = in_transaction(self.engine, lambda db: store.bound(db, "receipt", datetime.now(UTC)), readonly=True)
-        query = partial(store.stored_page, id_pa=id_pa, receipt_id=receipt_id, received_from=received_from, limit=_PAGE)
+        until = read(self.engine, store.bound, "receipt", datetime.now(UTC))
         after: store.Position | None = None
         while True:
-            page = in_transaction(self.engine, partial(query, received_to=until, after=after), readonly=True)
+            page = read(
+                self.engine,
+                store.stored_page,
+                id_pa=id_pa,
+                receipt_id=receipt_id,
+                received_from=received_from,
+                received_to=until,
+                after=after,
+                limit=_PAGE,
+            )
             yield from self._rebuild(page)
             if len(page) < _PAGE:
                 return
@@ -74,12 +81,12 @@ class Reread:
         rejected: dict[tuple[str, str], str] = {}
         if changed and not self.dry_run:
             try:
-                in_transaction(self.engine, partial(_write, changed))
+                write(self.engine, _rebuild, changed)
             except StoreRejectedError:
                 # One of them breaks a constraint, and the transaction of all was rolled back: each by itself.
                 for receipt, changes in changed:
                     try:
-                        in_transaction(self.engine, partial(_write, [(receipt, changes)]))
+                        write(self.engine, _rebuild, [(receipt, changes)])
                     except StoreRejectedError as error:
                         reason = f"the database rejected it ({error.reason}): please report this"
                         rejected[receipt.id_pa, receipt.receipt_id] = reason
@@ -117,6 +124,6 @@ class Reread:
         return Difference(name, old, new)
 
 
-def _write(changed: list[_Changed], connection: store.Connection) -> None:
+def _rebuild(connection: store.Connection, changed: list[_Changed]) -> None:
     for receipt, changes in changed:
         store.rebuild(connection, receipt, changes)
