@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 import forked
 import pytest
+from click.testing import CliRunner
 from process import STATION, environment
 from sqlalchemy import JSON, Boolean, Date, LargeBinary, String
 
@@ -236,6 +237,13 @@ def test_one_kind_of_time():
             assert not isinstance(option.type, click.DateTime)
             if re.search("(from|to|since|until)$", option.name or "") and option.type.name == "text":
                 pytest.fail(f"{name} {option.name}")
+
+
+@pytest.mark.parametrize("name", ["reconcile", "replay", "refused list", "refused show"])
+def test_italian_times_are_said(name):
+    """The help of a command that shows or takes times says whose they are."""
+    done = CliRunner().invoke(cli, [*name.split(), "--help"])
+    assert "times are Italian" in done.output
 
 
 # --- columns ----------------------------------------------------------------------------------------------------------

@@ -1142,6 +1142,7 @@ def test_status(job):
     job.rows("UPDATE reconcile_ec SET walked_at = '2020-01-01 00:00:00' WHERE id_pa = :ec", ec=EC)
     shown = job.run("--status", expect=1).out
     assert shown.count("LATE") == 1
+    assert max(map(len, shown.splitlines())) <= 80
 
 
 def test_ledger_is_kept_for_its_time(job):
