@@ -12,7 +12,6 @@ from pathlib import Path
 import click
 import forked
 import pytest
-from click.testing import CliRunner
 from process import STATION, environment
 from sqlalchemy import JSON, Boolean, Date, LargeBinary, String
 
@@ -240,10 +239,9 @@ def test_one_kind_of_time():
 
 
 @pytest.mark.parametrize("name", ["reconcile", "replay", "refused list", "refused show"])
-def test_italian_times_are_said(name):
+def test_italian_times_are_said(run_station, name):
     """The help of a command that shows or takes times says whose they are."""
-    done = CliRunner().invoke(cli, [*name.split(), "--help"])
-    assert "times are Italian" in done.output
+    assert "times are Italian" in run_station(*name.split(), "--help").stdout
 
 
 # --- columns ----------------------------------------------------------------------------------------------------------

@@ -407,6 +407,18 @@ def test_late_receipts(job):
     assert job.json()["ecs"][0]["kind"] == "window"
 
 
+def test_sweep_counts_each_receipt_once(job):
+    """The sweep shares its last day with the watermark's window, and windows share days: each receipt counts once."""
+    times = [f"{ago(days)}T{at}" for days in (7, 8, 9, 37, 38, 39, 80) for at in ("00:00:00", "12:30:00", "23:59:59.5")]
+    job.gpd.load(receipts=[{"org": EC, "n": n, "payment_date_time": at} for n, at in enumerate(times)])
+    assert job.json()["total"]["listed"] == len(times)
+    yesterday = str(datetime.now(UTC) - timedelta(hours=25))[:19]
+    job.rows("UPDATE reconcile_ec SET swept_at = :yesterday", yesterday=yesterday)
+    ran = job.json()
+    assert (ran["ecs"][0]["kind"], ran["ecs"][0]["window_from"] < ago(80)) == ("sweep", True)
+    assert (ran["total"]["listed"], ran["total"]["here"]) == (len(times), len(times))
+
+
 def test_watermark_moves_for_a_whole_window_only(job):
     """A run that could not read all leaves the watermark where it was; one over given days as well."""
     generate(job.gpd, 300)

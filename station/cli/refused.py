@@ -24,7 +24,6 @@ from station.cli.options import (
 from station.cli.output import say, say_json, table
 from station.clock import shown
 from station.errors import DocumentError, ReceiptConflictError
-from station.receipt import Source
 from station.text import printable
 
 if TYPE_CHECKING:
@@ -210,10 +209,9 @@ def _today(context: Context, engine: store.Engine, raw: bytes, charset: str | No
 
 
 def _event(event: dict[str, Any]) -> str:
-    sources = {Source.PUSH: "by push", Source.RECONCILE: "by reconcile", Source.REPLAY: "by replay"}
     parts = [f"{shown(event['at'])} (Italy)", event["result"]]
     if event["source"]:
-        parts.append(sources.get(event["source"], event["source"]))
+        parts.append(f"by {event['source']}")
     if event["operator"]:
         parts.append(f"by {event['operator']}")
     reasons = [text for text in (event["fault_code"], event["reason"]) if text]

@@ -61,8 +61,7 @@ def documents(paths: Iterable[str], limits: UnpackLimits, stdin: IO[bytes]) -> I
                     with entry.open("rb") as file:
                         yield from _file(str(entry), file, limits)
             except OSError as error:
-                reason = error.strerror or type(error).__name__
-                yield SourceDocument(str(entry), error=f"cannot be read ({reason})")
+                yield SourceDocument(str(entry), error=f"cannot be read ({error.strerror or 'unknown error'})")
 
 
 def _file(name: str, file: IO[bytes], limits: UnpackLimits) -> Iterator[SourceDocument]:
@@ -82,39 +81,42 @@ def _content(name: str, stream: Stream, depth: int, budget: Budget) -> Iterator[
     except UnreadableError as error:
         yield SourceDocument(name, error=str(error))
     except Exception as error:  # the libraries raise RuntimeError, struct.error and others for broken archives
-        yield SourceDocument(name, error=f"damaged or truncated: {_reason(error)}")
+        yield SourceDocument(name, error=_reason(error))
 
 
 def _reason(error: Exception) -> str:
     match error:
+        case MemoryError():
+            return "cannot be read (not enough memory)"
+        case OSError(strerror=str(strerror)):  # of the file itself, or of a temporary one
+            return f"cannot be read ({strerror})"
         case EOFError() | tarfile.ReadError():
-            return "it ends too early"
+            return "damaged or truncated: it ends too early"
         case zipfile.BadZipFile():
-            return "not a complete zip archive, or a checksum does not match"
+            return "damaged or truncated: not a complete zip archive, or a checksum does not match"
         case lzma.LZMAError():
-            return "its xz data is invalid, or needs more memory than is allowed"
-        case OSError(strerror=str(strerror)) if strerror:
-            return strerror
-        case OSError() | zlib.error():  # bz2 raises an OSError of its own
-            return "its compressed data is invalid"
-    return "its structure is invalid"
+            return "damaged or truncated: its xz data is invalid, or needs more memory than is allowed"
+        case OSError() | zlib.error():  # bz2 raises an OSError without an errno
+            return "damaged or truncated: its compressed data is invalid"
+    return "damaged or truncated: its structure is invalid"
 
 
 def _unpack(name: str, stream: Stream, depth: int, budget: Budget) -> Iterator[SourceDocument]:
     head = stream.peek(_HEAD)
+    members: Iterator[tuple[str | None, Stream | str]]
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         members = zip_members(stream, budget)
     elif head[257:262] == b"ustar":
         members = tar_members(stream, budget)
     elif unpacked := decompressed(stream, head, budget):
-        members = iter([("", unpacked)])
+        members = iter([(None, unpacked)])
     else:
         yield from _document(name, stream, depth, budget)
         return
     if depth >= budget.limits.nesting:
         raise UnreadableError(f"archives are nested deeper than {budget.limits.nesting} levels")
     for member, content in members:
-        place = f"{name}!{member}" if member else name
+        place = name if member is None else f"{name}!{member}"
         if isinstance(content, str):
             yield SourceDocument(place, error=content)
         else:
