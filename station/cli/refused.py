@@ -167,7 +167,7 @@ def show(context: Context, /, refused_id: str, xml: bool, reveal: bool, as_line:
     request["today"] = _today(context, engine, raw, charset)
     conflict = request["fault_code"] == ReceiptConflictError.fault_code
     differences = differences_from_stored(engine, raw, charset, reveal=reveal) if conflict else None
-    request["differences"] = None if differences is None else [one._asdict() for one in differences]
+    request["differences"] = None if differences is None else [difference._asdict() for difference in differences]
     try:
         document = masking.pretty(
             contract.parse(raw, charset), reveal=reveal, at=request["element"], remark=f"HERE: {request['rule']}"

@@ -161,7 +161,7 @@ def _item_json(item: ReplayItem) -> dict[str, Any]:
         "fault_code": item.fault_code,
         "reason": item.reason,
         "refused_id": item.refused_id,
-        "differences": None if item.differences is None else [one._asdict() for one in item.differences],
+        "differences": None if item.differences is None else [difference._asdict() for difference in item.differences],
     }
 
 
@@ -171,5 +171,5 @@ def _stored_json(item: StoredItem) -> dict[str, Any]:
         "receipt_id": item.receipt_id,
         "result": item.reading,
         "reason": item.reason,
-        "differences": [one._asdict() for one in item.differences],
+        "differences": [difference._asdict() for difference in item.differences],
     }

@@ -18,7 +18,7 @@ _MESSAGE_LENGTH = 200
 
 _log = log.get(__name__)
 
-# Any text that the schema admits as IUV, except what a URL would read as a path.
+# Any text that the schema admits as IUV, except `.` and `..`, which are paths in a URL.
 _IUV = re.compile(r"(?!\.{1,2}$)[^\x00-\x20\x7f-\xa0]{1,35}")
 
 

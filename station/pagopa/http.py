@@ -15,7 +15,7 @@ from station.config import Gpd
 from station.errors import GpdAnswerError
 from station.token_bucket import TokenBucket
 
-# A receipt has 2 to 40 KB and a page of 100 rows about 20 KB: what is larger than this is neither.
+# A receipt has 2 to 40 KB and a page of 100 rows about 20 KB: a larger body is neither.
 _BODY_MAX = 4 * 1024 * 1024
 _ERROR_BODY_MAX = 64 * 1024
 _GATEWAY_PERIOD_S = 10.0

@@ -16,7 +16,7 @@ class EcRun:
     `not_yet`: requested and not there yet; `waiting`: missing, and not due for another try; `failed`: requested in
     vain, kept as refused, or listed unreadably. Open items that are due are requested whether they are listed or not.
     `missing` is counted by a dry run only, `positions` by a second opinion only. `page` of `pages` is for a progress
-    bar. `error` is what went wrong, also where the run corrected it.
+    bar. `error` names the problems, also those that the run corrected.
     """
 
     id_pa: str
@@ -47,7 +47,7 @@ class EcRun:
             setattr(self, name, getattr(self, name) + number)
 
     def add_error(self, error: str) -> None:
-        """Append to what went wrong."""
+        """Append a problem."""
         self.error = f"{self.error}; {error}" if self.error else error
 
     @property

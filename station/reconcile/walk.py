@@ -21,7 +21,7 @@ _log = log.get(__name__)
 # Positions whose payment is known; a reported one was paid before.
 POSITION_STATUSES = ("PAID", "PARTIALLY_PAID", "REPORTED")
 
-_FIRST_WALK_MONTHS = 3  # what the API lists without bounds
+_FIRST_WALK_MONTHS = 3  # the range that the API lists without bounds
 _BATCH = 100
 _LEDGER_INTERVAL_S = 5.0
 _POSITION_FAILURES_MAX = 2  # in a row

@@ -99,7 +99,7 @@ class _TarHeader(tarfile.TarInfo):
         return header
 
     def _proc_member(self, archive: tarfile.TarFile) -> Any:
-        """Read what follows the header's first block; tarfile means this method to be overridden."""
+        """Read the blocks that follow the header's first one; tarfile means this method to be overridden."""
         cast("_TarInput", archive.fileobj).pax_follows = self.type in _PAX_TYPES
         return super()._proc_member(archive)  # type: ignore[misc]  # not in typeshed
 

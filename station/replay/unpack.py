@@ -1,6 +1,6 @@
 """Unpacking with bounded memory and work: limits, streams, and compressed files.
 
-Archives come from anywhere, so `UnpackLimits` are held against them while they are unpacked, and what costs time is
+Archives come from anywhere, so `UnpackLimits` are held against them while they are unpacked, and the work is
 counted.
 """
 

@@ -176,7 +176,7 @@ def due_items(
 
 
 def write_item(connection: Connection, item: ReconcileItem) -> None:
-    """Insert or update an item. When it was first missed, and what is known of its payment, stays."""
+    """Insert or update an item. Its first time and the data of its payment stay."""
     columns = {name: getattr(item, name) for name in ReconcileItem.__slots__}
     statement = insert(connection, reconcile_item).values(**columns)
     changed = {name: statement.excluded[name] for name in columns if name not in ("id_pa", "iuv", "first_at")}
