@@ -1,4 +1,4 @@
-"""What a configuration lacks before it takes a public body's receipts. Looks and tells; changes nothing."""
+"""What is missing before a public body's receipts can be taken: findings about the configuration and the database."""
 
 import re
 from collections.abc import Iterator
@@ -15,13 +15,17 @@ from station.config import NODO_NAMES, Network, Settings
 from station.errors import StoreError, UntrustedError
 from station.http import certificate
 from station.http.trust import host_and_port, is_loopback
+from station.store import gauges, rights
 
-_CERTIFICATE_DAYS = 30
-_CLOCK_S = 2.0
+_CERTIFICATE_DAYS_LEFT = 30
+_CLOCK_SKEW_MAX_S = 2.0
 
 
-class Lack(NamedTuple):
-    """What is missing, as a name that stays, in words, and what to do. `unsure`: it may be there and not be seen."""
+class Finding(NamedTuple):
+    """A gap before production: a name that never changes, what is missing, and what to do.
+
+    `unsure`: it may be there, where the station cannot see it.
+    """
 
     name: str
     what: str
@@ -29,55 +33,59 @@ class Lack(NamedTuple):
     unsure: bool = False
 
 
-def lacks(settings: Settings, engine: store.Engine) -> list[Lack]:
-    """All that is missing. A database that does not answer is no part of it (`station check` tells)."""
-    found = [*_registry(settings), *_senders(settings), *_address(settings), *_certificates(settings)]
-    found += [*_storage(settings), *_reconciliation(settings)]
+def findings(settings: Settings, engine: store.Engine) -> list[Finding]:
+    """Return all that is missing. A database that does not answer is no part of it: `station check` reports that."""
+    gaps = [
+        *_registry(settings), *_senders(settings), *_address(settings), *_certificates(settings), *_storage(settings),
+        *_reconciliation(settings),
+    ]  # fmt: skip
     with suppress(StoreError):
-        found += _database(settings, engine)
-    return found
+        gaps += _database(settings, engine)
+    return gaps
 
 
-def _registry(settings: Settings) -> Iterator[Lack]:
+def _registry(settings: Settings) -> Iterator[Finding]:
     if not settings.ec:
-        yield Lack("registry_open", "receipts for every idPA are accepted", "name each EC in an [[ec]]")
+        yield Finding("registry_open", "receipts for every idPA are accepted", "name each EC in an [[ec]]")
     if not settings.broker:
-        yield Lack(
+        yield Finding(
             "brokers_open",
             "receipts from every broker and station are accepted",
             "name yours in a [[broker]], with its stations",
         )
 
 
-def _senders(settings: Settings) -> Iterator[Lack]:
+def _senders(settings: Settings) -> Iterator[Finding]:
     tls, trust = settings.tls, settings.trust
     wide = [str(network) for network in trust.proxy_networks if _is_wide(network)]
     if wide:
-        yield Lack(
+        yield Finding(
             "proxies_too_wide",
             f"headers with a sender's certificate and address are trusted from {_some(wide)}",
             "name the proxy's own addresses in trust.proxies",
         )
     if not tls.certificate and not trust.proxies:
-        yield Lack("no_tls", "TLS is not configured", "set tls.certificate, or name the TLS proxy in trust.proxies")
+        yield Finding("no_tls", "TLS is not configured", "set tls.certificate, or name the TLS proxy in trust.proxies")
     if not tls.client_ca and not trust.proxy_certificate:
-        yield Lack(
+        yield Finding(
             "no_mutual_tls",
             "senders are not identified by a certificate",
             'set tls.client_ca (or trust.proxies and trust.proxy_certificate) and trust.nodo = "production"',
         )
         return
     if "*" in trust.names:
-        yield Lack(
+        yield Finding(
             "any_certificate",
             "every certificate of the CA is admitted, and the CA has other customers",
             "replace * with the names to admit",
         )
     if set(NODO_NAMES["uat"]) & set(trust.names):
-        yield Lack("test_let_in", "pagoPA's test environment may store receipts here", 'set trust.nodo = "production"')
+        yield Finding(
+            "test_let_in", "pagoPA's test environment may store receipts here", 'set trust.nodo = "production"'
+        )
     pinned = any(name.startswith("sha256:") for name in trust.names)
     if not pinned and not set(NODO_NAMES["production"]) & set(trust.names):
-        yield Lack(
+        yield Finding(
             "nodo_not_let_in",
             "the certificate of pagoPA's production forwarder is not admitted",
             'set trust.nodo = "production"',
@@ -85,23 +93,23 @@ def _senders(settings: Settings) -> Iterator[Lack]:
 
 
 def _is_wide(network: Network) -> bool:
-    """Whether a network holds more than one organisation's machines."""
+    """Return whether a network holds more than one organisation's machines."""
     return not network.is_private and network.prefixlen < (16 if network.version == 4 else 32)
 
 
-def _address(settings: Settings) -> Iterator[Lack]:
+def _address(settings: Settings) -> Iterator[Finding]:
     url = settings.server.public_url
     if url is None:
-        yield Lack("no_public_url", "server.public_url is not set", "set it to the URL registered with pagoPA")
+        yield Finding("no_public_url", "server.public_url is not set", "set it to the URL registered with pagoPA")
         return
     parts = urlsplit(url)
     host = (parts.hostname or "").lower()
     if parts.scheme != "https":
-        yield Lack("public_url_http", "server.public_url is not https", "register and set an https URL")
+        yield Finding("public_url_http", "server.public_url is not https", "register and set an https URL")
     if not _is_fqdn(host):
-        yield Lack("public_url_no_name", "server.public_url has no full host name", "pagoPA calls an FQDN: use one")
+        yield Finding("public_url_no_name", "server.public_url has no full host name", "pagoPA calls an FQDN: use one")
     elif settings.tls.certificate and not _is_for(settings.tls.certificate, host):
-        yield Lack(
+        yield Finding(
             "certificate_other_name",
             f"tls.certificate is not for {host}, the host in server.public_url",
             "get a certificate for that name, or correct the URL",
@@ -120,65 +128,65 @@ def _is_for(file: Path, host: str) -> bool:
     try:
         names = certificate.identity_in(file).names
     except (OSError, UntrustedError):
-        return True  # what cannot be read is told elsewhere
+        return True  # a file that cannot be read is reported by `station check`
     return any(re.fullmatch(re.escape(name).replace(r"\*", "[^.]+"), host) for name in names)
 
 
-def _certificates(settings: Settings) -> Iterator[Lack]:
+def _certificates(settings: Settings) -> Iterator[Finding]:
     for name in ("certificate", "client_ca"):
         file: Path | None = getattr(settings.tls, name)
         end = certificate.first_end(file) if file else None
-        if end and end - datetime.now(UTC) < timedelta(days=_CERTIFICATE_DAYS):
+        if end and end - datetime.now(UTC) < timedelta(days=_CERTIFICATE_DAYS_LEFT):
             when = f"{'expired' if end < datetime.now(UTC) else 'expires'} on {shown(end)} (Italy)"
-            yield Lack(
+            yield Finding(
                 "certificate_ends",
                 f"a certificate in tls.{name} {when}",
                 "replace the file: the station then reloads it",
             )
 
 
-def _storage(settings: Settings) -> Iterator[Lack]:
+def _storage(settings: Settings) -> Iterator[Finding]:
     url = store.parse_url(settings.database.url.get_secret_value())
     sqlite = url.get_backend_name() == "sqlite"
     if "url" not in settings.database.model_fields_set:
-        yield Lack(
+        yield Finding(
             "sqlite_by_default",
             "no database is configured, so each command uses an SQLite file in its current folder",
             "set database.url, or STATION_DATABASE_URL_FILE",
         )
     elif sqlite and not Path(str(url.database)).is_absolute():
-        yield Lack(
+        yield Finding(
             "sqlite_relative",
             "database.url is a relative path, which means a different file in each folder",
             "use an absolute path: sqlite:////var/lib/station/station.sqlite3",
         )
     if sqlite:
-        yield Lack(
+        yield Finding(
             "backup_unseen",
             "the station cannot see whether the SQLite file is backed up",
             "make a backup every night and test a restore: see docs/backup.md",
             unsure=True,
         )
     if sqlite and settings.server.workers > 2:
-        yield Lack(
+        yield Finding(
             "sqlite_workers",
             f"{settings.server.workers} worker processes on SQLite, which has one writer",
             "set server.workers to 0 (two at most), or use PostgreSQL",
         )
     if not settings.journal.enabled:
-        yield Lack(
+        yield Finding(
             "no_journal", "the event journal is off, but pagoPA asks for 24 months of it", "set journal.enabled = true"
         )
     if all(value is None for _, value in settings.retention):
-        yield Lack(
+        yield Finding(
             "no_retention",
             "no retention period for personal data is configured",
             "set the periods in [retention], and run `station purge` daily",
         )
     if not settings.server.health_listen:
-        yield Lack("not_watched", "health and metrics are not served", "set server.health_listen")
+        yield Finding("not_watched", "health and metrics are not served", "set server.health_listen")
     elif _is_public(host_and_port(settings.server.health_listen)[0]):
-        yield Lack(
+        yield Finding(
             "health_public",
             f"health and metrics are open to every machine that can reach {settings.server.health_listen}",
             "set server.health_listen to 127.0.0.1 or to this machine's private address",
@@ -190,36 +198,35 @@ def _is_public(host: str) -> bool:
     return address.is_unspecified or not address.is_private
 
 
-def _reconciliation(settings: Settings) -> Iterator[Lack]:
-    wanted = [ec.id for ec in settings.ec if ec.reconcile]
-    without = [id_pa for id_pa in wanted if settings.gpd_key(id_pa) is None]
+def _reconciliation(settings: Settings) -> Iterator[Finding]:
+    without = [ec.id for ec in settings.ec if ec.reconcile and settings.gpd_key(ec.id) is None]
     if without:
-        yield Lack(
+        yield Finding(
             "no_reconcile_key",
             f"no key for the GPD receipts API for {_some(without)}",
             "set gpd.key, or gpd_key of the broker or EC, or reconcile = false for an EC without access to the API",
         )
     if ".uat." in settings.gpd.url:
-        yield Lack("gpd_test", "gpd.url points to the test environment", "remove gpd.url: the default is production")
+        yield Finding("gpd_test", "gpd.url points to the test environment", "remove gpd.url: the default is production")
     for name, value in settings.gpd:
         parts = urlsplit(value) if name.endswith("url") else None
         if parts and parts.scheme == "http" and not is_loopback(parts.hostname or ""):
-            yield Lack(
+            yield Finding(
                 "api_http",
                 f"gpd.{name} is plain http: keys and citizens' data would travel unencrypted",
                 "use an https URL; plain http is for 127.0.0.1 only",
             )
 
 
-def _database(settings: Settings, engine: store.Engine) -> Iterator[Lack]:
+def _database(settings: Settings, engine: store.Engine) -> Iterator[Finding]:
     with store.transaction(engine, readonly=True) as connection:
         before = datetime.now(UTC)
-        theirs = store.clock(connection)
+        database_time = gauges.clock(connection)
         after = datetime.now(UTC)
-        role, excess = store.excessive_rights(connection)
-        durability = store.durability(connection)
+        role, excess = rights.excessive_rights(connection)
+        durability = gauges.durability(connection)
     if excess:
-        yield Lack(
+        yield Finding(
             "role_may_too_much",
             f"the service's database role {role} has the right to {', '.join(excess)}",
             "let another role own the tables, and run the service as one that got its rights from `station migrate "
@@ -227,38 +234,38 @@ def _database(settings: Settings, engine: store.Engine) -> Iterator[Lack]:
         )
     if durability:
         yield from _durability(durability)
-    if theirs is not None:
-        apart = max((before - theirs).total_seconds(), (theirs - after).total_seconds())
-        if apart > _CLOCK_S:
-            yield Lack(
+    if database_time is not None:
+        apart = max((before - database_time).total_seconds(), (database_time - after).total_seconds())
+        if apart > _CLOCK_SKEW_MAX_S:
+            yield Finding(
                 "clock_skew",
                 f"this machine's clock and the database's differ by {apart:.0f} s",
                 "synchronise both (NTP): receipts and the journal are timed by this machine's clock",
             )
     late = [ec.id_pa for ec in reconcile.status(settings, engine).ecs if ec.late and ec.id_pa in settings.ecs]
     if late:
-        yield Lack(
+        yield Finding(
             "not_reconciled",
             f"`station reconcile` has not checked {_some(late)} for {settings.gpd.late_hours:g} hours",
             "run it, and schedule it once a day (see deploy/)",
         )
 
 
-def _durability(durability: store.Durability) -> Iterator[Lack]:
+def _durability(durability: gauges.Durability) -> Iterator[Finding]:
     if durability.settings_off:
-        yield Lack(
+        yield Finding(
             "not_durable",
             f"{', '.join(durability.settings_off)} off: PostgreSQL may lose acknowledged receipts",
             "turn it on in postgresql.conf (or ALTER ROLE ... RESET)",
         )
     if durability.archive_failing:
-        yield Lack(
+        yield Finding(
             "archive_failing",
             "PostgreSQL's last attempt to archive its log failed",
             "see its log, and archive_command",
         )
     if not durability.archiving and not durability.standbys:
-        yield Lack(
+        yield Finding(
             "backup_unseen",
             "PostgreSQL does not archive its log (archive_mode) and has no standby: losing the disk would lose all "
             "receipts since the last dump, and the Nodo does not send them again",

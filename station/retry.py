@@ -9,6 +9,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from station import log, store
 from station.errors import DatabaseUnfitError, MissingRightsError, StoreError, StoreRejectedError
+from station.store import queries
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,7 +42,7 @@ def read(
     """Run one query in a transaction of its own, retried while the database is away for a moment."""
 
     def once() -> T:
-        with store.transaction(engine, readonly=True) as connection:
+        with queries.reading(engine) as connection:
             return query(connection, *args, **named)
 
     return retrying(once)

@@ -1,6 +1,6 @@
-"""Digital stamps (marche da bollo digitali): the documents that receipts carry in MBDAttachment, into files.
+"""Digital stamps (marche da bollo digitali): write the documents that receipts carry in MBDAttachment to files.
 
-A stamp is signed and stands for itself, so it leaves as the bytes it came as, with their SHA-256.
+A stamp is signed and stands for itself, so its bytes are written unchanged, with their SHA-256.
 """
 
 import base64
@@ -16,12 +16,13 @@ from typing import Any
 
 from station import contract, export, log, store
 from station.errors import DocumentError, StationError
-from station.retry import retrying
+from station.retry import read
+from station.store import queries
 
 _log = log.get(__name__)
 
-# receiptId and idPA may be any text. In a file name they stand as they are only where nothing in them can mean anything
-# to a file system: no separators, no dots, no letters that some systems take for others.
+# receiptId and idPA may be any text. A file name holds them unchanged only where no file system can misread them: no
+# separators, no dots, no capitals (which some systems do not tell from small letters).
 _SAFE = re.compile(r"[0-9a-z]{1,64}")
 
 
@@ -56,24 +57,22 @@ class StampError(StationError):
 
 
 def file_name(id_pa: str, receipt_id: str, position: int, content: bytes) -> str:
-    """A name of safe characters that no other stamp has."""
-    safe = (
-        one if _SAFE.fullmatch(one) else f"id-{sha256(one.encode()).hexdigest()[:32]}" for one in (id_pa, receipt_id)
-    )
+    """Return a name of safe characters that no other stamp has."""
+    safe = (text if _SAFE.fullmatch(text) else f"id-{_digest(text.encode())[:32]}" for text in (id_pa, receipt_id))
     return f"{'_'.join(safe)}_{position}.{'xml' if content.lstrip().startswith(b'<') else 'bin'}"
 
 
-def _digest(text: str) -> str:
-    return sha256(text.encode()).hexdigest()
+def _digest(content: bytes) -> str:
+    return sha256(content).hexdigest()
 
 
-def extract(engine: store.Engine, wanted: store.Filter, folder: Path) -> Iterator[Stamp | StampError]:
-    """Writes the stamps of all receipts that fit into `folder`; what it wrote, or what went wrong with one receipt.
+def extract(engine: store.Engine, filter_: store.Filter, folder: Path) -> Iterator[Stamp | StampError]:
+    """Write the stamps of all receipts that fit into `folder`. Yield each, or an error for a receipt that failed.
 
     A file that is there already with the same content is left as it is, so that this can be run again.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for batch in export.batches(engine, replace(wanted, digital_stamp=True)):
+    for batch in export.batches(engine, replace(filter_, digital_stamp=True)):
         for receipt in batch:
             try:
                 for position, content in _contents(engine, receipt):
@@ -85,12 +84,12 @@ def extract(engine: store.Engine, wanted: store.Filter, folder: Path) -> Iterato
 
 
 def _contents(engine: store.Engine, receipt: dict[str, Any]) -> Iterator[tuple[int, bytes]]:
-    """The stamps in a receipt's stored document, with the place of their transfer, from 1."""
-    found = retrying(lambda: _find(engine, receipt))
-    if found is None or not found["raw"]:
+    """Yield the stamps in a receipt's stored document, with the place of their transfer, from 1."""
+    stored = read(engine, queries.find, receipt["id_pa"], receipt["receipt_id"])
+    if stored is None or not stored["raw"]:
         raise StampError("its document was purged")
     try:
-        request = contract.request_element(contract.parse(found["raw"], found["charset"]).root)
+        request = contract.request_element(contract.parse(stored["raw"], stored["charset"]).root)
     except DocumentError as error:
         raise StampError(f"its document cannot be read: {error}") from error
     for position, transfer in enumerate(request.iterfind("receipt/transferList/transfer"), start=1):
@@ -102,11 +101,6 @@ def _contents(engine: store.Engine, receipt: dict[str, Any]) -> Iterator[tuple[i
                 raise StampError(f"the stamp of transfer {position} is not base64") from None
 
 
-def _find(engine: store.Engine, receipt: dict[str, Any]) -> dict[str, Any] | None:
-    with store.transaction(engine, readonly=True) as connection:
-        return store.find(connection, receipt["id_pa"], receipt["receipt_id"])
-
-
 def _write(folder: Path, receipt: dict[str, Any], position: int, content: bytes) -> Stamp:
     path = folder / file_name(receipt["id_pa"], receipt["receipt_id"], position, content)
     if not path.is_symlink() and path.is_file():
@@ -115,7 +109,7 @@ def _write(folder: Path, receipt: dict[str, Any], position: int, content: bytes)
     else:
         with export.whole_file(path) as sink:
             sink.write(content)
-    transfer: dict[str, Any] = next((one for one in receipt["transfers"] if one["position"] == position), {})
+    transfers = {transfer["position"]: transfer for transfer in receipt["transfers"]}
     known: dict[str, Any] = {name: receipt[name] for name in _OF_RECEIPT}
-    known |= {name: transfer.get(name) for name in _OF_TRANSFER}
-    return Stamp(file=path.name, sha256=sha256(content).hexdigest(), size=len(content), position=position, **known)
+    known |= {name: transfers.get(position, {}).get(name) for name in _OF_TRANSFER}
+    return Stamp(file=path.name, sha256=_digest(content), size=len(content), position=position, **known)

@@ -16,7 +16,8 @@ from station.http import metrics
 from station.intake import Intake, Origin, Result
 from station.receipt import Source
 from station.reconcile import Order, reconcile, run
-from station.store import Part, tables
+from station.store import tables
+from station.store.purge import Part
 
 NOW = datetime.now(UTC)
 AHEAD = NOW + timedelta(days=365)

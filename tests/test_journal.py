@@ -1,5 +1,6 @@
 """The event journal: a row for each exchange, with what it stores or not at all, and nobody's personal data."""
 
+import base64
 import csv
 import io
 import json
@@ -28,7 +29,9 @@ from station.errors import StoreError
 from station.intake import Intake, Origin
 from station.journal import EVENT_FIELDS, Exchange, events, exchange
 from station.receipt import Identifiers, Source
-from station.store import ExchangeFilter, ExchangePosition, tables
+from station.store import tables
+from station.store.journal import ExchangeFilter, list_exchanges
+from station.store.paging import Cursor
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Spyne imports what is deprecated
@@ -93,7 +96,7 @@ def outcomes(engine):
 
 def found(engine, **wanted):
     with store.transaction(engine, readonly=True) as connection:
-        return store.list_exchanges(connection, ExchangeFilter(**wanted), limit=1000)
+        return list_exchanges(connection, ExchangeFilter(**wanted), limit=1000)
 
 
 # --- one exchange, one row --------------------------------------------------------------------------------------------
@@ -571,21 +574,37 @@ def test_pages(engine, written, newest_first, wanted):
     whole = sorted(((row["at"], row["id_pa"], row["event_id"]) for row in whole), reverse=newest_first)
     paged, after = [], None
     with store.transaction(engine, readonly=True) as connection:
-        while page := store.list_exchanges(
+        while page := list_exchanges(
             connection, ExchangeFilter(**wanted), after=after, newest_first=newest_first, limit=7
         ):
             paged += [(row.at, row.id_pa, row.event_id) for row in page]
-            after = ExchangePosition.decode(ExchangePosition.of(page[-1]).encode())
+            after = Cursor.decode(Cursor.of("at", page[-1], "event_id").encode(), ("at",), int)
     assert paged == whole
 
 
+def a_cursor(*parts):
+    return base64.urlsafe_b64encode(json.dumps(parts).encode()).decode().rstrip("=")
+
+
 @pytest.mark.parametrize(
-    "word", ["", "x", "20260701T102030000000..", "20260701T102030000000.7.1", "20269901T102030000000..1"]
+    "word",
+    [
+        "",
+        "x",
+        "20260701T102030000000.77777777777.1",  # printed by version 1.0
+        a_cursor("received_at", "2026-07-01T10:20:30+00:00", "", 1),
+        a_cursor("at", "2026-99-01T10:20:30+00:00", "", 1),
+        a_cursor("at", "2026-07-01T10:20:30", "", 1),
+        a_cursor("at", "2026-07-01T10:20:30+00:00", "", "1"),
+        a_cursor("at", "2026-07-01T10:20:30+00:00", "", 2**63),
+        a_cursor("at", "2026-07-01T10:20:30+00:00", "\ud800", 1),
+        a_cursor("at", "2026-07-01T10:20:30+00:00", "\0", 1),
+    ],
 )
 def test_no_cursor(word):
     """Only what a list ended with is a cursor."""
     with pytest.raises(ValueError):
-        ExchangePosition.decode(word)
+        Cursor.decode(word, ("at",), int)
 
 
 # --- the commands -----------------------------------------------------------------------------------------------------
@@ -777,7 +796,7 @@ def test_many(engine, many, database_url, tmp_path):
     all_, much = export()
     assert (few, all_) == (2 * MANY // 1000, 2 * MANY)
     assert much < little + 6  # 0.15 KB for each exchange more
-    middle = ExchangePosition(NOW - timedelta(seconds=MANY // 4), "77700000007", 0)
+    middle = Cursor("at", NOW - timedelta(seconds=MANY // 4), "77700000007", 0)
     iuv = str(FIRST_IUV + 7)
     wanted = [
         {}, {"id_pa": "77700000007"}, {"outcome": "refused"}, {"fault_code": "PAA_SINTASSI_EXTRAXSD"},
@@ -798,7 +817,7 @@ def explain(engine, wanted, after):
 
     event.listen(engine, "before_cursor_execute", note)
     with store.transaction(engine, readonly=True) as connection:
-        store.list_exchanges(connection, wanted, after=after, newest_first=True, limit=50)
+        list_exchanges(connection, wanted, after=after, newest_first=True, limit=50)
     event.remove(engine, "before_cursor_execute", note)
     statement, parameters = queries[-1]
     words = "EXPLAIN QUERY PLAN " if engine.dialect.name == "sqlite" else "EXPLAIN "

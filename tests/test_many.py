@@ -24,6 +24,7 @@ from process import STATION, environment
 from sqlalchemy import create_engine, event, text
 
 from station import export, store
+from station.store import queries, search
 from station.store.search import FEW
 
 
@@ -162,8 +163,8 @@ def test_filter(engine, name):
     expected = [(r[order], r["id_pa"], r["receipt_id"]) for r in latest_first(order) if fits(r)]
     found, after = [], None
     with store.transaction(engine, readonly=True) as connection:
-        planned = store.plan(connection, wanted)
-        while rows := store.page(connection, planned, store.LISTED, after=after, limit=2499):
+        planned = search.plan(connection, wanted)
+        while rows := queries.page(connection, planned, queries.LISTED, after=after, limit=2499):
             found += [(getattr(row, order), row.id_pa, row.receipt_id) for row in rows]
             after = store.Cursor.of(order, rows[-1])
             if len(found) >= 6_000:  # the others are as these
@@ -245,12 +246,12 @@ def test_deep_page_effort(engine, name):
     """A page far behind costs what the first one costs."""
     wanted = FILTERS[name][0]
     with store.transaction(engine, readonly=True) as connection:
-        planned = store.plan(connection, wanted)
+        planned = search.plan(connection, wanted)
         with Effort(engine) as first:
-            rows = store.page(connection, planned, store.LISTED, limit=50)
+            rows = queries.page(connection, planned, queries.LISTED, limit=50)
         place = store.Cursor(wanted.order, at(5000), rows[-1].id_pa, rows[-1].receipt_id)
         with Effort(engine) as deep:
-            store.page(connection, planned, store.LISTED, limit=50, after=place)
+            queries.page(connection, planned, queries.LISTED, limit=50, after=place)
     assert deep.measured() <= 3 * first.measured() + 1000
 
 

@@ -11,6 +11,7 @@ from process import environment
 from pydantic import SecretStr
 
 from station import config, production, store
+from station.store import gauges
 
 FORWARDER = "forwarder.platform.pagopa.it"
 ROLE = "station_checked"
@@ -79,7 +80,7 @@ def changed(settings, section, **values):
 
 
 def names(settings, engine):
-    return [lack.name for lack in production.lacks(settings, engine) if not lack.unsure]
+    return [finding.name for finding in production.findings(settings, engine) if not finding.unsure]
 
 
 def a_certificate(folder, name, days):
@@ -140,8 +141,8 @@ def test_registry(settings, engine):
 def test_not_reconciled(settings, app_url):
     """An EC that was never walked, or not for too long, is named."""
     engine = store.connect(app_url)
-    [lack] = [one for one in production.lacks(settings, engine) if one.name == "not_reconciled"]
-    assert "77777777777" in lack.what
+    [finding] = [one for one in production.findings(settings, engine) if one.name == "not_reconciled"]
+    assert "77777777777" in finding.what
     long_ago = datetime.now(UTC) - timedelta(days=30)
     with store.transaction(engine) as connection:
         store.runs.set_watermark(connection, "77777777777", long_ago, walked_at=long_ago)
@@ -176,10 +177,10 @@ def test_certificate(settings, sqlite_url, tmp_path, name, days, expected):
 
 def test_clock(settings, engine, monkeypatch):
     """Clocks that are apart are named with the difference."""
-    monkeypatch.setattr(store, "clock", lambda _: datetime.now(UTC) + timedelta(seconds=90))
-    [lack] = [one for one in production.lacks(settings, engine) if not one.unsure]
-    assert lack.name == "clock_skew"
-    assert "90 s" in lack.what or "89 s" in lack.what
+    monkeypatch.setattr(gauges, "clock", lambda _: datetime.now(UTC) + timedelta(seconds=90))
+    [finding] = [one for one in production.findings(settings, engine) if not one.unsure]
+    assert finding.name == "clock_skew"
+    assert "90 s" in finding.what or "89 s" in finding.what
 
 
 @pytest.mark.parametrize(("text", "code"), [("", 1), (READY, 1)])
@@ -222,24 +223,24 @@ def test_where_sqlite_is(settings, tmp_path, url, expected):
 def test_one_role_for_all(settings, postgres_url):
     """A service that runs with the role that owns the tables is named."""
     engine = store.connect(postgres_url)
-    [lack] = [one for one in production.lacks(settings, engine) if one.name == "role_may_too_much"]
-    assert "drop the tables, delete receipts, create tables" in lack.what
+    [finding] = [one for one in production.findings(settings, engine) if one.name == "role_may_too_much"]
+    assert "drop the tables, delete receipts, create tables" in finding.what
     engine.dispose()
 
 
 @pytest.mark.parametrize(
     ("seen", "expected"),
     [
-        (store.Durability(("fsync",), archiving=True, archive_failing=False, standbys=0), ["not_durable"]),
-        (store.Durability((), archiving=True, archive_failing=True, standbys=0), ["archive_failing"]),
-        (store.Durability((), archiving=False, archive_failing=False, standbys=1), []),
-        (store.Durability((), archiving=False, archive_failing=False, standbys=0), ["backup_unseen"]),
+        (gauges.Durability(("fsync",), archiving=True, archive_failing=False, standbys=0), ["not_durable"]),
+        (gauges.Durability((), archiving=True, archive_failing=True, standbys=0), ["archive_failing"]),
+        (gauges.Durability((), archiving=False, archive_failing=False, standbys=1), []),
+        (gauges.Durability((), archiving=False, archive_failing=False, standbys=0), ["backup_unseen"]),
     ],
 )
 def test_durability(settings, engine, monkeypatch, seen, expected):
     """What PostgreSQL could lose is named, and that no backup shows."""
-    monkeypatch.setattr(store, "durability", lambda _: seen)
-    assert [lack.name for lack in production.lacks(settings, engine)] == expected
+    monkeypatch.setattr(gauges, "durability", lambda _: seen)
+    assert [finding.name for finding in production.findings(settings, engine)] == expected
 
 
 def test_durability_is_seen(postgres_url):
@@ -247,5 +248,5 @@ def test_durability_is_seen(postgres_url):
     engine = store.connect(postgres_url)
     with store.transaction(engine) as connection:
         connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
-        assert store.durability(connection) == store.Durability(("synchronous_commit",), False, False, 0)
+        assert gauges.durability(connection) == gauges.Durability(("synchronous_commit",), False, False, 0)
     engine.dispose()

@@ -23,7 +23,8 @@ from station.clock import months_before
 from station.config import Retention, load
 from station.errors import ConfigError, StoreError
 from station.purge import purge
-from station.store import Part, tables
+from station.store import tables
+from station.store.purge import Part
 
 NOW = datetime.now(UTC)
 OLD = NOW - timedelta(days=800)

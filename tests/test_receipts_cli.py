@@ -230,6 +230,18 @@ def test_where_else_without_ec(run_station, tmp_path, ecs, named):
     assert f"station reconcile --iuv 01000000000000017 --ec {named}\n" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("code", "remark"),
+    [("PLLPNC80A01X00", "has 14 characters"), ("PLLPNC80A01X000X", None), ("77777777777", None), ("ANONIMO", None)],
+)
+def test_odd_fiscal_code(sqlite_url, code, remark):
+    """A person's fiscal code of a length that none has is looked for all the same, and named where nothing is found."""
+    done = station(sqlite_url, "receipts", "list", "--person", code)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert (remark or "No receipt matches") in done.stderr
+    assert ("characters" in done.stderr) == bool(remark)
+
+
 def test_show_which(door, database_url):
     """Where several receipts fit, they are named; where none does, or none is asked for, that is said."""
     first = a_request()
@@ -253,6 +265,8 @@ def test_show_which(door, database_url):
         (["--received-from", "2026-07-02", "--received-to", "2026-07-01"], "before --received-from"),
         (["--amount", "1.234,56"], "is not an amount"),
         (["--after", "abc"], "not a cursor"),
+        (["--ec", "7777777777"], "has 10 digits, an EC's fiscal code has 11"),
+        (["--ec", "7777777777O"], "is not an EC's fiscal code"),
     ],
 )
 def test_usage(tmp_path, options, told):

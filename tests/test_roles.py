@@ -12,7 +12,7 @@ from gpd_simulator import GpdSimulator
 from process import environment
 
 from station import store
-from station.store import tables
+from station.store import rights, tables
 
 ROLE = "station_app"
 PURGER = "station_purge"
@@ -51,7 +51,7 @@ def run(url, folder, *arguments, config="", expect=0):
 
 def test_every_table_has_its_rights():
     """A table that a migration adds must be thought of."""
-    granted = {statement.split(" ON ")[1].split(" TO ")[0] for statement in store.grants(ROLE) if " TO " in statement}
+    granted = {statement.split(" ON ")[1].split(" TO ")[0] for statement in rights.grants(ROLE) if " TO " in statement}
     assert {table.name for table in tables.metadata.sorted_tables} <= granted
 
 
@@ -217,7 +217,7 @@ def test_the_purging_role(roles, postgres_url, tmp_path):
 
 def test_role_name_is_quoted():
     """A role's name is a name, whatever it looks like."""
-    assert 'TO "x; DROP TABLE receipt";' in store.grants("x; DROP TABLE receipt")[1]
+    assert 'TO "x; DROP TABLE receipt";' in rights.grants("x; DROP TABLE receipt")[1]
 
 
 def test_grants_help(tmp_path):

@@ -206,6 +206,15 @@ def test_table(some, database_url, tmp_path):
     assert re.search(r"by push: median 4 s, 95 % within 1 min 40 s, worst 1 min 40 s", done.stdout)
 
 
+def test_table_fits(some, database_url, tmp_path):
+    """Without `--detail` the tables fit 80 columns, with an amount in millions too."""
+    arrive(some, NOON, 99 * 86_400 + 86_000, amount="9876543.21")
+    tables, _, _ = station(database_url, tmp_path, *PERIOD).stdout.partition("\nfrom payment to arrival")
+    lines = tables.splitlines()
+    assert re.search(rf"^{EC} +7 +85.7% +9,876,683.71 +2 +1 +99 days 23 h +28/03/2026$", tables, re.MULTILINE)
+    assert [line for line in lines if len(line) > 80] == []
+
+
 class Page(HTMLParser):
     """The elements of a page, and that each that was opened is closed."""
 

@@ -1,7 +1,7 @@
 """The `station` command: argument parsing and printing, nothing else.
 
-Modules import at their top what every one of their commands needs, and the rest where it is used: `--help` and a
-look-up are typed by people, and most of a second would go by in imports.
+A module imports at its top only what all of its commands need: `--help` and a look-up are typed by people, and imports
+would take most of a second.
 
 Exit status: 0 done, 1 something failed, 2 usage, configuration or a database that `station migrate` has not prepared,
 3 another run is active.
@@ -47,10 +47,9 @@ _STATUS = {
 
 @contextmanager
 def _loading() -> Iterator[None]:
-    """Import something with Python's collector at rest, and keep it out of the collector's sight.
+    """Import with Python's garbage collector paused, and freeze the imported objects.
 
-    Nothing of it is ever freed. To look through it all, in between and once more when the command ends, took a third of
-    a look-up's time.
+    They are never freed: scanning them, in between and when the command ends, took a third of a look-up's time.
     """
     gc.disable()
     try:
@@ -62,13 +61,13 @@ def _loading() -> Iterator[None]:
 
 @dataclass
 class Context:
-    """What every command can ask for: the settings and the engine, read when first asked for."""
+    """The settings and the engine, for every command; read when first used."""
 
     file: Path | None = None
     quiet: bool = False
     _settings: "config.Settings | None" = field(default=None, init=False)
     _engines: "list[store.Engine]" = field(default_factory=list, init=False)
-    sources: list[str] = field(default_factory=list, init=False)  # of the database, once the settings were read
+    sources: list[str] = field(default_factory=list, init=False)  # where the settings came from, for errors
 
     @property
     def settings(self) -> "config.Settings":
@@ -78,14 +77,14 @@ class Context:
                 from station import config, log
 
             self._settings = config.load(self.file)
-            # Now, and not when an error tells it: gunicorn may change the folder.
+            # Now, and not when an error is printed: gunicorn may change the folder.
             database = store.shown_url(self._settings.database.url.get_secret_value())
             self.sources = [f"database: {database}", *config.sources(self._settings, self.file)]
             log.configure(self._settings.log.format, "error" if self.quiet else self._settings.log.level)
         return self._settings
 
     def engine(self, *, check: bool = True, pool_size: int = 8) -> "store.Engine":
-        """The database. Raises `SchemaBehindError` unless its schema fits (or `check` is off)."""
+        """Connect to the database. Raises `SchemaBehindError` unless its schema fits (or `check` is off)."""
         database = self.settings.database
         with _loading():
             engine = store.connect(database.url.get_secret_value(), pool_size=pool_size, prepare=database.prepare)
@@ -145,13 +144,16 @@ class _Commands(click.Group):
 )
 @click.pass_context
 def cli(ctx: click.Context, file: Path | None) -> None:
-    """The receipt station for pagoPA: receives payment receipts and keeps them."""
+    """Receive payment receipts from pagoPA and keep them.
+
+    Times are Italian in everything printed for people, and UTC in JSON and in CSV for machines.
+    """
     ctx.ensure_object(Context).file = file
 
 
 def main() -> None:
-    """The entry point. Our errors become clear lines and an exit status."""
-    # A terminal that is not UTF-8 gets an escape for what it cannot show, and no command fails for it.
+    """Run the command line. Our errors become clear lines and an exit status."""
+    # A terminal that is not UTF-8 gets escapes for characters that it cannot show; otherwise the command would fail.
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     context = Context()
@@ -161,9 +163,9 @@ def main() -> None:
     except click.exceptions.Abort:
         sys.exit(1)
     except click.ClickException as error:
-        told = StringIO()
-        error.show(told)
-        for line in told.getvalue().removesuffix("\n").split("\n"):
+        message = StringIO()
+        error.show(message)
+        for line in message.getvalue().removesuffix("\n").split("\n"):
             say(line, err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
@@ -171,7 +173,7 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(0)
     except StationError as error:
-        # The configuration is told a line for each place. In any other error a line break is none of ours.
+        # A `ConfigError` has a line for each setting. In any other error a line break came from outside.
         lines = f"station: {error}".split("\n") if isinstance(error, ConfigError) else [f"station: {error}"]
         if isinstance(error, StoreError | SchemaBehindError):
             lines += [f"  {line}" for line in context.sources]

@@ -2,9 +2,9 @@
 
 import click
 
-from station import store
 from station.cli import cli
 from station.cli.output import say
+from station.store import rights
 
 
 @cli.command()
@@ -20,5 +20,5 @@ def grants(role: str, purge: bool) -> None:
     Example:
       station grants station_app | psql "$OWNER_URL"
     """
-    for statement in store.grants(role, purge=purge):
+    for statement in rights.grants(role, purge=purge):
         say(statement)

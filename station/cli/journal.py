@@ -1,30 +1,31 @@
 """`station journal list|export`."""
 
-import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from station import export as exports
 from station import journal as events
-from station import store
 from station.cli import Context, cli
-from station.cli.options import TIMES, Moment, Notice, Number, Words, format_of, wide_option
+from station.cli.files import format_of, target
+from station.cli.options import TIMES, EcId, Moment, Notice, Number, Words, list_options, options
 from station.cli.output import say, say_csv, say_json, table
 from station.clock import shown
 from station.receipt import Source
-from station.text import counted, printable
-
-F = TypeVar("F", bound=Callable[..., Any])
+from station.store import queries
+from station.store.journal import ExchangeFilter, list_exchanges
+from station.store.paging import Cursor
+from station.text import counted
 
 _OUTCOMES = ("stored", "duplicate", "refused", events.DECLINED, events.FAILED)
-_FILTERS = (
+_COLUMNS = tuple(column for column in events.COLUMNS if column != "event_id")
+
+_filter_options = options(
     click.option("--from", "at_from", type=Moment(), help="Started on or after this day or time."),
     click.option("--to", "at_to", type=Moment(end=True), help="Started by the end of this day, or before this time."),
-    click.option("--ec", "id_pa", type=Number(), help="The EC (idPA)."),
+    click.option("--ec", "id_pa", type=EcId(), help="The EC (idPA)."),
     click.option("--iuv", type=Number(), help="IUV (creditorReferenceId)."),
     click.option("--notice", "notice_number", type=Notice(), help="Notice number, 18 digits, with or without blanks."),
     click.option("--receipt-id", type=Words(), help="receiptId, the payment token."),
@@ -38,19 +39,13 @@ _FILTERS = (
 )
 
 
-def _filter_options(command: F) -> F:
-    for option in reversed(_FILTERS):
-        command = option(command)
-    return command
-
-
-def _as_filter(context: Context, wanted: dict[str, Any]) -> store.ExchangeFilter:
+def _as_filter(context: Context, fields: dict[str, Any]) -> ExchangeFilter:
     if not context.settings.journal.enabled:
         say("station: the journal is turned off (journal.enabled): older entries are shown", err=True)
-    start, end = wanted["at_from"], wanted["at_to"]
+    start, end = fields["at_from"], fields["at_to"]
     if start is not None and end is not None and end <= start:
         raise click.UsageError("--to is before --from")
-    return store.ExchangeFilter(**wanted)
+    return ExchangeFilter(**fields)
 
 
 @cli.group()
@@ -58,20 +53,13 @@ def journal() -> None:
     """List and export the event journal (giornale degli eventi)."""
 
 
-_COLUMNS = tuple(column for column in events.COLUMNS if column != "event_id")
-
-
 @journal.command("list", epilog=TIMES)
 @_filter_options
-@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="Maximum number of rows.")
-@click.option("--after", "cursor", metavar="CURSOR", help="Show the next page: the cursor printed by the last one.")
 @click.option("--oldest-first", is_flag=True, help="Oldest first; the default is latest first.")
-@wide_option
-@click.option("--json", "as_", flag_value="json", help="One JSON object per line; each has its `cursor`.")
-@click.option("--csv", "as_", flag_value="csv", help="CSV, safe to open in a spreadsheet.")
+@list_options
 @click.pass_obj
 def list_(
-    context: Context, /, limit: int, cursor: str | None, oldest_first: bool, wide: bool, as_: str | None, **wanted: Any
+    context: Context, /, limit: int, cursor: str | None, oldest_first: bool, wide: bool, as_: str | None, **fields: Any
 ) -> None:
     """List exchanges, the latest first.
 
@@ -83,20 +71,19 @@ def list_(
       station journal list --from 01/07/2026 --to 31/07/2026 --outcome refused --ec 77777777777
       station journal list --from "01/07/2026 10:00" --to "01/07/2026 10:15" --json
     """
-    condition = _as_filter(context, wanted)
+    condition = _as_filter(context, fields)
     try:
-        after = None if cursor is None else store.ExchangePosition.decode(cursor)
+        after = None if cursor is None else Cursor.decode(cursor, ("at",), int)
     except ValueError:
         raise click.UsageError("--after: not a cursor printed by this list") from None
-    with store.transaction(context.engine(), readonly=True) as connection:
-        store.be_patient(connection)
-        rows = store.list_exchanges(connection, condition, after=after, newest_first=not oldest_first, limit=limit + 1)
+    with queries.reading(context.engine()) as connection:
+        rows = list_exchanges(connection, condition, after=after, newest_first=not oldest_first, limit=limit + 1)
     more, rows = len(rows) > limit, rows[:limit]
-    cursors = [store.ExchangePosition.of(row).encode() for row in rows]
+    cursors = [Cursor.of("at", row, "event_id").encode() for row in rows]
     match as_:
         case "json":
-            for row, its in zip(rows, cursors, strict=True):
-                say_json({name: getattr(row, name) for name in _COLUMNS} | {"cursor": its})
+            for row, its_cursor in zip(rows, cursors, strict=True):
+                say_json({name: getattr(row, name) for name in _COLUMNS} | {"cursor": its_cursor})
         case "csv":
             say_csv(_COLUMNS, [row._asdict() for row in rows])
         case _ if rows:
@@ -108,22 +95,25 @@ def list_(
 
 
 def _print_table(rows: Any, wide: bool) -> None:
-    """The exchanges in columns that fit 80 characters, or in all of them."""
-    right = ("HTTP", "ms")
+    """Print exchanges in columns that fit 80 characters, or in all of them."""
+    columns: dict[str, Callable[[Any], Any]] = {
+        "started (Italy)": lambda row: shown(row.at),
+        "source": lambda row: row.source,
+        "operation": lambda row: row.operation,
+        "EC": lambda row: row.id_pa,
+        "notice number": lambda row: row.notice_number,
+        "IUV": lambda row: row.iuv,
+        "notice or IUV": lambda row: row.notice_number or row.iuv,
+        "receiptId": lambda row: row.receipt_id,
+        "outcome": lambda row: row.outcome,
+        "fault code": lambda row: row.fault_code,
+        "HTTP": lambda row: row.http_status,
+        "ms": lambda row: row.duration_ms,
+    }
+    titles: tuple[str, ...] = ("started (Italy)", "notice or IUV", "outcome", "HTTP", "fault code")
     if wide:
-        table(
-            ("started (Italy)", "source", "operation", "EC", "notice number", "IUV", "receiptId", "outcome",
-             "fault code", "HTTP", "ms"),
-            ((shown(row.at), row.source, row.operation, row.id_pa, row.notice_number, row.iuv, row.receipt_id,
-              row.outcome, row.fault_code, row.http_status, row.duration_ms) for row in rows),
-            right=right,
-        )  # fmt: skip
-        return
-    table(
-        ("started (Italy)", "notice or IUV", "outcome", "HTTP", "fault code"),
-        ((shown(row.at), row.notice_number or row.iuv, row.outcome, row.http_status, row.fault_code) for row in rows),
-        right=right,
-    )
+        titles = tuple(title for title in columns if title != "notice or IUV")
+    table(titles, ([columns[title](row) for title in titles] for row in rows), right=("HTTP", "ms"))
 
 
 @journal.command(epilog=TIMES)
@@ -133,7 +123,7 @@ def _print_table(rows: Any, wide: bool) -> None:
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
 @click.pass_obj
-def export(context: Context, /, file: Path, format_: str | None, overwrite: bool, **wanted: Any) -> None:
+def export(context: Context, /, file: Path, format_: str | None, overwrite: bool, **fields: Any) -> None:
     """Write the matching events to FILE (- for standard output), with the fields that pagoPA asks for.
 
     An exchange with pagoPA is two events, request and response; a replay is one, internal. The oldest come first.
@@ -144,24 +134,16 @@ def export(context: Context, /, file: Path, format_: str | None, overwrite: bool
       station journal export july.csv --from 2026-07-01 --to 2026-07-31 --ec 77777777777
       station journal export --format jsonl - --iuv 01000000000000017
     """
-    condition = _as_filter(context, wanted)
+    condition = _as_filter(context, fields)
     own_id = context.settings.own_id
     engine = context.engine()
-    if str(file) != "-" and file.is_file() and not overwrite:
-        raise click.UsageError(f"{printable(file)} already exists: add --overwrite to replace it")
     chosen = format_of(file, ("csv", "jsonl"), format_)
     count = 0
-    try:
-        with nullcontext(sys.stdout.buffer) if str(file) == "-" else exports.whole_file(file) as sink:
-            writer = exports.JsonWriter(sink) if chosen == "jsonl" else exports.CsvWriter(sink, events.EVENT_FIELDS)
-            for rows in exports.exchanges(engine, condition):
-                found = [event for row in rows for event in events.events(row, own_id)]
-                writer.write(found)
-                count += len(found)
-            writer.close()
-            sink.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise click.ClickException(f"{printable(file)} cannot be written: {error.strerror}") from None
+    with target(file, overwrite=overwrite) as sink:
+        writer = exports.JsonWriter(sink) if chosen == "jsonl" else exports.CsvWriter(sink, events.EVENT_FIELDS)
+        for rows in exports.exchanges(engine, condition):
+            exported = [event for row in rows for event in events.events(row, own_id)]
+            writer.write(exported)
+            count += len(exported)
+        writer.close()
     say(counted(count, "event") + ("" if str(file) == "-" else f" written to {file}"), err=True)

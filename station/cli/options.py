@@ -1,22 +1,34 @@
-"""What several commands share: how times, numbers and names are typed, names of files, and who runs a command."""
+"""What several commands share: the types of their options, options of the same name, and who runs a command."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable
 from datetime import date, datetime
 from decimal import Decimal
 from math import isnan
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from station import clock
 from station.cli import Context
-from station.text import printable
+from station.text import counted, printable
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 NOTICE_DIGITS = 18
 TIMES = f"Days and times are Italian unless they carry a time zone: {clock.EXAMPLES}, or 7d for seven days ago."
 SHOWN_TIMES = "Days and times are Italian; log lines and JSON have UTC."
+
+
+def options(*given: Callable[[F], F]) -> Callable[[F], F]:
+    """Return one decorator that adds several options to a command, in this order."""
+
+    def add(command: F) -> F:
+        for option in reversed(given):
+            command = option(command)
+        return command
+
+    return add
 
 
 class Moment(click.ParamType[datetime]):
@@ -37,7 +49,7 @@ class Moment(click.ParamType[datetime]):
 
 
 class Days(click.FloatRange):
-    """A number of days up to ten years, with a part of one where there is need."""
+    """A number of days up to ten years, with a fraction where needed."""
 
     name = "days"
 
@@ -66,7 +78,7 @@ class Day(click.ParamType[date]):
 
 
 class Words(click.ParamType[str]):
-    """Text as it was written down: blanks around it do not count."""
+    """Text; blanks around it do not count."""
 
     name = "text"
 
@@ -86,16 +98,32 @@ class Number(Words):
         return joined if joined.isalnum() else text
 
 
-class Notice(Words):
-    """A notice number, with or without blanks."""
+class _Digits(Words):
+    """A number of a fixed length, with or without blanks. The length is checked: a digit too few would find nothing."""
+
+    noun: str
+    digits: int
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         text = "".join(super().convert(value, param, ctx).split())
         if not re.fullmatch(r"[0-9]+", text):
-            self.fail(f"{printable(value, 60)!r} is not a notice number of {NOTICE_DIGITS} digits", param, ctx)
-        if len(text) != NOTICE_DIGITS:
-            self.fail(f"{printable(text, 60)} has {len(text)} digits, a notice number has {NOTICE_DIGITS}", param, ctx)
+            self.fail(f"{printable(text, 60)!r} is not {self.noun} of {self.digits} digits", param, ctx)
+        if len(text) != self.digits:
+            has = counted(len(text), "digit")
+            self.fail(f"{printable(text, 60)} has {has}, {self.noun} has {self.digits}", param, ctx)
         return text
+
+
+class EcId(_Digits):
+    """The fiscal code of an EC."""
+
+    noun, digits = "an EC's fiscal code", 11
+
+
+class Notice(_Digits):
+    """A notice number."""
+
+    noun, digits = "a notice number", NOTICE_DIGITS
 
 
 class FiscalCode(Words):
@@ -105,7 +133,7 @@ class FiscalCode(Words):
         return "".join(super().convert(value, param, ctx).split()).upper()
 
 
-class Euro(click.ParamType[Decimal]):
+class Amount(click.ParamType[Decimal]):
     """An amount in euro, with a point or a comma before the cents."""
 
     name = "euro"
@@ -119,6 +147,14 @@ class Euro(click.ParamType[Decimal]):
 
 
 wide_option = click.option("--wide", is_flag=True, help="Show all columns, whatever the width of the terminal.")
+list_options = options(
+    click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True,
+                 help="Maximum number of rows."),
+    click.option("--after", "cursor", metavar="CURSOR", help="Show the next page: the cursor printed by the last one."),
+    wide_option,
+    click.option("--json", "as_", flag_value="json", help="One JSON object per line; each has its `cursor`."),
+    click.option("--csv", "as_", flag_value="csv", help="CSV, safe to open in a spreadsheet."),
+)  # fmt: skip
 quiet_option = click.option(
     "--quiet",
     is_flag=True,
@@ -126,7 +162,6 @@ quiet_option = click.option(
     callback=lambda ctx, _param, value: setattr(ctx.ensure_object(Context), "quiet", value),
     help="Print nothing unless something is wrong: for cron, which mails all output.",
 )
-
 operator_option = click.option(
     "--operator",
     help="Your name, for the history. Default: STATION_OPERATOR, or the system user's name.",
@@ -134,23 +169,7 @@ operator_option = click.option(
 
 
 def operator_name(given: str | None) -> str:
-    """The name that the history gets."""
+    """Return the operator's name for the history, at most 64 characters."""
     from station import config
 
     return printable(given.strip() if given and given.strip() else config.operator())[:64]
-
-
-def format_of(file: Path, formats: Sequence[str], wanted: str | None = None) -> str:
-    """The format that FILE is written in: `wanted`, or what its name ends with; the first one where neither says it.
-
-    A usage error where the name ends with something else than what is written.
-    """
-    ending = file.suffix.lower().removeprefix(".")
-    chosen = wanted or (ending if ending in formats else formats[0])
-    if ending not in ("", chosen) and (file.is_file() or not file.exists()):  # not a pipe
-        fitting = file.with_suffix(f".{chosen}").name
-        others = "" if wanted else f" (or .{', .'.join(formats[1:])} for other formats)" if formats[1:] else ""
-        raise click.UsageError(
-            f"{printable(file.name)}: {chosen} does not match this ending: name it {printable(fitting)}{others}"
-        )
-    return chosen

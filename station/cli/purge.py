@@ -1,5 +1,6 @@
 """`station purge`."""
 
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -10,7 +11,7 @@ from station.cli.output import say, say_json
 from station.clock import shown
 from station.purge import Purged
 from station.purge import purge as run
-from station.store import Part
+from station.store.purge import Part
 from station.text import counted
 
 _WORDS = {
@@ -63,7 +64,7 @@ def purge(
     done: dict[Part, Purged] = {}
     ended = False
     try:
-        for one in run(
+        for purged in run(
             context.engine(),
             retention,
             dry_run=dry_run,
@@ -71,23 +72,23 @@ def purge(
             operator=operator_name(operator),
             trust_clock=trust_clock,
         ):
-            before = done[one.part].count if one.part in done else 0
-            done[one.part] = Purged(one.part, one.before, before + one.count, one.kept_open)
+            before = done[purged.part].count if purged.part in done else 0
+            done[purged.part] = replace(purged, count=before + purged.count)
         ended = True
     finally:
-        for one in done.values() if not (context.quiet and ended) else ():
-            _show(one, dry_run, json_lines)
+        for purged in done.values() if not (context.quiet and ended) else ():
+            _show(purged, dry_run, json_lines)
         if done and not ended and not json_lines:
             say("stopped before the end: run it again to continue")
 
 
-def _show(one: Purged, dry_run: bool, json_lines: bool) -> None:
+def _show(purged: Purged, dry_run: bool, json_lines: bool) -> None:
     if json_lines:
-        line = {"part": one.part, "before": one.before, "rows": one.count, "kept_open": one.kept_open}
-        say_json({**line, "dry_run": dry_run})
+        line = {"part": purged.part, "before": purged.before, "rows": purged.count, "kept_open": purged.kept_open}
+        say_json(line | {"dry_run": dry_run})
         return
     verb = "would be purged" if dry_run else "purged"
-    say(f"{_WORDS[one.part]} from before {shown(one.before)} (Italy): {one.count} {verb}")
-    if one.kept_open:
-        were = "was" if one.kept_open == 1 else "were"
-        say(f"  {counted(one.kept_open, 'open request')} of that age {were} kept: see `station refused list`")
+    say(f"{_WORDS[purged.part]} from before {shown(purged.before)} (Italy): {purged.count} {verb}")
+    if purged.kept_open:
+        were = "was" if purged.kept_open == 1 else "were"
+        say(f"  {counted(purged.kept_open, 'open request')} of that age {were} kept: see `station refused list`")

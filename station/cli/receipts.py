@@ -1,26 +1,29 @@
 """`station receipts list|show|export|stamps`."""
 
-import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import click
 
 from station import export as exports
 from station import store
 from station.cli import Context, cli
-from station.cli.options import NOTICE_DIGITS, TIMES, Notice, Number, Words, format_of, wide_option
+from station.cli.files import format_of, target, writing
+from station.cli.options import NOTICE_DIGITS, TIMES, Notice, Number, Words, list_options
 from station.cli.output import say, say_csv, say_json, table
-from station.cli.search import as_filter, filter_options
+from station.cli.search import as_filter, filter_options, odd_fiscal_code
 from station.clock import shown
 from station.export import Format
 from station.receipt import iuv_of_notice
+from station.store import queries
+from station.store.conditions import ORDERS, Filter
+from station.store.paging import Cursor
 from station.text import counted, printable
 
 
@@ -31,13 +34,9 @@ def receipts() -> None:
 
 @receipts.command("list", epilog=TIMES)
 @filter_options
-@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="Maximum number of rows.")
-@click.option("--after", "cursor", metavar="CURSOR", help="Show the next page: the cursor printed by the last one.")
-@wide_option
-@click.option("--json", "as_", flag_value="json", help="One JSON object per line; each has its `cursor`.")
-@click.option("--csv", "as_", flag_value="csv", help="CSV, safe to open in a spreadsheet.")
+@list_options
 @click.pass_obj
-def list_(context: Context, /, limit: int, cursor: str | None, wide: bool, as_: str | None, **wanted: Any) -> None:
+def list_(context: Context, /, limit: int, cursor: str | None, wide: bool, as_: str | None, **fields: Any) -> None:
     """List receipts, latest first: by payment if you filter by payment date, otherwise by arrival.
 
     Times are Italian in the table, UTC in JSON and CSV.
@@ -49,42 +48,55 @@ def list_(context: Context, /, limit: int, cursor: str | None, wide: bool, as_: 
       station receipts list --name "pallino" --paid-from 01/07/2026 --paid-to 31/07/2026
       station receipts list --flag second_receipt --json
     """
-    condition = as_filter(wanted)
-    after = _cursor(cursor, condition)
-    with store.transaction(context.engine(), readonly=True) as connection:
-        store.be_patient(connection)
-        rows = store.list_receipts(connection, condition, after=after, limit=limit + 1)
+    condition = as_filter(fields)
+    after = None if cursor is None else _cursor(cursor, condition.order)
+    with queries.reading(context.engine()) as connection:
+        rows = queries.list_receipts(connection, condition, after=after, limit=limit + 1)
         more, rows = len(rows) > limit, rows[:limit]
-        flags = store.flags_of(connection, [(row.id_pa, row.receipt_id) for row in rows])
-        total = store.total(connection, condition) if (more or after) and rows and not as_ else None
-    found = [row._asdict() | {"flags": flags.get((row.id_pa, row.receipt_id), [])} for row in rows]
-    cursors = [store.Cursor.of(condition.order, row).encode() for row in rows]
+        flags = queries.flags_of(connection, [(row.id_pa, row.receipt_id) for row in rows])
+        total = queries.total(connection, condition) if (more or after) and rows and not as_ else None
+    listed = [row._asdict() | {"flags": flags.get((row.id_pa, row.receipt_id), [])} for row in rows]
+    cursors = [Cursor.of(condition.order, row).encode() for row in rows]
     match as_:
         case "json":
-            for one, its in zip(found, cursors, strict=True):
-                say_json(one | {"cursor": its})
+            for receipt, its_cursor in zip(listed, cursors, strict=True):
+                say_json(receipt | {"cursor": its_cursor})
         case "csv":
-            say_csv((*store.LISTED, "flags"), found)
-        case _ if found:
-            _print_table(found, condition.order, wide)
+            say_csv((*queries.LISTED, "flags"), listed)
+        case _ if listed:
+            _print_table(listed, condition.order, wide)
             if not more and after is None:
-                total = len(found), sum((one["amount"] for one in found), Decimal())
+                total = len(listed), sum((receipt["amount"] for receipt in listed), Decimal())
             if total is not None:
                 in_all = " in total" if more or after else ""
                 say(f"{counted(total[0], 'receipt')}{in_all}, {total[1]:,.2f} euro")
-    if not found:
+    if more:
+        say(f"more: --after {cursors[-1]}", err=True)
+    elif not listed:
         say("No receipt matches." if after is None else "No more receipts.", err=True)
+        if remark := odd_fiscal_code(condition):
+            say(remark, err=True)
         if condition.notice_number or condition.iuv:
             only = context.settings.ec[0].id if len(context.settings.ec) == 1 else "EC"
             for line in _elsewhere(condition, condition.id_pa or only):
                 say(line, err=True)
-    elif more:
-        say(f"more: --after {cursors[-1]}", err=True)
 
 
-def _elsewhere(wanted: store.Filter, ec: str) -> Iterator[str]:
-    """Where else a receipt of an EC can be that is looked for by its notice or IUV."""
-    notice, iuv = wanted.notice_number, wanted.iuv
+def _cursor(word: str, order: str) -> Cursor:
+    try:
+        cursor = Cursor.decode(word, ORDERS, str)
+    except ValueError:
+        raise click.UsageError("--after: not a cursor printed by this list") from None
+    if cursor.order != order:
+        raise click.UsageError(
+            "--after: this cursor belongs to a list in another order (with or without payment dates)"
+        )
+    return cursor
+
+
+def _elsewhere(condition: Filter, ec: str) -> Iterator[str]:
+    """Name where else the receipt of an EC can be that a notice number or IUV should have found."""
+    notice, iuv = condition.notice_number, condition.iuv
     yield "Where else to look:"
     if not notice and iuv and len(iuv) == NOTICE_DIGITS and iuv.isdecimal():
         yield f"  station receipts list --notice {iuv}  (a number of {NOTICE_DIGITS} digits is a notice number)"
@@ -96,38 +108,24 @@ def _elsewhere(wanted: store.Filter, ec: str) -> Iterator[str]:
         yield f"  station reconcile --iuv {iuv} --ec {ec}"
 
 
-def _cursor(word: str | None, wanted: store.Filter) -> store.Cursor | None:
-    if word is None:
-        return None
-    try:
-        cursor = store.Cursor.decode(word)
-    except ValueError:
-        raise click.UsageError("--after: not a cursor printed by this list") from None
-    if cursor.order != wanted.order:
-        raise click.UsageError(
-            "--after: this cursor belongs to a list in another order (with or without payment dates)"
-        )
-    return cursor
-
-
-def _print_table(found: list[dict[str, Any]], order: str, wide: bool) -> None:
-    """The receipts in columns that fit 80 characters, or in all of them."""
-    columns = {
-        "received (Italy)": [shown(one["received_at"]) for one in found],
-        "paid (Italy)": [shown(one["payment_date_time"]) for one in found],
-        "EC": [one["id_pa"] for one in found],
-        "notice number": [one["notice_number"] for one in found],
-        "IUV": [one["iuv"] for one in found],
-        "receiptId": [one["receipt_id"] for one in found],
-        "debtor": [one["debtor_id"] for one in found],
-        "debtor's name": [one["debtor_name"] for one in found],
-        "euro": [one["amount"] for one in found],
-        "PSP": [one["id_psp"] for one in found],
-        "flags": [", ".join(one["flags"]) for one in found],
+def _print_table(listed: list[dict[str, Any]], order: str, wide: bool) -> None:
+    """Print receipts in columns that fit 80 characters, or in all of them."""
+    columns: dict[str, Callable[[dict[str, Any]], Any]] = {
+        "received (Italy)": lambda receipt: shown(receipt["received_at"]),
+        "paid (Italy)": lambda receipt: shown(receipt["payment_date_time"]),
+        "EC": lambda receipt: receipt["id_pa"],
+        "notice number": lambda receipt: receipt["notice_number"],
+        "IUV": lambda receipt: receipt["iuv"],
+        "receiptId": lambda receipt: receipt["receipt_id"],
+        "debtor": lambda receipt: receipt["debtor_id"],
+        "debtor's name": lambda receipt: receipt["debtor_name"],
+        "euro": lambda receipt: receipt["amount"],
+        "PSP": lambda receipt: receipt["id_psp"],
+        "flags": lambda receipt: ", ".join(receipt["flags"]),
     }
     at = "received (Italy)" if order == "received_at" else "paid (Italy)"
     titles = tuple(columns) if wide else (at, "EC", "notice number", "debtor", "euro")
-    table(titles, zip(*(columns[title] for title in titles), strict=True), right=("euro",))
+    table(titles, ([columns[title](receipt) for title in titles] for receipt in listed), right=("euro",))
 
 
 @receipts.command()
@@ -219,20 +217,20 @@ def _readable(value: Any) -> str:
         case bytes():
             return value.hex()
         case list():
-            return ", ".join(one if isinstance(one, str) else " = ".join(one) for one in value)
+            return ", ".join(entry if isinstance(entry, str) else " = ".join(entry) for entry in value)
     return str(value)
 
 
 @receipts.command()
 @filter_options
-@click.option("--format", "format_", type=click.Choice([one.value for one in Format]),
+@click.option("--format", "format_", type=click.Choice([format_.value for format_ in Format]),
               help="Default: by the file's ending, otherwise csv.")  # fmt: skip
 @click.option("--xlsx", "format_", flag_value="xlsx", help="An Excel workbook: the same as --format xlsx.")
 @click.option("--italian", is_flag=True, help="CSV for an Italian spreadsheet program, with Italian titles and times.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
 @click.pass_obj
-def export(context: Context, /, file: Path, format_: str | None, italian: bool, overwrite: bool, **wanted: Any) -> None:
+def export(context: Context, /, file: Path, format_: str | None, italian: bool, overwrite: bool, **fields: Any) -> None:
     """Write all matching receipts to FILE (- for standard output), oldest first, with everything but the XML.
 
     Times are Italian in Excel workbooks and with --italian, otherwise UTC. The file gets its name when it is complete,
@@ -245,12 +243,16 @@ def export(context: Context, /, file: Path, format_: str | None, italian: bool, 
       station receipts export --format jsonl - --received-from 2026-07-01 | gzip > july.jsonl.gz
       station receipts export everything.parquet
     """
-    condition = as_filter(wanted)
+    condition = as_filter(fields)
     chosen = Format(format_of(file, list(Format), format_))
     if italian and chosen not in (Format.CSV, Format.XLSX):
         raise click.UsageError("--italian is for CSV; a workbook (.xlsx) is always in Italian")
+    if str(file) == "-" and chosen in (Format.PARQUET, Format.XLSX) and sys.stdout.isatty():
+        raise click.UsageError(f"a terminal cannot show {chosen.value}: give a file")
+    if not file.parent.is_dir():
+        raise click.UsageError(f"{printable(file.parent)} is not a folder")
     engine = context.engine()
-    with _target(file, chosen, overwrite) as sink:
+    with target(file, overwrite=overwrite) as sink:
         writer: exports.CsvWriter | exports.JsonWriter | exports.ParquetWriter | exports.XlsxWriter
         match chosen:
             case Format.CSV:
@@ -280,40 +282,8 @@ def export(context: Context, /, file: Path, format_: str | None, italian: bool, 
 
 
 @contextmanager
-def _target(file: Path, chosen: Format, overwrite: bool) -> Iterator[IO[bytes]]:
-    if str(file) == "-" and chosen in (Format.PARQUET, Format.XLSX) and sys.stdout.isatty():
-        raise click.UsageError(f"a terminal cannot show {chosen.value}: give a file")
-    if str(file) != "-" and file.is_file() and not overwrite:
-        raise click.UsageError(f"{printable(file)} already exists: add --overwrite to replace it")
-    if not file.parent.is_dir():
-        raise click.UsageError(f"{printable(file.parent)} is not a folder")
-    try:
-        with _interruptible(), nullcontext(sys.stdout.buffer) if str(file) == "-" else exports.whole_file(file) as sink:
-            yield sink
-            sink.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise click.ClickException(f"{printable(file)} cannot be written: {error.strerror}") from None
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM ends the command as Ctrl-C does, so that it can take its unfinished file away."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
 def _progress(last: Callable[[], datetime | None]) -> Iterator[Callable[[datetime, datetime, int], None]]:
-    """A bar on a terminal, by the receipts' times: to count them first would take as long as a part of the export."""
+    """Show a progress bar on a terminal, by the receipts' times: counting them first would take long, too."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
@@ -343,7 +313,7 @@ def _progress(last: Callable[[], datetime | None]) -> Iterator[Callable[[datetim
               help="The format of the manifest.")  # fmt: skip
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @click.pass_obj
-def stamps(context: Context, /, folder: Path, manifest: str, **wanted: Any) -> None:
+def stamps(context: Context, /, folder: Path, manifest: str, **fields: Any) -> None:
     """Write the digital stamps (marca da bollo digitale) of receipts to files in FOLDER, with a manifest.
 
     Each file holds the stamp as it was received; manifest.csv or manifest.jsonl names its receipt and its SHA-256.
@@ -355,23 +325,21 @@ def stamps(context: Context, /, folder: Path, manifest: str, **wanted: Any) -> N
     """
     from station import stamps as digital_stamps
 
-    condition = as_filter(wanted)
+    condition = as_filter(fields)
     engine = context.engine()
     count, failed = 0, 0
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with _interruptible(), exports.whole_file(folder / f"manifest.{manifest}") as sink:
+        with exports.whole_file(folder / f"manifest.{manifest}") as sink:
             writer = exports.CsvWriter(sink, digital_stamps.COLUMNS) if manifest == "csv" else exports.JsonWriter(sink)
-            for one in digital_stamps.extract(engine, condition, folder):
-                if isinstance(one, digital_stamps.Stamp):
-                    writer.write([asdict(one)])
+            for stamp in digital_stamps.extract(engine, condition, folder):
+                if isinstance(stamp, digital_stamps.Stamp):
+                    writer.write([asdict(stamp)])
                     count += 1
                 else:
-                    say(f"station: {one}", err=True)
+                    say(f"station: {stamp}", err=True)
                     failed += 1
             writer.close()
-    except OSError as error:
-        raise click.ClickException(f"{printable(folder)} cannot be written: {error.strerror}") from None
     say(f"{counted(count, 'stamp')} in {folder}" + (f", {counted(failed, 'receipt')} failed" * bool(failed)), err=True)
     if failed:
         raise click.exceptions.Exit(1)

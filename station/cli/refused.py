@@ -121,7 +121,7 @@ def list_(context: Context, /, state: str, limit: int | None, wide: bool, json_l
 
 
 def _rows(engine: store.Engine, condition: store.RefusedFilter, limit: int | None) -> Any:
-    after: store.RefusedPosition | None = None
+    after: store.Cursor | None = None
     while limit is None or limit > 0:
         size = min(limit or 500, 500)
         with store.transaction(engine, readonly=True) as connection:
@@ -130,7 +130,7 @@ def _rows(engine: store.Engine, condition: store.RefusedFilter, limit: int | Non
         if len(page) < size:
             return
         limit = None if limit is None else limit - size
-        after = store.RefusedPosition(page[-1].received_at, page[-1].id_pa, page[-1].raw_hash)
+        after = store.Cursor.of("received_at", page[-1], "raw_hash")
 
 
 @refused.command(epilog=SHOWN_TIMES)

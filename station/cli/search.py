@@ -1,30 +1,29 @@
 """The options that say which receipts, as several commands have them."""
 
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from station import store
-from station.cli.options import Euro, FiscalCode, Moment, Notice, Number, Words
+from station.cli.options import Amount, EcId, FiscalCode, Moment, Notice, Number, Words, options
 from station.receipt import Flag, Source
+from station.store.conditions import Filter
+from station.text import counted
 
-F = TypeVar("F", bound=Callable[..., Any])
 NAME_DAYS = 31  # of receipts, in which a name is looked for: no index finds it
 
-_FILTERS = (
+filter_options = options(
     click.option("--notice", "notice_number", type=Notice(), help="Notice number, 18 digits, with or without blanks."),
     click.option("--iuv", type=Number(), help="IUV (creditorReferenceId)."),
     click.option("--receipt-id", type=Words(), help="receiptId, the payment token."),
-    click.option("--ec", "id_pa", type=Number(), help="The EC of the copy (idPA)."),
+    click.option("--ec", "id_pa", type=EcId(), help="The EC of the copy (idPA)."),
     click.option("--debtor", "debtor_id", type=FiscalCode(), help="Fiscal code of the debtor."),
     click.option("--payer", "payer_id", type=FiscalCode(), help="Fiscal code of the payer."),
     click.option("--person", "person_id", type=FiscalCode(), help="Fiscal code of the debtor or the payer."),
     click.option("--name", type=Words(), help="Words in the debtor's or the payer's name; needs a range of days."),
-    click.option("--amount", type=Euro(), help="Exactly this amount, in euro."),
-    click.option("--amount-from", type=Euro(), help="This amount or more."),
-    click.option("--amount-to", type=Euro(), help="This amount or less."),
+    click.option("--amount", type=Amount(), help="Exactly this amount, in euro."),
+    click.option("--amount-from", type=Amount(), help="This amount or more."),
+    click.option("--amount-to", type=Amount(), help="This amount or less."),
     click.option("--paid-from", type=Moment(), help="Paid on or after this day or time."),
     click.option("--paid-to", type=Moment(end=True), help="Paid by the end of this day, or before this time."),
     click.option("--received-from", type=Moment(), help="Arrived on or after this day or time."),
@@ -38,41 +37,49 @@ _FILTERS = (
 )
 
 
-def filter_options(command: F) -> F:
-    """The options that say which receipts; the command gets them as `wanted`, see `as_filter`."""
-    for option in reversed(_FILTERS):
-        command = option(command)
-    return command
-
-
-def as_filter(wanted: dict[str, Any]) -> store.Filter:
-    """The filter that the options ask for. A usage error where they contradict each other."""
-    amount = wanted.pop("amount")
+def as_filter(fields: dict[str, Any]) -> Filter:
+    """Return the filter that `filter_options` ask for. A usage error where they contradict each other."""
+    amount = fields.pop("amount")
     if amount is not None:
-        if wanted["amount_from"] is not None or wanted["amount_to"] is not None:
+        if fields["amount_from"] is not None or fields["amount_to"] is not None:
             raise click.UsageError("--amount is exact: leave out --amount-from and --amount-to")
-        wanted["amount_from"] = wanted["amount_to"] = amount
-    for what in ("amount", "paid", "received"):
-        start, end = wanted[f"{what}_from"], wanted[f"{what}_to"]
-        if start is not None and end is not None and (end < start or (end == start and what != "amount")):
-            raise click.UsageError(f"--{what}-to is before --{what}-from")
-    if wanted["name"] == "":
+        fields["amount_from"] = fields["amount_to"] = amount
+    for name in ("amount", "paid", "received"):
+        start, end = fields[f"{name}_from"], fields[f"{name}_to"]
+        if start is not None and end is not None and (end < start or (end == start and name != "amount")):
+            raise click.UsageError(f"--{name}-to is before --{name}-from")
+    if fields["name"] == "":
         raise click.UsageError("--name needs a word")
-    if wanted["name"] is not None and not _few(wanted):
+    if fields["name"] is not None and not _few(fields):
         raise click.UsageError(
             f"--name has to read each receipt: add a range of days (--paid-from and --paid-to, or --received-from "
             f"and --received-to, at most {NAME_DAYS} days), a number or a fiscal code"
         )
-    return store.Filter(**wanted)
+    return Filter(**fields)
 
 
-def _few(wanted: dict[str, Any]) -> bool:
-    """Whether the other options leave few enough receipts to read each."""
-    codes = [wanted[one] for one in ("notice_number", "iuv", "receipt_id", "debtor_id", "payer_id", "person_id")]
-    if any(code and code != "ANONIMO" for code in codes):
+def _few(fields: dict[str, Any]) -> bool:
+    """Return whether the other options leave few enough receipts to read each."""
+    names = ("notice_number", "iuv", "receipt_id", "debtor_id", "payer_id", "person_id")
+    if any(fields[name] and fields[name] != "ANONIMO" for name in names):
         return True
     return any(
-        start and (wanted[f"{what}_to"] or datetime.now(UTC)) - start <= timedelta(days=NAME_DAYS, hours=1)
-        for what in ("paid", "received")
-        if (start := wanted[f"{what}_from"])
+        start and (fields[f"{name}_to"] or datetime.now(UTC)) - start <= timedelta(days=NAME_DAYS, hours=1)
+        for name in ("paid", "received")
+        if (start := fields[f"{name}_from"])
     )
+
+
+def odd_fiscal_code(condition: Filter) -> str | None:
+    """Return a remark on a person's fiscal code of a length that none has; no error, since documents may hold any."""
+    for option, code in (
+        ("debtor", condition.debtor_id),
+        ("payer", condition.payer_id),
+        ("person", condition.person_id),
+    ):
+        if code and code != "ANONIMO" and len(code) not in (11, 16):
+            return (
+                f"--{option} {code} has {counted(len(code), 'character')}: the fiscal code of a person has 16, that of "
+                "a company 11."
+            )
+    return None

@@ -9,6 +9,7 @@ from station.cli import Context, cli
 from station.cli.output import say
 from station.errors import GpdError, SchemaBehindError, StoreError
 from station.http import server
+from station.store import rights
 
 
 @cli.command(context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
@@ -67,18 +68,18 @@ def check(context: Context, going_live: bool, offline: bool) -> None:
     settings = context.settings
     for line in (*context.sources, *_configured(settings)):
         say(line)
-    wrong, odd = _problems(context)
+    wrong, notes = _problems(context)
     if not offline:
         wrong += _gpd_problems(settings)
     for problem in wrong:
         say(f"WRONG  {problem}")
-    lacks = production.lacks(settings, context.engine(check=False)) if going_live else []
-    odd += [f"{lack.name}: {lack.what}; {lack.to_do}" for lack in lacks if lack.unsure]
-    for notice in odd:
-        say(f"NOTE   {notice}")
-    missing = [lack for lack in lacks if not lack.unsure]
-    for lack in missing:
-        say(f"MISSING  {lack.name}: {lack.what}; {lack.to_do}")
+    findings = production.findings(settings, context.engine(check=False)) if going_live else []
+    notes += [f"{finding.name}: {finding.what}; {finding.to_do}" for finding in findings if finding.unsure]
+    for note in notes:
+        say(f"NOTE   {note}")
+    missing = [finding for finding in findings if not finding.unsure]
+    for finding in missing:
+        say(f"MISSING  {finding.name}: {finding.what}; {finding.to_do}")
     if wrong or missing:
         raise click.exceptions.Exit(1)
     say("ok")
@@ -104,12 +105,12 @@ def _shown(value: object) -> str:
 
 
 def _keys(entry: config.Broker | config.Ec) -> str:
-    """The keys of its own, masked."""
+    """Return the keys of a broker or an EC, masked."""
     return "".join(f", {name} {value}" for name, value in entry if name.endswith("_key") and value is not None)
 
 
 def _gpd_problems(settings: config.Settings) -> list[str]:
-    """What is wrong with gpd.url or a key, by one call: a wrong address would be found by the first run only."""
+    """Return problems with gpd.url or a key, found by one call: otherwise the first run would find them."""
     for ec in settings.ec:
         key = settings.gpd_key(ec.id)
         if ec.reconcile and key is not None:
@@ -122,27 +123,24 @@ def _gpd_problems(settings: config.Settings) -> list[str]:
 
 
 def _problems(context: Context) -> tuple[list[str], list[str]]:
+    """Return what is wrong, and what may be meant but is worth a note."""
     settings = context.settings
-    wrong, odd = [], []
+    trusted, notes = server.problems(settings)
+    wrong = []
     try:
         with store.transaction(context.engine(), readonly=True) as connection:
-            if missing := store.missing_rights(connection):
+            if missing := rights.missing_rights(connection):
                 wrong.append(f"database: the role lacks {', '.join(missing)}: see `station grants`")
-    except StoreError as error:
+    except (StoreError, SchemaBehindError) as error:
         wrong.append(str(error))
-    except SchemaBehindError as error:
-        wrong.append(str(error))
-    trusted, open_to = server.problems(settings)
-    wrong += trusted
-    odd += open_to
     if settings.open_registry:
-        odd.append("no [[broker]] and no [[ec]]: receipts for every idPA are accepted")
+        notes.append("no [[broker]] and no [[ec]]: receipts for every idPA are accepted")
     elif not settings.ec:
-        odd.append("no [[ec]]: receipts for every idPA are accepted under the configured brokers")
+        notes.append("no [[ec]]: receipts for every idPA are accepted under the configured brokers")
     elif not settings.broker:
-        odd.append("no [[broker]]: receipts are accepted from every broker and station for the configured ECs")
-    odd += [f"broker {broker.id} has no stations: each receipt from it is flagged unknown_station"
-            for broker in settings.broker if not broker.stations]  # fmt: skip
+        notes.append("no [[broker]]: receipts are accepted from every broker and station for the configured ECs")
+    notes += [f"broker {broker.id} has no stations: each receipt from it is flagged unknown_station"
+              for broker in settings.broker if not broker.stations]  # fmt: skip
     if settings.server.public_url is None:
-        odd.append("server.public_url is not set: the WSDL names the address it was requested at")
-    return wrong, odd
+        notes.append("server.public_url is not set: the WSDL names the address it was requested at")
+    return wrong + trusted, notes

@@ -8,14 +8,15 @@ import click
 
 from station import export, statistics
 from station.cli import Context, cli
-from station.cli.options import TIMES, Days, Moment, Number, format_of
+from station.cli.files import format_of, writing
+from station.cli.options import TIMES, Days, EcId, Moment
 from station.cli.output import say, say_json, table
-from station.clock import ROME, shown
+from station.clock import ROME, moment, shown
 from station.statistics.charts import duration
 from station.statistics.page import page
-from station.text import counted, printable
+from station.text import counted
 
-_MOST_DAYS = 3700
+_DAYS_MAX = 3700
 
 
 @cli.command(epilog=TIMES)
@@ -25,10 +26,10 @@ _MOST_DAYS = 3700
 @click.option(
     "--to", "end", type=Moment(end=True), help="Up to the end of this day, or before this time. Default: now."
 )
-@click.option("--ec", "id_pa", type=Number(), help="Only this EC (idPA).")
+@click.option("--ec", "id_pa", type=EcId(), help="Only this EC (idPA).")
 @click.option("--silent-after", type=Days(), default=3, show_default=True, metavar="DAYS",
               help="Days without a push after which an EC is silent.")  # fmt: skip
-@click.option("--detail", is_flag=True, help="Add a line for each day and EC.")
+@click.option("--detail", is_flag=True, help="Add all columns, and a line for each day and EC.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object with everything, including each day and EC.")
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Write a page with charts, ready to mail, to FILE (replacing it).")  # fmt: skip
@@ -62,94 +63,110 @@ def stats(
     if start is None:
         try:
             first = (end - timedelta(microseconds=1)).astimezone(ROME).date() - timedelta(days=29)
-            start = datetime(first.year, first.month, first.day, tzinfo=ROME).astimezone(UTC)
         except OverflowError:
             raise click.UsageError("--to is too early") from None
+        start = moment(first.isoformat())
     if end <= start:
         raise click.UsageError("--to is not after --from")
-    if (end - start).days > _MOST_DAYS:
+    if (end - start).days > _DAYS_MAX:
         raise click.UsageError("that is more than ten years: choose a shorter period")
-    found = statistics.collect(
+    figures = statistics.collect(
         context.engine(), context.settings, start, end, id_pa=id_pa, silent_after=timedelta(days=silent_after), now=now
     )
     if html is not None:
-        try:
-            with export.whole_file(html) as sink:
-                sink.write(page(found).encode())
-        except OSError as error:
-            raise click.ClickException(f"{printable(html)} cannot be written: {error.strerror}") from None
+        with writing(html), export.whole_file(html) as sink:
+            sink.write(page(figures).encode())
         say(f"written to {html}", err=True)
     if as_json:
-        say_json(found.as_dict())
+        say_json(figures.as_dict())
     elif html is None:
-        _print(found, detail)
+        _print(figures, detail)
 
 
-def _print(found: statistics.Statistics, detail: bool) -> None:
-    total, paid = found.total, found.paid_total
-    say(f"from {shown(found.start)} to {shown(found.end)} (Italy):")
+_BY_SOURCE = statistics.SOURCES
+_REFUSED = ("refused", "open")
+
+
+def _print(figures: statistics.Statistics, detail: bool) -> None:
+    """Print tables that fit 80 characters, or with `detail` those with all columns and a line for each day and EC."""
+    total, paid = figures.total, figures.paid_total
+    say(f"from {shown(figures.start)} to {shown(figures.end)} (Italy):")
     say(
         f"arrived: {counted(total.receipts, 'receipt')}, {total.amount:,.2f} euro;"
         f" {counted(total.refused, 'request')} refused, {total.refused_open:,} still open"
     )
     say(f"paid: {counted(paid.receipts, 'receipt')}, {paid.amount:,.2f} euro")
-    by_ec = []
-    for ec in found.ecs:
-        delays = (ec.delay.percentile(0.5), ec.delay.percentile(0.95), ec.delay.worst)
-        by_ec.append((ec.id_pa or "(none)", ec.name, *_cells(ec.tally), *map(duration, delays), _last(ec.last_push)))
-    _table(("EC", "name", *_TALLY, "median", "95 % within", "worst", "last push (Italy)"), by_ec)
-    days = filter(found.by_day.get, found.days)
-    _table(("day of arrival", *_TALLY), [(shown(day), *_cells(found.by_day[day])) for day in days])
-    days = filter(found.paid.get, found.days)
-    _table(("day of payment", *_PAID), [(shown(day), *_paid(found.paid[day])) for day in days])
     if detail:
-        cells, paid_cells = sorted(found.cells.items()), sorted(found.paid_cells.items())
-        each = [(shown(day), id_pa or "(none)", *_cells(tally)) for (day, id_pa), tally in cells]
-        _table(("day of arrival", "EC", *_TALLY), each)
-        _table(
-            ("day of payment", "EC", *_PAID), [(shown(day), id_pa, *_paid(tally)) for (day, id_pa), tally in paid_cells]
-        )
+        of_ec = ("EC", "name", "receipts", *_BY_SOURCE, "by push", "euro", *_REFUSED, "median", "95 % within", "worst")
+    else:
+        of_ec = ("EC", "receipts", "by push", "euro", *_REFUSED, "95 % within")
+    last_push = "last push (Italy)" if detail else "last push"
+    _table((*of_ec, last_push), [_ec_cells(ec) for ec in figures.ecs])
+    arrived = ("receipts", *_BY_SOURCE, "by push", "euro", *_REFUSED)
+    paid_on = ("receipts", *_BY_SOURCE, "euro")
+    for title, by_day, titles in (
+        ("day of arrival", figures.by_day, arrived),
+        ("day of payment", figures.paid, paid_on),
+    ):
+        days = [day for day in figures.days if by_day[day]]
+        _table((title, *titles), [{title: shown(day), **_cells(by_day[day])} for day in days])
+    if detail:
+        for title, cells, titles in (
+            ("day of arrival", figures.cells, arrived),
+            ("day of payment", figures.paid_cells, paid_on),
+        ):
+            rows = [
+                {title: shown(day), "EC": id_pa or "(none)", **_cells(counts)}
+                for (day, id_pa), counts in sorted(cells.items())
+            ]
+            _table((title, "EC", *titles), rows)
     say()
-    for source, delay in found.by_source.items():
+    for source, delay in figures.by_source.items():
         if delay.steps:
             say(
                 f"from payment to arrival by {source}: median {duration(delay.percentile(0.5))},"
                 f" 95 % within {duration(delay.percentile(0.95))}, worst {duration(delay.worst)}"
             )
-    for ec in found.silences:
+    for ec in figures.silences:
         since = f"since {shown(ec.last_push)} (Italy)" if ec.last_push else "yet"
         name = f" ({ec.name})" if ec.name else ""
         say(f"SILENT  EC {ec.id_pa}{name} has received no push {since}")
 
 
-def _last(push: datetime | None) -> str:
-    return shown(push) or "never"
+def _cells(counts: statistics.Counts) -> dict[str, str]:
+    """Return the cells of a line of any table, by title."""
+    share = counts.share("push")
+    return {
+        "receipts": f"{counts.receipts:,}",
+        **{source: f"{counts.by_source[source]:,}" for source in _BY_SOURCE},
+        "by push": "" if share is None else f"{share:.1%}",
+        "euro": f"{counts.amount:,.2f}",
+        "refused": f"{counts.refused:,}",
+        "open": f"{counts.refused_open:,}",
+    }
 
 
-_PAID = ("receipts", "push", "reconcile", "replay", "euro")
-_TALLY = ("receipts", "push", "reconcile", "replay", "by push", "euro", "refused", "open")
+def _ec_cells(ec: statistics.EcCounts) -> dict[str, str]:
+    return _cells(ec.counts) | {
+        "EC": ec.id_pa or "(none)",
+        "name": ec.name,
+        "median": duration(ec.delay.percentile(0.5)),
+        "95 % within": duration(ec.delay.percentile(0.95)),
+        "worst": duration(ec.delay.worst),
+        "last push (Italy)": shown(ec.last_push) or "never",
+        "last push": shown(ec.last_push)[:10] or "never",
+    }
 
 
-def _paid(tally: statistics.Tally) -> list[str]:
-    by_source = (f"{tally.by_source[source]:,}" for source in statistics.SOURCES)
-    return [f"{tally.receipts:,}", *by_source, f"{tally.amount:,.2f}"]
+_LEFT = ("EC", "name", "day of arrival", "day of payment", "last push (Italy)", "last push")
 
 
-def _cells(tally: statistics.Tally) -> list[str]:
-    share = tally.share("push")
-    *counts, euro = _paid(tally)
-    return [
-        *counts,
-        "" if share is None else f"{share:.1%}",
-        euro,
-        f"{tally.refused:,}",
-        f"{tally.refused_open:,}",
-    ]
-
-
-def _table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    if not rows:
-        return
-    say()
-    left = ("EC", "name", "day of arrival", "day of payment", "last push (Italy)")
-    table(titles, rows, right=[title for title in titles if title not in left])
+def _table(titles: Sequence[str], rows: Sequence[dict[str, str]]) -> None:
+    """Print rows, which are cells by title, if there are any."""
+    if rows:
+        say()
+        table(
+            titles,
+            ([row[title] for title in titles] for row in rows),
+            right=[title for title in titles if title not in _LEFT],
+        )

@@ -17,7 +17,9 @@ from station.export.file import replaceable, whole_file
 from station.export.lines import CsvWriter, JsonWriter
 from station.export.parquet import ParquetWriter
 from station.export.xlsx import SHEET_ROWS, XlsxWriter
-from station.retry import retrying
+from station.retry import read
+from station.store import gauges, journal, queries, search
+from station.store.paging import Cursor
 
 __all__ = [
     "BATCH", "SHEET_ROWS", "CsvWriter", "Format", "JsonWriter", "ParquetWriter", "XlsxWriter", "batches",
@@ -36,74 +38,46 @@ class Format(StrEnum):
     XLSX = "xlsx"
 
 
-def batches(engine: store.Engine, wanted: store.Filter) -> Iterator[list[dict[str, Any]]]:
-    """All receipts that fit, oldest first, with transfers, flags and routes, a thousand at a time.
+def batches(engine: store.Engine, filter_: store.Filter) -> Iterator[list[dict[str, Any]]]:
+    """Yield all receipts that fit, oldest first, with transfers, flags and routes, a thousand at a time.
 
     Each batch is a short transaction of its own: a reader that is slow or stops holds nothing back in the database.
-    What arrives after the start is left out, so that a run ends.
+    Receipts that arrive after the start are left out, so that a run ends.
     """
-    if wanted.order == "received_at":
-        end = _bound(engine, "receipt")
-        wanted = replace(wanted, received_to=min(wanted.received_to or end, end))
-    planned = retrying(lambda: _plan(engine, wanted))
-    after: store.Cursor | None = None
+    if filter_.order == "received_at":
+        end = read(engine, gauges.bound, "receipt", datetime.now(UTC))
+        filter_ = replace(filter_, received_to=min(filter_.received_to or end, end))
+    planned = read(engine, search.plan, filter_)
+
+    def batch(connection: store.Connection, after: Cursor | None) -> tuple[list[dict[str, Any]], Cursor | None]:
+        rows = queries.page(connection, planned, queries.EXPORTED, after=after, limit=BATCH, newest_first=False)
+        end = Cursor.of(planned.order, rows[-1]) if len(rows) == BATCH else None
+        return queries.with_children(connection, rows), end
+
+    after: Cursor | None = None
     while True:
-        page, after = retrying(lambda after=after: _batch(engine, planned, after))  # type: ignore[misc]  # mypy: lambda
-        if page:
-            yield page
+        receipts, after = read(engine, batch, after)
+        if receipts:
+            yield receipts
         if after is None:
             return
 
 
-def _bound(engine: store.Engine, table: str) -> datetime:
-    def ask() -> datetime:
-        with store.transaction(engine, readonly=True) as connection:
-            return store.bound(connection, table, datetime.now(UTC))
-
-    return retrying(ask)
+def last(engine: store.Engine, filter_: store.Filter) -> datetime | None:
+    """Return the time of the receipt that an export will end with; `None` where no receipt fits."""
+    rows = read(engine, queries.list_receipts, filter_, limit=1)
+    return getattr(rows[0], filter_.order) if rows else None
 
 
-def _plan(engine: store.Engine, wanted: store.Filter) -> store.Plan:
-    with store.transaction(engine, readonly=True) as connection:
-        store.be_patient(connection)
-        return store.plan(connection, wanted)
-
-
-def _batch(
-    engine: store.Engine, planned: store.Plan, after: store.Cursor | None
-) -> tuple[list[dict[str, Any]], store.Cursor | None]:
-    with store.transaction(engine, readonly=True) as connection:
-        store.be_patient(connection)
-        rows = store.page(connection, planned, store.EXPORTED, after=after, limit=BATCH, newest_first=False)
-        whole = store.with_parts(connection, rows)
-    return whole, store.Cursor.of(planned.order, rows[-1]) if len(rows) == BATCH else None
-
-
-def last(engine: store.Engine, wanted: store.Filter) -> datetime | None:
-    """The time of the receipt that an export will end with."""
-    with store.transaction(engine, readonly=True) as connection:
-        store.be_patient(connection)
-        rows = store.list_receipts(connection, wanted, limit=1)
-    return getattr(rows[0], wanted.order) if rows else None
-
-
-def exchanges(engine: store.Engine, wanted: store.ExchangeFilter) -> Iterator[Sequence[Any]]:
-    """All exchanges of the journal that fit, in order of time, in the same way."""
-    end = _bound(engine, "journal")
-    wanted = replace(wanted, at_to=min(wanted.at_to or end, end))
-    after: store.ExchangePosition | None = None
+def exchanges(engine: store.Engine, filter_: journal.ExchangeFilter) -> Iterator[Sequence[Any]]:
+    """Yield all exchanges of the journal that fit, in order of time, in the same way."""
+    end = read(engine, gauges.bound, "journal", datetime.now(UTC))
+    filter_ = replace(filter_, at_to=min(filter_.at_to or end, end))
+    after: Cursor | None = None
     while True:
-        page = retrying(lambda after=after: _exchanges(engine, wanted, after))  # type: ignore[misc]  # mypy: lambda
+        page = read(engine, journal.list_exchanges, filter_, after=after, limit=BATCH)
         if page:
             yield page
         if len(page) < BATCH:
             return
-        after = store.ExchangePosition.of(page[-1])
-
-
-def _exchanges(
-    engine: store.Engine, wanted: store.ExchangeFilter, after: store.ExchangePosition | None
-) -> Sequence[Any]:
-    with store.transaction(engine, readonly=True) as connection:
-        store.be_patient(connection)
-        return store.list_exchanges(connection, wanted, after=after, limit=BATCH)
+        after = Cursor.of("at", page[-1], "event_id")

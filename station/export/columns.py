@@ -1,16 +1,16 @@
-"""The columns of a receipt in a table: their names, their Italian titles, and a receipt as one row of values."""
+"""A receipt as a row of a table: the names of its columns, their Italian titles and the values."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from station import store
+from station.store.queries import EXPORTED
 
 TRANSFER = (
     "id_transfer", "amount", "fiscal_code_pa", "company_name", "iban", "digital_stamp", "remittance_information",
     "transfer_category", "metadata",
 )  # fmt: skip
 _TRANSFERS = range(5)  # the schema's limit
-COLUMNS = (*store.EXPORTED, "flags", "routes")
+COLUMNS = (*EXPORTED, "flags", "routes")
 """The columns of a receipt; in a table the transfers come behind them, `transfer_1_amount` and so on."""
 
 ITALIAN = {
@@ -75,12 +75,12 @@ _ITALIAN_TRANSFER = {
 
 
 def names() -> list[str]:
-    """The names of all columns of a table, those of the transfers too."""
+    """Return the names of all columns of a table, those of the transfers too."""
     return [*COLUMNS, *(f"transfer_{number + 1}_{name}" for number in _TRANSFERS for name in TRANSFER)]
 
 
 def titles() -> list[str]:
-    """The same in Italian."""
+    """Return the Italian titles of the same columns."""
     return [
         *(ITALIAN[name] for name in COLUMNS),
         *(f"Versamento {number + 1}: {_ITALIAN_TRANSFER[name]}" for number in _TRANSFERS for name in TRANSFER),
@@ -88,14 +88,14 @@ def titles() -> list[str]:
 
 
 def row(receipt: dict[str, Any]) -> Iterator[Any]:
-    """The values of a receipt in the order of `names`, as they are stored."""
+    """Yield the values of a receipt in the order of `names`, as they are stored."""
     yield from cells(receipt, COLUMNS)
     transfers: Sequence[dict[str, Any]] = receipt["transfers"]
     for number in _TRANSFERS:
-        one = transfers[number] if number < len(transfers) else {}
-        yield from (one.get(name) for name in TRANSFER)
+        transfer = transfers[number] if number < len(transfers) else {}
+        yield from map(transfer.get, TRANSFER)
 
 
 def cells(receipt: dict[str, Any], columns: Sequence[str]) -> Iterator[Any]:
-    """The values of these columns; flags as one text with blanks between."""
+    """Return the values of these columns; flags as one text with blanks between."""
     return (" ".join(receipt[name]) if name == "flags" else receipt[name] for name in columns)

@@ -75,7 +75,7 @@ class Replay:
         engine = self.intake.engine
         until = read(engine, store.bound, "refused", datetime.now(UTC))
         condition = replace(condition, received_to=min(condition.received_to or until, until))
-        after: store.RefusedPosition | None = None
+        after: store.Cursor | None = None
         while True:
             page = read(engine, store.list_refused, condition, after=after, limit=_PAGE)
             for row in page:
@@ -84,7 +84,7 @@ class Replay:
                     yield self._replay(row.refused_id, *kept)
             if len(page) < _PAGE:
                 return
-            after = store.RefusedPosition(page[-1].received_at, page[-1].id_pa, page[-1].raw_hash)
+            after = store.Cursor.of("received_at", page[-1], "raw_hash")
 
     def files(self, paths: Iterable[str], limits: UnpackLimits, stdin: IO[bytes]) -> Iterator[ReplayItem]:
         """Replay the documents in `paths` (see `sources`). Raise `StoreError`: run it again then."""

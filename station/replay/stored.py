@@ -57,7 +57,7 @@ class Reread:
         Receipts that arrive meanwhile are left out: today's parser reads them anyway.
         """
         until = read(self.engine, store.bound, "receipt", datetime.now(UTC))
-        after: store.Position | None = None
+        after: store.Cursor | None = None
         while True:
             page = read(
                 self.engine,
@@ -73,7 +73,7 @@ class Reread:
             if len(page) < _PAGE:
                 return
             last = page[-1]
-            after = store.Position(last["received_at"], last["id_pa"], last["receipt_id"])
+            after = store.Cursor("received_at", last["received_at"], last["id_pa"], last["receipt_id"])
 
     def _rebuild(self, page: list[dict[str, Any]]) -> Iterator[StoredItem]:
         results = [self._read(stored) for stored in page]

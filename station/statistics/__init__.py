@@ -1,11 +1,10 @@
-"""The numbers of an installation: receipts and refusals per day and EC, doors, delays, and which ECs are silent.
+"""The numbers of an installation: receipts and refusals per day and EC, sources, delays, and which ECs are silent.
 
 Counted for days of Italian civil time: those on which receipts arrived, and those on which they were paid. The page
 with the charts is in `page`.
 """
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -15,14 +14,15 @@ from station import store
 from station.clock import ROME
 from station.config import Settings
 from station.receipt import Source
-from station.store import statistics as counted
+from station.store import gauges, queries
+from station.store import statistics as stored
 
 SOURCES = tuple(source.value for source in Source)
 
 
 @dataclass(slots=True)
-class Tally:
-    """Receipts by door, their amount in euro, and refusals."""
+class Counts:
+    """Receipts by source, their amount in euro, and refusals."""
 
     by_source: Counter[str] = field(default_factory=Counter)
     amount: Decimal = Decimal(0)
@@ -31,25 +31,25 @@ class Tally:
 
     @property
     def receipts(self) -> int:
-        """All doors together."""
+        """The receipts of all sources."""
         return self.by_source.total()
 
     def share(self, source: str) -> float | None:
-        """The part that came by this door, 0 to 1; `None` where nothing came."""
+        """Return the share of receipts that came by this source, 0 to 1; `None` where there are none."""
         return self.by_source[source] / self.receipts if self.receipts else None
 
     def __bool__(self) -> bool:
         return bool(self.receipts or self.refused)
 
-    def add(self, other: "Tally") -> None:
-        """Adds another one's numbers."""
+    def add(self, other: "Counts") -> None:
+        """Add another one's numbers."""
         self.by_source += other.by_source
         self.amount += other.amount
         self.refused += other.refused
         self.refused_open += other.refused_open
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """Return the numbers for JSON."""
         shares = {source: self.share(source) for source in SOURCES}
         return {
             "receipts": self.receipts,
@@ -60,6 +60,10 @@ class Tally:
             "refused_open": self.refused_open,
         }
 
+    def paid_dict(self) -> dict[str, Any]:
+        """Return the numbers of receipts alone: a day of payment has no refusals."""
+        return {name: value for name, value in self.as_dict().items() if name in ("receipts", "by_source", "amount")}
+
 
 @dataclass(slots=True)
 class Delay:
@@ -69,12 +73,12 @@ class Delay:
     worst: int | None = None
 
     def add(self, seconds: int, worst: int, count: int) -> None:
-        """Adds receipts that took about as long."""
+        """Add receipts that took about as long."""
         self.steps[seconds] += count
         self.worst = worst if self.worst is None else max(self.worst, worst)
 
     def percentile(self, part: float) -> int | None:
-        """The delay that this part of the receipts did not exceed."""
+        """Return the delay that this part of the receipts did not exceed."""
         rank, reached = part * self.steps.total(), 0
         for seconds in sorted(self.steps):
             reached += self.steps[seconds]
@@ -83,7 +87,7 @@ class Delay:
         return None
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """Return the delay for JSON."""
         return {
             "receipts": self.steps.total(),
             "median_seconds": self.percentile(0.5),
@@ -93,8 +97,8 @@ class Delay:
 
 
 @dataclass(slots=True)
-class Ec:
-    """One EC: its numbers, and since when it is silent. `seen`: a receipt is stored for it.
+class EcCounts:
+    """One EC's numbers, and when its last push came. `seen`: a receipt is stored for it.
 
     One that is neither configured nor seen only occurs in refused requests; its id is empty where they had none.
     """
@@ -103,7 +107,7 @@ class Ec:
     name: str = ""
     configured: bool = False
     seen: bool = False
-    tally: Tally = field(default_factory=Tally)
+    counts: Counts = field(default_factory=Counts)
     delay: Delay = field(default_factory=Delay)
     last_push: datetime | None = None
     last_refused_push: datetime | None = None
@@ -114,36 +118,51 @@ class Statistics:
     """The numbers between two times. `days` has every day, `cells` the days and ECs where something came.
 
     `paid`, `paid_cells` and `paid_total` count the receipts that were paid between these times, by the day of payment.
+    The ECs are the busiest first.
     """
 
     start: datetime
     end: datetime
     made_at: datetime
     silent_after: timedelta
-    days: list[date]
-    cells: dict[tuple[date, str], Tally]
-    by_day: dict[date, Tally]
-    paid_cells: dict[tuple[date, str], Tally]
-    paid: dict[date, Tally]
-    paid_total: Tally
+    cells: dict[tuple[date, str], Counts]
+    paid_cells: dict[tuple[date, str], Counts]
     by_source: dict[str, Delay]
-    ecs: list[Ec]
-    total: Tally
+    ecs: list[EcCounts]
     delay: Delay
+    days: list[date] = field(init=False)
+    by_day: dict[date, Counts] = field(init=False)
+    paid: dict[date, Counts] = field(init=False)
+    total: Counts = field(init=False)
+    paid_total: Counts = field(init=False)
 
-    def silent(self, ec: Ec) -> bool:
-        """Whether an EC of ours had no push for too long."""
-        ours = ec.configured or ec.seen
-        return ours and (ec.last_push is None or self.made_at - ec.last_push > self.silent_after)
+    def __post_init__(self) -> None:
+        first, last = _day(self.start), _day(self.end - timedelta(microseconds=1))
+        self.days = [first + timedelta(days=number) for number in range((last - first).days + 1)]
+        self.by_day, self.total = self._summed(self.cells)
+        self.paid, self.paid_total = self._summed(self.paid_cells)
+
+    def _summed(self, cells: dict[tuple[date, str], Counts]) -> tuple[dict[date, Counts], Counts]:
+        """Return the sums of each day, and of all."""
+        by_day, total = {day: Counts() for day in self.days}, Counts()
+        for (day, _), counts in cells.items():
+            by_day[day].add(counts)
+            total.add(counts)
+        return by_day, total
+
+    def silent(self, ec: EcCounts) -> bool:
+        """Return whether a configured or seen EC had no push for too long."""
+        expected = ec.configured or ec.seen
+        return expected and (ec.last_push is None or self.made_at - ec.last_push > self.silent_after)
 
     @property
-    def silences(self) -> list[Ec]:
+    def silences(self) -> list[EcCounts]:
         """The silent ECs, the longest silent first."""
         never = datetime.min.replace(tzinfo=UTC)
         return sorted(filter(self.silent, self.ecs), key=lambda ec: (ec.last_push or never, ec.id_pa))
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """Return the statistics for JSON."""
         return {
             "from": self.start,
             "to": self.end,
@@ -152,7 +171,7 @@ class Statistics:
             "delay_by_source": {source: delay.as_dict() for source, delay in self.by_source.items()},
             "ecs": [
                 {"id_pa": ec.id_pa, "name": ec.name, "configured": ec.configured}
-                | ec.tally.as_dict()
+                | ec.counts.as_dict()
                 | {
                     "delay": ec.delay.as_dict(),
                     "last_push": ec.last_push,
@@ -162,19 +181,16 @@ class Statistics:
                 for ec in self.ecs
             ],
             "days": [{"day": day} | self.by_day[day].as_dict() for day in self.days],
-            "paid": _paid(self.paid_total),
-            "payment_days": [{"day": day} | _paid(self.paid[day]) for day in self.days],
+            "paid": self.paid_total.paid_dict(),
+            "payment_days": [{"day": day} | self.paid[day].paid_dict() for day in self.days],
             "payment_days_and_ecs": [
-                {"day": day, "id_pa": id_pa} | _paid(tally) for (day, id_pa), tally in sorted(self.paid_cells.items())
+                {"day": day, "id_pa": id_pa} | counts.paid_dict()
+                for (day, id_pa), counts in sorted(self.paid_cells.items())
             ],
             "days_and_ecs": [
-                {"day": day, "id_pa": id_pa} | tally.as_dict() for (day, id_pa), tally in sorted(self.cells.items())
+                {"day": day, "id_pa": id_pa} | counts.as_dict() for (day, id_pa), counts in sorted(self.cells.items())
             ],
         }
-
-
-def _paid(tally: Tally) -> dict[str, Any]:
-    return {name: value for name, value in tally.as_dict().items() if name in ("receipts", "by_source", "amount")}
 
 
 def collect(
@@ -189,65 +205,35 @@ def collect(
 ) -> Statistics:
     """Count what arrived, and what was paid, from `start` (included) to `end` (not included), for all ECs or one."""
     now = now or datetime.now(UTC)
-    ecs: dict[str, Ec] = {ec.id: Ec(ec.id, ec.name, configured=True) for ec in settings.ec if id_pa in (None, ec.id)}
-    cells: dict[tuple[date, str], Tally] = {}
-    paid_cells: dict[tuple[date, str], Tally] = {}
-    by_source = {source: Delay() for source in SOURCES}
-    delay = Delay()
-    with store.transaction(engine, readonly=True) as connection:
-        store.be_patient(connection)
-        for its, time in ((cells, "received_at"), (paid_cells, "payment_date_time")):
-            for hour in counted.by_hour(connection, start, end, id_pa, time=time):
-                cell = its.setdefault((_day(hour.hour), hour.id_pa), Tally())
-                cell.by_source[hour.source] += hour.count
+    ecs = {ec.id: EcCounts(ec.id, ec.name, configured=True) for ec in settings.ec if id_pa in (None, ec.id)}
+    cells: dict[tuple[date, str], Counts] = {}
+    paid_cells: dict[tuple[date, str], Counts] = {}
+    by_source, delay = {source: Delay() for source in SOURCES}, Delay()
+    with queries.reading(engine) as connection:
+        for its_cells, time in ((cells, "received_at"), (paid_cells, "payment_date_time")):
+            for hour in stored.by_hour(connection, start, end, id_pa, time=time):
+                cell = its_cells.setdefault((_day(hour.hour), hour.id_pa), Counts())
+                cell.by_source[hour.source] += hour.number
                 cell.amount += hour.amount
-        for refused in counted.refusals(connection, start, end, id_pa):
-            cell = cells.setdefault((_day(refused.hour), refused.id_pa), Tally())
-            cell.refused += refused.count
+        for refused in stored.refusals(connection, start, end, id_pa):
+            cell = cells.setdefault((_day(refused.hour), refused.id_pa), Counts())
+            cell.refused += refused.number
             cell.refused_open += refused.open
-        for one in counted.seen_ecs(connection):
-            if id_pa in (None, one):
-                ecs.setdefault(one, Ec(one)).seen = True
-        for _, one in cells:
-            ecs.setdefault(one, Ec(one))
-        for took in counted.delays(connection, start, end, id_pa):
-            for each in (ecs[took.id_pa].delay, by_source[took.source], delay):
-                each.add(took.seconds, took.worst, took.count)
-        refused_pushes = counted.last_refused_pushes(connection)
+        for ec_seen in stored.seen_ecs(connection):
+            if id_pa in (None, ec_seen):
+                ecs.setdefault(ec_seen, EcCounts(ec_seen)).seen = True
+        for (_, ec_counted), counts in cells.items():
+            ecs.setdefault(ec_counted, EcCounts(ec_counted)).counts.add(counts)
+        for took in stored.delays(connection, start, end, id_pa):
+            for its_delay in (ecs[took.id_pa].delay, by_source[took.source], delay):
+                its_delay.add(took.seconds, took.worst, took.number)
+        refused_pushes = stored.last_refused_pushes(connection)
+        seen = [ec.id_pa for ec in ecs.values() if ec.seen]
+        pushes = gauges.last_pushes(connection, seen, now) if seen else {}
         for ec in ecs.values():
-            ec.last_push = counted.last_push(connection, ec.id_pa, now) if ec.seen else None
-            ec.last_refused_push = refused_pushes.get(ec.id_pa)
-    return _summed(start, end, now, silent_after, cells, paid_cells, by_source, ecs, delay)
-
-
-def _summed(
-    start: datetime,
-    end: datetime,
-    now: datetime,
-    silent_after: timedelta,
-    cells: dict[tuple[date, str], Tally],
-    paid_cells: dict[tuple[date, str], Tally],
-    by_source: dict[str, Delay],
-    ecs: Mapping[str, Ec],
-    delay: Delay,
-) -> Statistics:
-    first, last = _day(start), _day(end - timedelta(microseconds=1))
-    days = [first + timedelta(days=number) for number in range((last - first).days + 1)]
-    by_day, paid = {day: Tally() for day in days}, {day: Tally() for day in days}
-    total, paid_total = Tally(), Tally()
-    for (day, id_pa), tally in cells.items():
-        by_day[day].add(tally)
-        ecs[id_pa].tally.add(tally)
-        total.add(tally)
-    for (day, _), tally in paid_cells.items():
-        paid[day].add(tally)
-        paid_total.add(tally)
-    busiest_first = sorted(ecs.values(), key=lambda ec: (-ec.tally.receipts, ec.id_pa))
-    return Statistics(
-        start=start, end=end, made_at=now, silent_after=silent_after, days=days, cells=cells, by_day=by_day,
-        paid_cells=paid_cells, paid=paid, paid_total=paid_total, by_source=by_source, ecs=busiest_first,
-        total=total, delay=delay,
-    )  # fmt: skip
+            ec.last_push, ec.last_refused_push = pushes.get(ec.id_pa), refused_pushes.get(ec.id_pa)
+    busiest_first = sorted(ecs.values(), key=lambda ec: (-ec.counts.receipts, ec.id_pa))
+    return Statistics(start, end, now, silent_after, cells, paid_cells, by_source, busiest_first, delay)
 
 
 def _day(moment: datetime) -> date:

@@ -1,4 +1,4 @@
-"""What the page is drawn with: charts as inline SVG, tables, and numbers in words. Text given to it is HTML already."""
+"""Charts as inline SVG, tables, and numbers in words, for the page. Text given to them is HTML already."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date, datetime
@@ -15,11 +15,12 @@ def columns(
     height: int,
     label: str,
 ) -> str:
-    """A stacked column for each day, with an axis in round numbers."""
+    """Draw a stacked column for each day, with an axis in round numbers."""
     left, right, bottom, top = 70, 995, height, 8
     step = (right - left) / len(days)
-    unit = _round_unit(max(sum(count for _, count in bars(day)) for day in days))
-    highest = max(unit * ceil(max(sum(count for _, count in bars(day)) for day in days) / unit), 1)
+    most = max(sum(count for _, count in bars(day)) for day in days)
+    unit = _round_unit(most)
+    highest = max(unit * ceil(most / unit), 1)
     scale = (bottom - top) / highest
     parts = []
     for value in range(0, highest + 1, unit):
@@ -40,7 +41,7 @@ def columns(
 
 
 def _round_unit(highest: int) -> int:
-    """A step of 1, 2 or 5 times a power of ten, so that four or so reach the highest value."""
+    """Return a step of 1, 2 or 5 times a power of ten, about four of which reach the highest value."""
     rough = max(highest, 1) / 4
     power = 10 ** int(log10(rough)) if rough >= 1 else 1
     return int(next(unit for factor in (1, 2, 5, 10) if (unit := factor * power) >= rough))
@@ -65,7 +66,7 @@ def svg(width: int, height: int, label: str, parts: Iterable[str]) -> str:
 def table(
     names: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: set[int] | None = None, more: int = 0
 ) -> str:
-    """A table; cells are HTML already."""
+    """Return a table, with a remark where there are `more` rows; columns in `numbers` are aligned to the right."""
 
     def cells(tag: str, row: Sequence[str]) -> str:
         return "".join(
@@ -83,7 +84,7 @@ def table(
 
 
 def duration(seconds: int | None) -> str:
-    """So many seconds in words, in the two greatest units."""
+    """Return seconds in words, in the two greatest units."""
     if seconds is None:
         return "–"
     if seconds < 0:

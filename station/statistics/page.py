@@ -1,12 +1,15 @@
-"""The statistics as one HTML page to mail: charts as inline SVG, nothing loaded from elsewhere, no script.
+"""The statistics as one HTML page to mail: `page.html` with charts as inline SVG; it loads nothing and has no script.
 
-Whatever came from outside is escaped, and a content security policy in the page forbids what could still get through.
+Text from outside is escaped, and the page's content security policy forbids scripts and requests all the same.
 """
 
+from collections import Counter
 from datetime import date, datetime
 from html import escape
+from pathlib import Path
+from string import Template
 
-from station.statistics import SOURCES, Delay, Ec, Statistics, Tally
+from station.statistics import SOURCES, Counts, Delay, EcCounts, Statistics
 from station.statistics.charts import (
     columns,
     duration,
@@ -21,9 +24,9 @@ from station.statistics.charts import (
 )
 from station.text import counted, printable
 
-_MOST_ROWS = 50
-_MOST_CALENDAR = (40, 100)  # ECs, days: beyond that the squares would be dots
-_DOORS = {"push": "push", "reconcile": "reconciliation", "replay": "replay"}
+_ROWS_MAX = 50
+_CALENDAR_MAX = (40, 100)  # ECs, days: beyond that the squares would be dots
+_SOURCE_NAMES = {"push": "push", "reconcile": "reconciliation", "replay": "replay"}
 _BUCKETS = (
     ("under 10 seconds", 10),
     ("10 to 60 seconds", 60),
@@ -34,38 +37,39 @@ _BUCKETS = (
 )
 
 
-def page(found: Statistics) -> str:
-    """The whole page."""
-    period = f"{long_day(found.days[0])} to {long_day(found.days[-1])}"
+def page(stats: Statistics) -> str:
+    """Return the whole page."""
+    period = f"{long_day(stats.days[0])} to {long_day(stats.days[-1])}"
     parts = [
         f"<h1>Receipts, {period}</h1>",
-        f'<p class="quiet">Made on {local_time(found.made_at)}. Days and times are Italian civil time.</p>',
-        _tiles(found),
-        _silence(found),
-        _section("Receipts per day of arrival", _per_day(found, found.by_day), legend=True),
-        _section("Receipts per day of payment", _per_day(found, found.paid), legend=True),
-        _section("Refused requests per day", _refused_per_day(found)),
-        _section("From payment to arrival", _delays(found), legend=True),
-        _section("ECs", _ecs(found)),
-        _calendar(found),
+        f'<p class="quiet">Made on {local_time(stats.made_at)}. Days and times are Italian civil time.</p>',
+        _tiles(stats),
+        _silence(stats),
+        _section("Receipts per day of arrival", _per_day(stats, stats.by_day), legend=True),
+        _section("Receipts per day of payment", _per_day(stats, stats.paid), legend=True),
+        _section("Refused requests per day", _refused_per_day(stats)),
+        _section("From payment to arrival", _delays(stats), legend=True),
+        _section("ECs", _ecs(stats)),
+        _calendar(stats),
     ]
-    return _FRAME.format(title=f"Receipts, {period}", style=_STYLE, body="\n".join(filter(None, parts)))
+    template = Template(Path(__file__).with_name("page.html").read_text("utf-8"))
+    return template.substitute(title=f"Receipts, {period}", body="\n".join(filter(None, parts)))
 
 
 # --- parts of the page ------------------------------------------------------------------------------------------------
 
 
-def _tiles(found: Statistics) -> str:
-    total, silences = found.total, len(found.silences)
+def _tiles(stats: Statistics) -> str:
+    total, silences = stats.total, len(stats.silences)
     tiles = [
         (*counted(total.receipts, "receipt").split(" ", 1), f"&euro; {total.amount:,.2f}"),
         (percent(total.share("push")), "arrived by push", f"{percent(total.share('reconcile'))} by reconciliation"),
-        (duration(found.delay.percentile(0.5)), "median from payment to arrival",
-         f"95 % within {duration(found.delay.percentile(0.95))}, worst {duration(found.delay.worst)}"),
+        (duration(stats.delay.percentile(0.5)), "median from payment to arrival",
+         f"95 % within {duration(stats.delay.percentile(0.95))}, worst {duration(stats.delay.worst)}"),
         (*counted(total.refused_open, "open refused request").split(" ", 1),
          f"of {total.refused:,} refused in this period"),
         (*counted(silences, "silent EC").split(" ", 1),
-         f"no push for {duration(int(found.silent_after.total_seconds()))}"),
+         f"no push for {duration(int(stats.silent_after.total_seconds()))}"),
     ]  # fmt: skip
     alarming = {3: total.refused_open > 0, 4: silences > 0}
     cells = "".join(
@@ -75,13 +79,13 @@ def _tiles(found: Statistics) -> str:
     return f'<div class="tiles">{cells}</div>'
 
 
-def _silence(found: Statistics) -> str:
-    silences = found.silences
+def _silence(stats: Statistics) -> str:
+    silences = stats.silences
     if not silences:
         return ""
 
     def when(moment: datetime | None, never: str) -> str:
-        return f"{local_time(moment)}, {_ago(found, moment)}" if moment else never
+        return f"{local_time(moment)}, {_ago(stats, moment)}" if moment else never
 
     rows = (
         [
@@ -90,13 +94,13 @@ def _silence(found: Statistics) -> str:
             when(ec.last_refused_push, ""),
             "yes" if ec.configured else "no",
         ]
-        for ec in silences[:_MOST_ROWS]
+        for ec in silences[:_ROWS_MAX]
     )
-    rows_table = table(["EC", "last push", "last refused push", "configured"], rows, more=len(silences) - _MOST_ROWS)
+    rows_table = table(["EC", "last push", "last refused push", "configured"], rows, more=len(silences) - _ROWS_MAX)
     return f'<section class="alarm"><h2>Silent: no push has arrived for these ECs</h2>{rows_table}</section>'
 
 
-def _per_day(found: Statistics, by_day: dict[date, Tally]) -> str:
+def _per_day(stats: Statistics, by_day: dict[date, Counts]) -> str:
     if not any(by_day.values()):
         return '<p class="quiet">None.</p>'
 
@@ -104,83 +108,79 @@ def _per_day(found: Statistics, by_day: dict[date, Tally]) -> str:
         return [(source, by_day[day].by_source[source]) for source in SOURCES]
 
     def tip(day: date) -> str:
-        tally = by_day[day]
-        doors = ", ".join(f"{tally.by_source[source]:,} by {_DOORS[source]}" for source in SOURCES)
-        return f"{long_day(day)}: {counted(tally.receipts, 'receipt')} ({doors}), &euro; {tally.amount:,.2f}"
+        counts = by_day[day]
+        sources = ", ".join(f"{counts.by_source[source]:,} by {_SOURCE_NAMES[source]}" for source in SOURCES)
+        return f"{long_day(day)}: {counted(counts.receipts, 'receipt')} ({sources}), &euro; {counts.amount:,.2f}"
 
-    return columns(found.days, bars, tip, height=220, label="Receipts per day, by source")
+    return columns(stats.days, bars, tip, height=220, label="Receipts per day, by source")
 
 
-def _refused_per_day(found: Statistics) -> str:
-    if not found.total.refused:
+def _refused_per_day(stats: Statistics) -> str:
+    if not stats.total.refused:
         return '<p class="quiet">None.</p>'
 
     def bars(day: date) -> list[tuple[str, int]]:
-        tally = found.by_day[day]
-        return [("open", tally.refused_open), ("settled", tally.refused - tally.refused_open)]
+        counts = stats.by_day[day]
+        return [("open", counts.refused_open), ("settled", counts.refused - counts.refused_open)]
 
     def tip(day: date) -> str:
-        return f"{long_day(day)}: {found.by_day[day].refused:,} refused, {found.by_day[day].refused_open:,} still open"
+        return f"{long_day(day)}: {stats.by_day[day].refused:,} refused, {stats.by_day[day].refused_open:,} still open"
 
-    chart = columns(found.days, bars, tip, height=110, label="Refused requests per day")
+    chart = columns(stats.days, bars, tip, height=110, label="Refused requests per day")
     return _legend({"open": "still open", "settled": "accepted or discarded since"}) + chart
 
 
-def _delays(found: Statistics) -> str:
-    counts = [dict.fromkeys(SOURCES, 0) for _ in _BUCKETS]
-    for source, delay in found.by_source.items():
+def _delays(stats: Statistics) -> str:
+    counts: list[Counter[str]] = [Counter() for _ in _BUCKETS]
+    for source, delay in stats.by_source.items():
         for seconds, count in delay.steps.items():
             place = next(number for number, (_, end) in enumerate(_BUCKETS) if end is None or seconds < end)
             counts[place][source] += count
-    total = sum(sum(bucket.values()) for bucket in counts)
+    total = sum(bucket.total() for bucket in counts)
     if not total:
         return '<p class="quiet">No receipts with a payment time.</p>'
-    most = max(sum(bucket.values()) for bucket in counts)
+    most = max(bucket.total() for bucket in counts)
     left, width, step = 150, 720, 30
     parts = []
     for number, ((name, _), bucket) in enumerate(zip(_BUCKETS, counts, strict=True)):
-        y, x = number * step, float(left)
-        count = sum(bucket.values())
+        y = number * step
         parts.append(f'<text class="end" x="{left - 10}" y="{y + 17}">{name}</text>')
-        for source in SOURCES:
-            wide = bucket[source] / most * width
-            if wide:
-                tip = f"{bucket[source]:,} by {_DOORS[source]}"
-                parts.append(rect(source, x, y + 3, max(wide, 0.5), step - 8, tip))
-                x += wide
-        parts.append(f'<text x="{x + 8:.1f}" y="{y + 17}">{percent(count / total)}</text>')
+        bar, x = _stacked(bucket, left, y + 3, width / most, step - 8)
+        parts += bar
+        parts.append(f'<text x="{x + 8:.1f}" y="{y + 17}">{percent(bucket.total() / total)}</text>')
     chart = svg(1000, step * len(_BUCKETS), "How long receipts took from payment to arrival", parts)
     rows = (
-        [_DOORS[source], *_delay_cells(delay, delay.steps.total())]
-        for source, delay in found.by_source.items()
+        [_SOURCE_NAMES[source], f"{delay.steps.total():,}", *_delay_cells(delay)]
+        for source, delay in stats.by_source.items()
         if delay.steps
     )
     return chart + table(["by", "receipts", "median", "95 % within", "worst"], rows, numbers={1, 2, 3, 4})
 
 
-def _ecs(found: Statistics) -> str:
-    most = max((ec.tally.receipts for ec in found.ecs), default=0) or 1
+def _ecs(stats: Statistics) -> str:
+    most = max((ec.counts.receipts for ec in stats.ecs), default=0) or 1
     rows = (
         [
             _who_in_lines(ec),
-            _bar(ec.tally, most),
-            f"{ec.tally.receipts:,}",
-            percent(ec.tally.share("push")),
-            f"{ec.tally.amount:,.2f}",
-            f"{ec.tally.refused:,}" + (f" ({ec.tally.refused_open:,} open)" if ec.tally.refused_open else ""),
+            f'<svg class="small" viewBox="0 0 120 12" role="presentation">'
+            f"{''.join(_stacked(ec.counts.by_source, 0, 0, 120 / most, 12)[0])}</svg>",
+            f"{ec.counts.receipts:,}",
+            percent(ec.counts.share("push")),
+            f"{ec.counts.amount:,.2f}",
+            f"{ec.counts.refused:,}" + (f" ({ec.counts.refused_open:,} open)" if ec.counts.refused_open else ""),
             *_delay_cells(ec.delay),
             "never" if ec.last_push is None else local_time(ec.last_push).replace(", ", "<small>") + "</small>",
         ]
-        for ec in found.ecs[:_MOST_ROWS]
+        for ec in stats.ecs[:_ROWS_MAX]
     )
     names = ["EC", "", "receipts", "by push", "euro", "refused", "median", "95 % within", "worst", "last push"]
-    return table(names, rows, numbers={2, 3, 4, 5, 6, 7, 8}, more=len(found.ecs) - _MOST_ROWS)
+    return table(names, rows, numbers={2, 3, 4, 5, 6, 7, 8}, more=len(stats.ecs) - _ROWS_MAX)
 
 
-def _calendar(found: Statistics) -> str:
-    """A square for each EC and day: holes are where nothing came."""
-    most_ecs, most_days = _MOST_CALENDAR
-    days, ecs = found.days[-most_days:], [ec for ec in found.ecs if ec.seen or ec.configured][:most_ecs]
+def _calendar(stats: Statistics) -> str:
+    """Draw a square for each EC and day: holes are where nothing came."""
+    most_ecs, most_days = _CALENDAR_MAX
+    days, ecs = stats.days[-most_days:], [ec for ec in stats.ecs if ec.seen or ec.configured][:most_ecs]
     if not ecs:
         return ""
     left, step = 190, min(24.0, (1000 - 190) / len(days))
@@ -192,41 +192,41 @@ def _calendar(found: Statistics) -> str:
         name = ec.name or ec.id_pa
         shown = name if len(name) <= 26 else f"{name[:25]}…"
         parts.append(f'<text class="end" x="{left - 8}" y="{y + 13}">{_text(shown)}<title>{_who(ec)}</title></text>')
-        busiest = max((found.cells.get((day, ec.id_pa), Tally()).receipts for day in days), default=0)
+        busiest = max((stats.cells.get((day, ec.id_pa), Counts()).receipts for day in days), default=0)
         for column, day in enumerate(days):
-            tally = found.cells.get((day, ec.id_pa), Tally())
-            tip = f"{_text(name)}, {long_day(day)}: {counted(tally.receipts, 'receipt')}, {tally.refused:,} refused"
-            shade = 0.25 + 0.75 * tally.receipts / busiest if tally.receipts else 0
+            counts = stats.cells.get((day, ec.id_pa), Counts())
+            tip = f"{_text(name)}, {long_day(day)}: {counted(counts.receipts, 'receipt')}, {counts.refused:,} refused"
+            shade = 0.25 + 0.75 * counts.receipts / busiest if counts.receipts else 0
             x = left + column * step
-            kind = "day" if tally.receipts else "hole"
+            kind = "day" if counts.receipts else "hole"
             parts.append(rect(kind, x, y, step - 2, 17, tip, f' fill-opacity="{shade:.2f}"' if shade else ""))
-            if tally.refused:
+            if counts.refused:
                 middle = x + step / 2 - 1
                 parts.append(f'<circle class="open" cx="{middle:.1f}" cy="{y + 8.5}" r="{min(3, step / 4):.1f}"/>')
     chart = svg(1000, 24 + 20 * len(ecs), "Receipts by EC and day", parts)
     note = "The stronger the colour, the closer to the EC's busiest day; a dot marks refused requests."
-    if len(ecs) < len(found.ecs) or len(days) < len(found.days):
+    if len(ecs) < len(stats.ecs) or len(days) < len(stats.days):
         note += f" The busiest {counted(len(ecs), 'EC')}, {counted(len(days), 'day')}."
     return _section("ECs, day by day", f'<p class="quiet">{note}</p>{chart}')
 
 
-def _bar(tally: Tally, most: int) -> str:
-    """A small stacked bar inside a table."""
-    x, parts = 0.0, []
+def _stacked(by_source: Counter[str], x: float, y: float, scale: float, height: float) -> tuple[list[str], float]:
+    """Return the parts of a horizontal bar stacked by source, and where it ends."""
+    parts = []
     for source in SOURCES:
-        wide = tally.by_source[source] / most * 120
-        parts.append(rect(source, x, 0, wide, 12))
-        x += wide
-    return f'<svg class="small" viewBox="0 0 120 12" role="presentation">{"".join(parts)}</svg>'
+        if count := by_source[source]:
+            tip = f"{count:,} by {_SOURCE_NAMES[source]}"
+            parts.append(rect(source, x, y, max(count * scale, 0.5), height, tip))
+            x += count * scale
+    return parts, x
 
 
-def _delay_cells(delay: Delay, count: int | None = None) -> list[str]:
-    times = [duration(delay.percentile(0.5)), duration(delay.percentile(0.95)), duration(delay.worst)]
-    return times if count is None else [f"{count:,}", *times]
+def _delay_cells(delay: Delay) -> list[str]:
+    return [duration(delay.percentile(0.5)), duration(delay.percentile(0.95)), duration(delay.worst)]
 
 
 def _section(title: str, content: str, *, legend: bool = False) -> str:
-    return f"<section><h2>{title}</h2>{_legend(_DOORS) if legend else ''}{content}</section>"
+    return f"<section><h2>{title}</h2>{_legend(_SOURCE_NAMES) if legend else ''}{content}</section>"
 
 
 def _legend(names: dict[str, str]) -> str:
@@ -235,82 +235,19 @@ def _legend(names: dict[str, str]) -> str:
 
 
 def _text(text: str) -> str:
-    """What came from outside, for the page."""
+    """Return text from outside, escaped for the page."""
     return escape(printable(text))
 
 
-def _who(ec: Ec) -> str:
+def _who(ec: EcCounts) -> str:
     if not ec.id_pa:
         return "(without idPA)"
     return f"{_text(ec.name)} ({_text(ec.id_pa)})" if ec.name else _text(ec.id_pa)
 
 
-def _who_in_lines(ec: Ec) -> str:
+def _who_in_lines(ec: EcCounts) -> str:
     return f"{_text(ec.name)}<small>{_text(ec.id_pa)}</small>" if ec.name else _who(ec)
 
 
-def _ago(found: Statistics, moment: datetime) -> str:
-    return f"{duration(int((found.made_at - moment).total_seconds()))} ago"
-
-
-_FRAME = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
-
-_STYLE = """
-:root {
-  --page: #f6f7f9; --card: #fff; --ink: #1b2330; --quiet: #5c6675; --line: #dfe3e9; --alarm: #b3261e;
-  --push: #2f6fde; --reconcile: #e08a00; --replay: #8a56d8; --open: #d0342c; --settled: #d8a5a1;
-}
-@media (prefers-color-scheme: dark) { :root {
-  --page: #12161c; --card: #1b2129; --ink: #e6eaf0; --quiet: #98a3b3; --line: #303844; --alarm: #ff8a80;
-  --push: #6ea1ff; --reconcile: #ffb74a; --replay: #b794f6; --open: #ff7a70; --settled: #8a4c48;
-} }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 24px 16px 48px; max-width: 1120px; background: var(--page); color: var(--ink);
-  font: 15px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, Helvetica, Arial, sans-serif; }
-h1 { font-size: 24px; margin: 0 0 4px; }
-h2 { font-size: 17px; margin: 0 0 10px; }
-section, .tile { background: var(--card); border: 1px solid var(--line); border-radius: 8px; }
-section { padding: 16px 18px; margin-top: 16px; break-inside: avoid; }
-.tiles { display: grid; gap: 12px; grid-template-columns: repeat(auto-fit, minmax(170px, 1fr)); margin-top: 16px; }
-.tile { padding: 12px 14px; }
-.tile b { display: block; font-size: 24px; line-height: 1.2; font-variant-numeric: tabular-nums; }
-small, .quiet { display: block; color: var(--quiet); font-size: 13px; margin-bottom: 6px; }
-.tile.alarm b, .alarm h2 { color: var(--alarm); }
-section.alarm, .tile.alarm { border-color: var(--alarm); }
-.legend { margin: 0 0 8px; font-size: 13px; color: var(--quiet); }
-.legend span { margin-right: 18px; white-space: nowrap; }
-.legend i { display: inline-block; width: 11px; height: 11px; border-radius: 2px; margin-right: 6px; }
-.wide { overflow-x: auto; }
-svg { display: block; width: 100%; min-width: 640px; height: auto; }
-svg.small { width: 100px; min-width: 100px; height: 10px; }
-svg text { font-size: 12px; fill: var(--quiet); font-variant-numeric: tabular-nums; }
-.end { text-anchor: end; } .middle { text-anchor: middle; }
-.grid { stroke: var(--line); }
-.push { fill: var(--push); background: var(--push); }
-.reconcile { fill: var(--reconcile); background: var(--reconcile); }
-.replay { fill: var(--replay); background: var(--replay); } .open { fill: var(--open); background: var(--open); }
-.settled { fill: var(--settled); background: var(--settled); } .day { fill: var(--push); }
-.hole { fill: none; stroke: var(--line); } .touch { fill: transparent; }
-.touch:hover { fill: var(--ink); fill-opacity: .07; }
-td small { margin: 0; font-size: 12px; }
-table { border-collapse: collapse; width: 100%; font-size: 13px; font-variant-numeric: tabular-nums; }
-th { text-align: left; font-weight: 600; color: var(--quiet); }
-th, td { padding: 5px 0 5px 14px; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th:first-child, td:first-child { padding-left: 0; }
-.number { text-align: right; }
-@media print { body { background: #fff; max-width: none; } section { break-inside: avoid; } }
-"""
+def _ago(stats: Statistics, moment: datetime) -> str:
+    return f"{duration(int((stats.made_at - moment).total_seconds()))} ago"

@@ -1,7 +1,8 @@
 """The database: tables, engine, and what is written and read. The only user of SQLAlchemy.
 
-Functions take a connection and never commit; the use cases open transactions with `transaction`. A name is loaded, with
-its module, when it is first asked for: a command that shows one receipt does not wait for what writes them.
+Functions take a connection and never commit; the use cases open transactions with `transaction`. Import from the
+modules (`from station.store import queries`); here are the engine and what the server and the replay share. A name is
+loaded, with its module, when it is first asked for: a command that shows a receipt does not load the write path.
 """
 
 from importlib import import_module
@@ -17,37 +18,20 @@ if TYPE_CHECKING:
     from station.store.gauges import (
         CLOCK_TOLERANCE,
         OPEN_COUNTED,
-        Durability,
         bound,
         clock,
         clock_problem,
-        durability,
         fetched_between,
         last_pushes,
-        newest_entry,
         open_by_fault,
         pool_use,
     )
-    from station.store.journal import ExchangeFilter, ExchangePosition, list_exchanges, write_exchange
-    from station.store.purge import Part, count_older, open_refused, purge_batch
-    from station.store.queries import (
-        EXPORTED,
-        LISTED,
-        Cursor,
-        Position,
-        be_patient,
-        find,
-        flags_of,
-        list_receipts,
-        page,
-        same_notice,
-        total,
-        with_parts,
-    )
+    from station.store.journal import write_exchange
+    from station.store.paging import Cursor
+    from station.store.queries import find, list_receipts, same_notice
     from station.store.receipts import Recorded, Recording, record, record_alone
     from station.store.refused import (
         RefusedFilter,
-        RefusedPosition,
         RefusedState,
         Refusing,
         discard,
@@ -59,9 +43,7 @@ if TYPE_CHECKING:
         refused_ids,
         settle,
     )
-    from station.store.rights import excessive_rights, grants, missing_rights
     from station.store.schema import check_schema, migrate, revisions
-    from station.store.search import Plan, plan
     from station.store.stored import Change, changes, rebuild, replace_stored, stored_page, would_record
     from station.store.turn import commit
 
@@ -69,31 +51,28 @@ _NAMES = {
     "sqlalchemy": "Connection Engine",
     "station.store.conditions": "Filter",
     "station.store.engine": "connect parse_url shown_url transaction",
-    "station.store.journal": "ExchangeFilter ExchangePosition list_exchanges write_exchange",
-    "station.store.rights": "excessive_rights grants missing_rights",
-    "station.store.gauges": "CLOCK_TOLERANCE OPEN_COUNTED Durability bound clock clock_problem durability"
-    " fetched_between last_pushes newest_entry open_by_fault pool_use",
-    "station.store.purge": "Part count_older open_refused purge_batch",
-    "station.store.queries": "EXPORTED LISTED Cursor Position be_patient find flags_of list_receipts page same_notice"
-    " total with_parts",
-    "station.store.stored": "Change changes rebuild replace_stored stored_page would_record",
+    "station.store.gauges": "CLOCK_TOLERANCE OPEN_COUNTED bound clock clock_problem fetched_between last_pushes"
+    " open_by_fault pool_use",
+    "station.store.journal": "write_exchange",
+    "station.store.paging": "Cursor",
+    "station.store.queries": "find list_receipts same_notice",
     "station.store.receipts": "Recorded Recording record record_alone",
-    "station.store.refused": "RefusedFilter RefusedPosition RefusedState Refusing discard document_of find_refused keep"
-    " keep_alone list_refused refused_ids settle",
+    "station.store.refused": "RefusedFilter RefusedState Refusing discard document_of find_refused keep keep_alone"
+    " list_refused refused_ids settle",
     "station.store.schema": "check_schema migrate revisions",
-    "station.store.search": "Plan plan",
+    "station.store.stored": "Change changes rebuild replace_stored stored_page would_record",
     "station.store.turn": "commit",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 
 def _load(name: str) -> Any:
-    globals()[name] = found = getattr(import_module(_HOME[name]), name)
-    return found
+    globals()[name] = value = getattr(import_module(_HOME[name]), name)
+    return value
 
 
 def load() -> None:
-    """Load all of it: what a server needs for a request is there before the first one, whatever is short by then."""
+    """Load all names, so that a server under memory pressure imports nothing for its first request."""
     for name in _HOME:
         _load(name)
 

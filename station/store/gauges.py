@@ -1,4 +1,4 @@
-"""What the database knows at this moment, for monitoring. Each query is short, however much is stored."""
+"""Figures of this moment, for monitoring. Each query is short, however much is stored."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -7,16 +7,16 @@ from typing import NamedTuple
 from sqlalchemy import ARRAY, Connection, Engine, QueuePool, func, literal, select, text
 from sqlalchemy.types import Text
 
+from station.clock import shown
 from station.store import tables
 
 OPEN_COUNTED = 100_000
-# A stored time may lie so far in the future, since machines' clocks differ. What lies further comes from a clock that
-# was wrong.
+# Machines' clocks differ, so a stored time may lie this far in the future. A later one comes from a wrong clock.
 CLOCK_TOLERANCE = timedelta(minutes=10)
 
 
 def open_by_fault(connection: Connection) -> dict[str, int]:
-    """How many refused requests are open for each fault code, of `OPEN_COUNTED` at most."""
+    """Count the open refused requests of each fault code, `OPEN_COUNTED` at most."""
     refused = tables.refused.c
     some = select(refused.fault_code).where(refused.state == "open").limit(OPEN_COUNTED).subquery()
     query = (
@@ -26,7 +26,7 @@ def open_by_fault(connection: Connection) -> dict[str, int]:
 
 
 def last_pushes(connection: Connection, id_pas: Sequence[str], now: datetime) -> dict[str, datetime | None]:
-    """When each EC's last new receipt came by push. Without ECs the last of all, under the empty name.
+    """Return when each EC's last new receipt came by push. Without ECs the last of all, under the empty name.
 
     A receipt that a wrong clock dated in the future would hide a silence until then: it does not count.
     """
@@ -36,14 +36,14 @@ def last_pushes(connection: Connection, id_pas: Sequence[str], now: datetime) ->
     if not id_pas:
         return {"": connection.execute(last).scalar()}
     if connection.dialect.name == "postgresql":
-        wanted = func.unnest(literal(list(id_pas), ARRAY(Text))).table_valued("id_pa", name="wanted").render_derived()
-        query = select(wanted.c.id_pa, last.where(receipt.id_pa == wanted.c.id_pa).scalar_subquery().label("at"))
+        ec = func.unnest(literal(list(id_pas), ARRAY(Text))).table_valued("id_pa", name="ec").render_derived()
+        query = select(ec.c.id_pa, last.where(receipt.id_pa == ec.c.id_pa).scalar_subquery().label("at"))
         return {row.id_pa: row.at for row in connection.execute(query)}
     return {id_pa: connection.execute(last.where(receipt.id_pa == id_pa)).scalar() for id_pa in id_pas}
 
 
 def fetched_between(connection: Connection, start: datetime, end: datetime) -> dict[str, int]:
-    """How many receipts of each EC reconcile brought."""
+    """Count the receipts of each EC that `station reconcile` fetched."""
     receipt = tables.receipt.c
     query = select(receipt.id_pa, func.count().label("number")).group_by(receipt.id_pa)
     query = query.where(receipt.source == "reconcile", receipt.received_at >= start, receipt.received_at <= end)
@@ -51,7 +51,7 @@ def fetched_between(connection: Connection, start: datetime, end: datetime) -> d
 
 
 def clock(connection: Connection) -> datetime | None:
-    """The database server's time; `None` on SQLite, which has this machine's."""
+    """Return the database server's time; `None` on SQLite, which has this machine's."""
     if connection.dialect.name != "postgresql":
         return None
     return connection.execute(select(func.clock_timestamp())).scalar()
@@ -62,7 +62,7 @@ def clock_problem(connection: Connection, now: datetime) -> str | None:
     database_now = clock(connection)
     if database_now is None or abs(now - database_now) <= CLOCK_TOLERANCE:
         return None
-    return f"this machine's clock says {now:%Y-%m-%d %H:%M} UTC, and the database's says {database_now:%Y-%m-%d %H:%M}"
+    return f"this machine's clock says {shown(now)} (Italy), and the database's says {shown(database_now)}"
 
 
 _ENTERED = {
@@ -74,7 +74,7 @@ _ENTERED = {
 
 
 def newest_entry(connection: Connection, *names: str, until: datetime | None = None) -> datetime | None:
-    """The latest time that was written down, until a moment, in these tables or in any.
+    """Return the latest time of an entry, up to `until`, in these tables or in any.
 
     The tables are receipt, refused, journal and reconcile_run.
     """
@@ -87,13 +87,13 @@ def newest_entry(connection: Connection, *names: str, until: datetime | None = N
 
 
 def bound(connection: Connection, name: str, now: datetime) -> datetime:
-    """A moment before which lies all that is in a table now: later than `now` where a clock was ahead."""
+    """Return a time after every entry that a table has now: later than `now` where a clock was ahead."""
     newest = newest_entry(connection, name)
     return now if newest is None else max(now, newest + timedelta(microseconds=1))
 
 
 class Durability(NamedTuple):
-    """How durably PostgreSQL keeps commits, as far as its settings show. Dumps that are taken elsewhere do not show."""
+    """How durably PostgreSQL keeps commits, as far as its settings show; they do not show dumps."""
 
     settings_off: tuple[str, ...]
     archiving: bool
@@ -102,7 +102,7 @@ class Durability(NamedTuple):
 
 
 def durability(connection: Connection) -> Durability | None:
-    """How the database keeps what it committed; `None` on SQLite, of which nothing can be seen."""
+    """Return how durably the database keeps commits; `None` on SQLite, where no setting shows it."""
     if connection.dialect.name != "postgresql":
         return None
     query = text(
@@ -121,6 +121,6 @@ def durability(connection: Connection) -> Durability | None:
 
 
 def pool_use(engine: Engine) -> tuple[int, int]:
-    """Connections of this process's pool that are in use, and how many it may have."""
+    """Return how many connections of this process's pool are in use, and how many it may have."""
     pool = engine.pool
     return (pool.checkedout(), pool.size()) if isinstance(pool, QueuePool) else (0, 0)

@@ -1,8 +1,8 @@
-"""What the retention takes out of the database, batch by batch. Nothing here commits.
+"""The retention's half of the database: remove old data, batch by batch. Nothing here commits.
 
 A receipt is never deleted. Its document becomes empty, or its personal columns do; key, hash (a receipt that comes
 again is still told from a new one), amounts and dates stay. Both walk the receipts by arrival from where the last batch
-ended, so that a run costs what there is to purge and not what was purged already.
+ended, so that a run costs as much as there is to purge, however much was purged before.
 """
 
 from datetime import datetime
@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Table, delete, func, literal, select, tuple_, update
 
 from station.store import tables
-from station.store.engine import allow_long
+from station.store.paging import Cursor
 from station.store.refused import RefusedState
 from station.store.whole import insert
 
@@ -28,46 +28,45 @@ class Part(StrEnum):
     JOURNAL = "journal"
 
 
+_RECEIPT = tables.receipt
+_PLACE = (_RECEIPT.c.received_at, _RECEIPT.c.id_pa, _RECEIPT.c.receipt_id)
+
+
 def purge_batch(connection: Connection, part: Part, *, before: datetime, at: datetime, limit: int) -> tuple[int, bool]:
-    """Purges at most `limit` rows that are older than `before`. Returns how many, and whether there may be more."""
+    """Purge at most `limit` rows that are older than `before`. Return how many, and whether there may be more."""
     if connection.dialect.name == "sqlite":
-        # Otherwise what was deleted could be read in the file's free pages.
+        # Otherwise deleted data could be read in the file's free pages.
         connection.exec_driver_sql("PRAGMA secure_delete=ON")
     if part in (Part.RAW, Part.PERSONAL):
         return _purge_receipts(connection, part, before, at, limit)
     table, old = _older(part, before)
     key = list(table.primary_key.columns)
-    # The condition twice: what is changed by someone else while the row is waited for is looked at again.
+    # The condition twice: a row that is changed while this transaction waits for it is looked at again.
     some = select(*key).where(old).limit(limit)
     count = connection.execute(delete(table).where(tuple_(*key).in_(some), old)).rowcount
     return count, count == limit
 
 
 def count_older(connection: Connection, part: Part, *, before: datetime) -> int:
-    """How many rows `purge_batch` would purge until there are no more."""
-    allow_long(connection)  # counting may take longer than a push may
+    """Count the rows that `purge_batch` would purge until there are no more."""
     if part in (Part.RAW, Part.PERSONAL):
-        table = tables.receipt
-        query = (
-            select(func.count())
-            .select_from(table)
-            .where(_not_yet(part), *_behind(connection, part, before, lock=False))
-        )
-        return int(connection.execute(query).scalar_one())
-    table, old = _older(part, before)
-    return int(connection.execute(select(func.count()).select_from(table).where(old)).scalar_one())
+        conditions = [_not_yet(part), *_behind(connection, part, before, lock=False)]
+        return _count(connection, _RECEIPT, *conditions)
+    return _count(connection, *_older(part, before))
 
 
 def open_refused(connection: Connection, *, before: datetime) -> int:
-    """How many refused requests that came before then nobody decided about: they are not purged."""
-    table = tables.refused
-    query = select(func.count()).select_from(table)
-    query = query.where(table.c.state == RefusedState.OPEN, table.c.received_at < before)
-    return int(connection.execute(query).scalar_one())
+    """Count the refused requests that came before then and are still open: they are not purged."""
+    refused = tables.refused
+    return _count(connection, refused, refused.c.state == RefusedState.OPEN, refused.c.received_at < before)
+
+
+def _count(connection: Connection, table: Table, *conditions: ColumnElement[bool]) -> int:
+    return int(connection.execute(select(func.count()).select_from(table).where(*conditions)).scalar_one())
 
 
 def _older(part: Part, before: datetime) -> tuple[Table, ColumnElement[bool]]:
-    """The table whose rows are deleted, and the condition that they are old."""
+    """Return the table whose rows are deleted, and the condition that they are old."""
     if part is Part.REFUSED:
         table = tables.refused
         return table, (table.c.state != RefusedState.OPEN) & (table.c.settled_at < before)
@@ -75,16 +74,14 @@ def _older(part: Part, before: datetime) -> tuple[Table, ColumnElement[bool]]:
 
 
 def _purge_receipts(connection: Connection, part: Part, before: datetime, at: datetime, limit: int) -> tuple[int, bool]:
-    table = tables.receipt
-    order = (table.c.received_at, table.c.id_pa, table.c.receipt_id)
-    query = select(*order).where(*_behind(connection, part, before, lock=True)).order_by(*order).limit(limit)
+    query = select(*_PLACE).where(*_behind(connection, part, before, lock=True)).order_by(*_PLACE).limit(limit)
     page = connection.execute(query).all()
     if not page:
         return 0, False
     keys = [(row.id_pa, row.receipt_id) for row in page]
-    theirs = tuple_(table.c.id_pa, table.c.receipt_id).in_(keys)
+    in_page = tuple_(_RECEIPT.c.id_pa, _RECEIPT.c.receipt_id).in_(keys)
     # The receipt before its transfers: a rebuild beside this one locks in the same order.
-    count = connection.execute(update(table).where(theirs, _not_yet(part)).values(_emptied(part, at))).rowcount
+    count = connection.execute(update(_RECEIPT).where(in_page, _not_yet(part)).values(_emptied(part, at))).rowcount
     if part is Part.PERSONAL:
         transfer = tables.transfer
         connection.execute(
@@ -95,16 +92,14 @@ def _purge_receipts(connection: Connection, part: Part, before: datetime, at: da
     progress = insert(connection, tables.purge_progress).values(part=part, **page[-1]._mapping)
     connection.execute(
         progress.on_conflict_do_update(
-            index_elements=["part"],
-            set_={name: progress.excluded[name] for name in ("received_at", "id_pa", "receipt_id")},
+            index_elements=["part"], set_={column.name: progress.excluded[column.name] for column in _PLACE}
         )
     )
     return count, len(page) == limit
 
 
 def _emptied(part: Part, at: datetime) -> dict[str, Any]:
-    table = tables.receipt
-    raw = {"raw": b"", "raw_purged_at": func.coalesce(table.c.raw_purged_at, literal(at, tables.UtcDateTime()))}
+    raw = {"raw": b"", "raw_purged_at": func.coalesce(_RECEIPT.c.raw_purged_at, literal(at, tables.UtcDateTime()))}
     if part is Part.RAW:
         return raw
     return raw | {
@@ -120,20 +115,15 @@ def _emptied(part: Part, at: datetime) -> dict[str, Any]:
 
 
 def _not_yet(part: Part) -> ColumnElement[bool]:
-    table = tables.receipt
-    return (table.c.raw_purged_at if part is Part.RAW else table.c.anonymised_at).is_(None)
+    return (_RECEIPT.c.raw_purged_at if part is Part.RAW else _RECEIPT.c.anonymised_at).is_(None)
 
 
 def _behind(connection: Connection, part: Part, before: datetime, *, lock: bool) -> list[ColumnElement[bool]]:
-    """The old receipts behind the place where the last batch ended; with `lock` two purges take turns."""
-    table, progress = tables.receipt, tables.purge_progress
-    conditions: list[ColumnElement[bool]] = [table.c.received_at < before]
-    query = select(progress).where(progress.c.part == part)
+    """Return the condition for old receipts behind where the last batch ended; with `lock` two purges take turns."""
+    conditions: list[ColumnElement[bool]] = [_RECEIPT.c.received_at < before]
+    query = select(tables.purge_progress).where(tables.purge_progress.c.part == part)
     place = connection.execute(query.with_for_update() if lock else query).one_or_none()
-    # A place behind what is old comes from a purge by a clock that was ahead: what came before it is looked at again.
+    # A place behind `before` comes from a purge by a clock that was ahead: receipts before it are looked at again.
     if place is not None and place.received_at < before:
-        conditions.append(
-            tuple_(table.c.received_at, table.c.id_pa, table.c.receipt_id)
-            > tuple_(literal(place.received_at, tables.UtcDateTime()), literal(place.id_pa), literal(place.receipt_id))
-        )
+        conditions.append(Cursor.of("received_at", place).behind(_PLACE))
     return conditions

@@ -7,13 +7,14 @@ from enum import StrEnum
 from hashlib import sha256
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, Table, bindparam, func, literal, select, tuple_, update
+from sqlalchemy import Connection, Engine, Row, Table, bindparam, func, select, update
 
 from station.errors import RefusalError, StoreError
 from station.journal import Exchange
 from station.receipt import Identifiers, Source
 from station.store import tables
 from station.store.journal import write_exchange
+from station.store.paging import Cursor, in_order
 from station.store.whole import insert_whole, insert_whole_alone
 
 
@@ -230,15 +231,6 @@ class RefusedFilter:
     received_to: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RefusedPosition:
-    """Where a page ended: the next one starts behind it."""
-
-    received_at: datetime
-    id_pa: str
-    raw_hash: bytes
-
-
 REFUSED_LISTED = (
     "refused_id", "received_at", "id_pa", "id_broker_pa", "id_station", "operation", "receipt_id", "notice_number",
     "iuv", "source", "fault_code", "reason", "state", "settled_at", "times", "last_at", "raw_hash",
@@ -249,7 +241,7 @@ def list_refused(
     connection: Connection,
     wanted: RefusedFilter,
     *,
-    after: RefusedPosition | None = None,
+    after: Cursor | None = None,
     newest_first: bool = False,
     limit: int = 50,
 ) -> Sequence[Row[Any]]:
@@ -258,9 +250,8 @@ def list_refused(
     query = select(*(table.c[name] for name in REFUSED_LISTED)).where(*_conditions(wanted))
     order = (table.c.received_at, table.c.id_pa, table.c.raw_hash)
     if after is not None:
-        place = tuple_(literal(after.received_at, tables.UtcDateTime()), literal(after.id_pa), literal(after.raw_hash))
-        query = query.where(tuple_(*order) < place if newest_first else tuple_(*order) > place)
-    query = query.order_by(*(column.desc() if newest_first else column for column in order)).limit(limit)
+        query = query.where(after.behind(order, newest_first=newest_first))
+    query = query.order_by(*in_order(order, newest_first=newest_first)).limit(limit)
     return connection.execute(query).all()
 
 

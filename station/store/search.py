@@ -1,24 +1,23 @@
 """How the conditions of a filter become queries that an index answers, on PostgreSQL and SQLite alike.
 
 A filter is planned once. Conditions that mean "this or that" (debtor or payer, the first station or a later one) make
-several parts, since no index answers an OR in order; each part is one query, and their pages are merged.
+several branches, since no index answers an OR in order; each branch is one query, and their pages are merged.
 
-Within a part one condition leads. Where one has few receipts, they are all read by its index, the other conditions are
-tried on each, and they are sorted. Where every condition has many, the receipts are walked in order, by the index of
-one condition that holds them in order, until the page is full. How many is asked of the indexes themselves, up to
-`FEW`: a planner that guesses (SQLite keeps no statistics, and PostgreSQL takes what is asked for to be spread evenly
-over the years) would walk the whole table now and then.
+Within a branch one condition leads. Where one has few receipts, they are all read by its index, the other conditions
+are tried on each, and they are sorted. Where every condition has many, the receipts are walked in order, by the index
+of one condition that holds them in order, until the page is full. How many there are is asked of the indexes
+themselves, up to `FEW`: a planner that guesses (SQLite keeps no statistics, and PostgreSQL assumes that matching rows
+are spread evenly over the years) would walk the whole table now and then.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import product
 from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    FromClause,
     Select,
     and_,
     exists,
@@ -27,19 +26,20 @@ from sqlalchemy import (
     literal,
     select,
     true,
-    tuple_,
+    union,
 )
 
 from station.store import conditions, tables
 from station.store.conditions import Condition, Filter, within
+from station.store.paging import Cursor, in_order
 
 # Up to here all receipts of a condition are read and sorted: 5,000 look-ups take some 30 ms.
 FEW = 5000
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """Conditions that must all hold; `lead` is the one with few rows, if there is one, and `count` how many."""
+class Branch:
+    """Conditions that must all hold. `lead` is the one with few rows, if there is one, and `count` its rows."""
 
     conditions: tuple[Condition, ...]
     lead: Condition | None = None
@@ -48,34 +48,40 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A filter made ready: parts whose receipts together are those wanted, and their order.
+    """A filter made ready: branches whose receipts together are the matching ones, and the column they are sorted by.
 
     `commanded`: the database is to take the index of the leading condition and no other.
     """
 
     order: str
-    parts: tuple[Part, ...]
+    branches: tuple[Branch, ...]
     commanded: bool
 
 
-def plan(connection: Connection, wanted: Filter, *, count: bool = False) -> Plan:
-    """Turns a filter into parts, and asks the indexes what each part should be led by.
+def plan(connection: Connection, filter_: Filter, *, count: bool = False) -> Plan:
+    """Turn a filter into branches, and ask the indexes which condition should lead each.
 
-    `count`: ask also where the answer would not change how the part is read.
+    With `count`, ask also where the answer would not change how the branch is read.
     """
-    common = tuple(conditions.plain(wanted))
+    common = tuple(conditions.plain(filter_))
     counts: dict[int, int] = {}
-    parts = []
-    for choices in product(conditions.persons(wanted), conditions.routes(connection, wanted)):
+    branches = []
+    for choices in product(conditions.persons(filter_), conditions.routes(connection, filter_)):
         together = tuple(condition for choice in choices for condition in choice) + common
-        parts.append(_led(connection, together, None if count else wanted.order, counts))
-    some = tuple(part for part in parts if part.count != 0)
-    return Plan(wanted.order, some, commanded=connection.dialect.name == "sqlite")
+        branches.append(_led(connection, together, None if count else filter_.order, counts))
+    return Plan(
+        filter_.order,
+        tuple(branch for branch in branches if branch.count != 0),
+        commanded=connection.dialect.name == "sqlite",
+    )
 
 
-def _led(connection: Connection, together: tuple[Condition, ...], order: str | None, counts: dict[int, int]) -> Part:
-    """A part and the condition with the fewest rows, if these are few. One that is alone and in order is not asked."""
-    best = Part(together)
+def _led(connection: Connection, together: tuple[Condition, ...], order: str | None, counts: dict[int, int]) -> Branch:
+    """Return a branch led by the condition with the fewest rows, if these are few.
+
+    A condition that stands alone and is in order needs no count. `counts` are the rows of the conditions asked before.
+    """
+    best = Branch(together)
     if order is not None and len(together) == 1 and together[0].in_order == order:
         return best
     for condition in together:
@@ -86,88 +92,82 @@ def _led(connection: Connection, together: tuple[Condition, ...], order: str | N
             some = select(literal(1)).select_from(condition.table).where(condition.clause).limit(FEW + 1).subquery()
             count = counts[id(condition)] = connection.execute(select(func.count()).select_from(some)).scalar_one()
         if count <= FEW and (best.count is None or count < best.count):
-            best = Part(together, condition, count)
+            best = Branch(together, condition, count)
             if count <= FEW // 50:
                 break  # so few that it does not pay to look for fewer
     return best
 
 
-def keys(
-    planned: Plan,
-    part: Part,
-    *,
-    behind: tuple[datetime, str, str] | None,
-    limit: int | None,
-    newest_first: bool,
-) -> Select[Any]:
-    """The query for the places of a part's next receipts: in order, so many, behind a place."""
+def places(planned: Plan, *, after: Cursor | None, limit: int | None, newest_first: bool) -> FromClause:
+    """Return the places (time, EC, receiptId) of the next receipts of a plan that has branches.
+
+    Each branch brings its own first rows, in order, by its own index; UNION keeps one of a receipt that several bring.
+    """
+    queries = [_places(planned, branch, after, limit, newest_first) for branch in planned.branches]
+    if len(queries) == 1:
+        return queries[0].subquery()
+    return union(*(select(query.subquery()) for query in queries)).subquery()
+
+
+def _places(planned: Plan, branch: Branch, after: Cursor | None, limit: int | None, newest_first: bool) -> Select[Any]:
     receipt, order = tables.receipt, planned.order
     names = (order, "id_pa", "receipt_id")
-    if part.lead is not None and part.count is not None:
-        led = part.lead
+    if branch.lead is not None and branch.count is not None:
+        led = branch.lead
         few = select(led.table.c.id_pa, led.table.c.receipt_id).where(led.clause)
         if led.table is not receipt:
             few = few.distinct()  # two stamps, two routes: one receipt
         # There may be some more by now. The limit is for PostgreSQL's planner: it would go by its own estimate, and may
         # read the whole table.
-        lead = few.limit(2 * part.count + 1000).subquery("lead")
+        lead = few.limit(2 * branch.count + 1000).subquery("lead")
         place = [receipt.c[name] for name in names]
         query = select(*place).select_from(lead.join(receipt, _same(lead.c, receipt.c)))
     else:
-        led = _walked(part, order)
+        led = _walked(branch, order)
         place = [led.table.c[name] for name in names]
         query = select(*place)
         if not _is_on(led, order):
             query = query.where(led.clause)
         if led.table is not receipt:
             query = query.distinct().select_from(led.table.join(receipt, _same(led.table.c, receipt.c)))
-    for condition in part.conditions:
-        if condition is led or _is_on(condition, order):
-            continue
-        clause = condition.clause if condition.table is receipt else _has(condition)
-        query = query.where(func.coalesce(clause, false()) if planned.commanded else clause)
-    limits = next((condition.limits for condition in part.conditions if _is_on(condition, order)), None)
-    query = query.where(*_between(place, limits or (order, None, None), behind, newest_first))
-    return query.order_by(*in_order(place, newest_first)).limit(limit)
+    limits: tuple[str, Any, Any] = (order, None, None)
+    for condition in branch.conditions:
+        if _is_on(condition, order):
+            limits = condition.limits or limits
+        elif condition is not led:
+            clause = condition.clause
+            if condition.table is not receipt:
+                clause = exists().where(_same(condition.table.c, receipt.c), clause)
+            query = query.where(func.coalesce(clause, false()) if planned.commanded else clause)
+    query = query.where(*_between(place, limits, after, newest_first))
+    return query.order_by(*in_order(place, newest_first=newest_first)).limit(limit)
+
+
+def _walked(branch: Branch, order: str) -> Condition:
+    """Return the condition by whose index a branch is walked in order; without one, every receipt is."""
+    fitting = (condition for condition in branch.conditions if condition.indexed and condition.in_order == order)
+    return next(fitting, Condition(true(), in_order=order))
 
 
 def _is_on(condition: Condition, order: str) -> bool:
-    """Whether it is a range on the column that the receipts are in order of."""
+    """Return whether the condition is a range on the column that the receipts are sorted by."""
     return condition.limits is not None and condition.limits[0] == order
 
 
 def _between(
-    place: list[Any], limits: tuple[str, Any, Any], behind: tuple[datetime, str, str] | None, newest_first: bool
+    place: list[Any], limits: tuple[str, Any, Any], after: Cursor | None, newest_first: bool
 ) -> list[ColumnElement[bool]]:
-    """From one end of the range, or from where the last page ended, to the other end.
+    """Return the range from one end, or from where the last page ended, to the other end.
 
     Only one of the two, whichever is further: SQLite searches by one bound on each side, and may choose the wrong one.
     """
     name, start, end = limits
-    if behind is None or (newest_first and end is not None and end <= behind[0]):
+    if after is None or (newest_first and end is not None and end <= after.at):
         return within(place[0], limits)
-    if not newest_first and start is not None and start > behind[0]:
+    if not newest_first and start is not None and start > after.at:
         return within(place[0], limits)
-    at = tuple_(literal(behind[0], tables.UtcDateTime()), literal(behind[1]), literal(behind[2]))
-    if newest_first:
-        return [tuple_(*place) < at, *within(place[0], (name, start, None))]
-    return [tuple_(*place) > at, *within(place[0], (name, None, end))]
-
-
-def in_order(place: Iterable[Any], newest_first: bool) -> list[ColumnElement[Any]]:
-    """Columns to sort by."""
-    return [column.desc() if newest_first else column for column in place]
-
-
-def _walked(part: Part, order: str) -> Condition:
-    """The condition by whose index a part is walked in order; without one, every receipt is."""
-    fitting = (condition for condition in part.conditions if condition.indexed and condition.in_order == order)
-    return next(fitting, Condition(true(), in_order=order))
-
-
-def _has(condition: Condition) -> ColumnElement[bool]:
-    """Whether the receipt has such a row in another table."""
-    return exists().where(_same(condition.table.c, tables.receipt.c), condition.clause)
+    rest = (name, start, None) if newest_first else (name, None, end)
+    return [after.behind(place, newest_first=newest_first), *within(place[0], rest)]
 
 
 def _same(one: Any, other: Any) -> ColumnElement[bool]:

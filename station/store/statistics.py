@@ -1,55 +1,49 @@
-"""Receipts and refusals, counted. Nothing here commits, and nothing here names a person."""
+"""Receipts and refusals, counted for reports. Nothing here commits, and nothing here names a person."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import BigInteger, Connection, Integer, case, cast, func, literal_column, select
 
 from station.store import tables
 from station.store.conditions import distinct
-from station.store.gauges import CLOCK_TOLERANCE
 
 
-@dataclass(frozen=True, slots=True)
-class Hour:
-    """How many receipts arrived, or were paid, in the hour that starts at `hour`, for one EC by one door, and their
-    amount in euro."""
+class Hour(NamedTuple):
+    """Receipts of one EC by one source that arrived, or were paid, in the hour from `hour` on; their amount in euro."""
 
     hour: datetime
     id_pa: str
     source: str
-    count: int
+    number: int
     amount: Decimal
 
 
-@dataclass(frozen=True, slots=True)
-class Refusals:
-    """How many requests were refused in an hour for one EC (empty where none could be read), and how many are open."""
+class Refusals(NamedTuple):
+    """Requests that were refused in an hour for one EC (empty where none could be read), and how many are open."""
 
     hour: datetime
     id_pa: str
-    count: int
+    number: int
     open: int
 
 
-@dataclass(frozen=True, slots=True)
-class Delays:
-    """How many receipts arrived about `seconds` after their payment, at most `worst`, for one EC by one door."""
+class Delays(NamedTuple):
+    """Receipts that arrived about `seconds` after their payment, at most `worst`, for one EC by one source."""
 
     id_pa: str
     source: str
     seconds: int
     worst: int
-    count: int
+    number: int
 
 
 def by_hour(
     connection: Connection, start: datetime, end: datetime, id_pa: str | None, *, time: str = "received_at"
 ) -> Iterator[Hour]:
-    """Receipts by EC, door and hour of their arrival, or of the other time that is named.
+    """Yield receipts by EC, source and hour of their arrival, or of the other `time` that is named.
 
     By hour, since a day's borders are the reader's, and those of each zone lie on full hours.
     """
@@ -57,25 +51,25 @@ def by_hour(
     hour = _hour(connection, receipt[time])
     query = select(hour, receipt.id_pa, receipt.source, func.count(), func.sum(receipt.amount))
     query = query.where(*_within(receipt, start, end, id_pa, time)).group_by(hour, receipt.id_pa, receipt.source)
-    for at, ec, source, count, amount in connection.execute(query):
-        yield Hour(_moment(at), ec, source, count, amount)
+    for at, *counted in connection.execute(query):
+        yield Hour(_moment(at), *counted)
 
 
 def refusals(connection: Connection, start: datetime, end: datetime, id_pa: str | None) -> Iterator[Refusals]:
-    """Refused requests by the hour they came first, and EC."""
+    """Yield refused requests by the hour they came first, and EC."""
     refused = tables.refused.c
     hour = _hour(connection, refused.received_at)
-    still = func.sum(case((refused.state == "open", 1), else_=0))
-    query = select(hour, refused.id_pa, func.count(), still)
+    still_open = func.sum(case((refused.state == "open", 1), else_=0))
+    query = select(hour, refused.id_pa, func.count(), still_open)
     query = query.where(*_within(refused, start, end, id_pa)).group_by(hour, refused.id_pa)
-    for at, ec, count, open_ in connection.execute(query):
-        yield Refusals(_moment(at), ec, count, open_)
+    for at, *counted in connection.execute(query):
+        yield Refusals(_moment(at), *counted)
 
 
 def delays(connection: Connection, start: datetime, end: datetime, id_pa: str | None) -> Iterator[Delays]:
-    """From payment to arrival: to the second up to an hour, to the minute up to a day, to the hour beyond.
+    """Yield delays from payment to arrival: to the second up to an hour, to the minute up to a day, to the hour beyond.
 
-    In steps, so that a year of receipts is a few thousand rows, from which any percentile can be told.
+    In steps, so that a year of receipts is a few thousand rows, which give any percentile.
     """
     receipt = tables.receipt.c
     exact: Any
@@ -91,41 +85,29 @@ def delays(connection: Connection, start: datetime, end: datetime, id_pa: str | 
         .subquery()
     )
     delay = whole.c.seconds
-    # As text: with a parameter each, PostgreSQL would not see that what is grouped by is what is selected.
+    # As text: with parameters, PostgreSQL would not see that the grouped expression is the selected one.
     minute, hour, day = (literal_column(str(step), Integer) for step in (60, 3600, 86400))
     step = case((delay < hour, delay), (delay < day, delay - delay % minute), else_=delay - delay % hour)
     query = select(whole.c.id_pa, whole.c.source, step, func.max(delay), func.count())
-    for ec, source, about, worst, count in connection.execute(query.group_by(whole.c.id_pa, whole.c.source, step)):
-        yield Delays(ec, source, about, worst, count)
+    for row in connection.execute(query.group_by(whole.c.id_pa, whole.c.source, step)):
+        yield Delays(*row)
 
 
 def seen_ecs(connection: Connection) -> list[str]:
-    """Every EC that a receipt is stored for."""
+    """Return every EC that a receipt is stored for."""
     return list(distinct(connection, tables.receipt.c.id_pa))
 
 
-def last_push(connection: Connection, id_pa: str, now: datetime) -> datetime | None:
-    """When the latest of an EC's receipts that came by push arrived; one that a wrong clock dated later not counted."""
-    receipt = tables.receipt.c
-    query = select(receipt.received_at).where(receipt.id_pa == id_pa, receipt.source == "push")
-    query = query.where(receipt.received_at <= now + CLOCK_TOLERANCE)
-    return connection.execute(query.order_by(receipt.received_at.desc()).limit(1)).scalar_one_or_none()
-
-
 def last_refused_pushes(connection: Connection) -> dict[str, datetime]:
-    """When a push was last refused, by EC."""
+    """Return when a push was last refused, by EC."""
     refused = tables.refused.c
-    query = (
-        select(refused.id_pa, func.max(refused.last_at).label("last_at"))
-        .where(refused.source == "push")
-        .group_by(refused.id_pa)
-    )
-    return {row.id_pa: row.last_at for row in connection.execute(query)}
+    query = select(refused.id_pa, func.max(refused.last_at).label("last_at")).where(refused.source == "push")
+    return {row.id_pa: row.last_at for row in connection.execute(query.group_by(refused.id_pa))}
 
 
 def _within(table: Any, start: datetime, end: datetime, id_pa: str | None, time: str = "received_at") -> list[Any]:
-    ours = [] if id_pa is None else [table.id_pa == id_pa]
-    return [table[time] >= start, table[time] < end, *ours]
+    of_ec = [] if id_pa is None else [table.id_pa == id_pa]
+    return [table[time] >= start, table[time] < end, *of_ec]
 
 
 def _hour(connection: Connection, column: Any) -> Any:

@@ -10,13 +10,13 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
-from sqlalchemy import Connection, delete, exists, literal, select, tuple_, update
+from sqlalchemy import Connection, delete, exists, select, tuple_, update
 
 from station import contract
 from station.errors import ReceiptConflictError
 from station.receipt import Flag, Identifiers, Receipt, Source
 from station.store import tables
-from station.store.queries import Position
+from station.store.paging import Cursor
 from station.store.receipts import Recorded, columns, next_ordinal, transfer_columns
 from station.store.refused import RefusedState, Refusing, discard, keep
 
@@ -51,7 +51,7 @@ def stored_page(
     receipt_id: str | None = None,
     received_from: datetime | None = None,
     received_to: datetime | None = None,
-    after: Position | None = None,
+    after: Cursor | None = None,
     limit: int = 50,
 ) -> list[dict[str, Any]]:
     """One page of receipts, oldest first, with all their columns, `transfers` and `flags`. Keyset paging."""
@@ -67,10 +67,7 @@ def stored_page(
         query = query.where(table.c.received_at < received_to)
     order = (table.c.received_at, table.c.id_pa, table.c.receipt_id)
     if after is not None:
-        query = query.where(
-            tuple_(*order)
-            > tuple_(literal(after.received_at, tables.UtcDateTime()), literal(after.id_pa), literal(after.receipt_id))
-        )
+        query = query.where(after.behind(order))
     found = [dict(row) for row in connection.execute(query.order_by(*order).limit(limit)).mappings()]
     by_key = {(one["id_pa"], one["receipt_id"]): one for one in found}
     for one in found:
