@@ -77,6 +77,9 @@ class Forked:
     def terminate(self) -> None:
         self.send_signal(signal.SIGTERM)
 
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
     def wait(self, timeout: float) -> int:
         self.process.join(timeout)
         if self.returncode is None:

@@ -1,9 +1,8 @@
 """What the builders, the samples and the strategies make is what they say: valid, or broken as named."""
 
-import base64
 import re
 from collections.abc import Iterator
-from datetime import date, datetime
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import pytest
 from build import (
     ABSENT,
-    EC,
     OPERATIONS,
     OTHER_EC,
     PAF_NS,
@@ -24,11 +22,9 @@ from build import (
     a_gpd_document,
     a_request,
     a_stamp_transfer,
-    a_subject,
     a_transfer,
     a_verify_request,
     an_envelope,
-    an_iuv,
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -41,20 +37,18 @@ from strategies import (
     Field,
     Simple,
     every_invalid_mutation,
-    invalid_mutations,
     newer_fields,
-    our_receipts,
     receipts,
-    styles,
 )
 
 HERE = Path(__file__).parent
 SCHEMA_FILE = HERE.parent / "wsdl" / "paForNode.xsd"
 SAMPLES = sorted((HERE / "data").glob("*.xml"))
+assert len(SAMPLES) >= 15
 XS = "{http://www.w3.org/2001/XMLSchema}"
 
 many = settings(
-    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 
 
@@ -125,73 +119,6 @@ def test_what_is_built_is_valid(schema: etree.XMLSchema, request_: Request) -> N
     assert request_.operation == OPERATIONS[request_.root]
 
 
-def test_each_request_is_new() -> None:
-    """Receipt id, IUV and notice number come once only, and IUV and notice number agree."""
-    requests = [a_request() for _ in range(200)]
-    for name in "receiptId", "creditorReferenceId", "noticeNumber":
-        assert len({request[name] for request in requests}) == 200
-    assert all(request["noticeNumber"] == "3" + request["creditorReferenceId"] for request in requests)
-    assert re.fullmatch("[0-9]{17}", an_iuv())
-
-
-def test_size_is_the_usual_one() -> None:
-    """A request that nobody changed is as long as those of the Nodo are."""
-    assert 3000 < len(an_envelope(a_request(), "compact")) < 4000
-
-
-def test_overrides_go_where_they_should() -> None:
-    """Values, elements and repetitions are replaced, added in their place and left out by path."""
-    request = a_request(
-        idPA=OTHER_EC,
-        debtor__e_mail=ABSENT,
-        debtor__fullName="D'Alò & Figli",
-        payer=a_subject(city=ABSENT),
-        standIn=True,
-        fee=Decimal("2.50"),
-        paymentDateTime=datetime(2026, 7, 1, 10, 20, 30),  # noqa: DTZ001 - the Nodo names no zone either
-        metadata={"NOTIFICATION_FEE": "200"},
-        transfers__2=a_transfer(3),
-        **{"transfers.0.IBAN": ABSENT, "transfers.0.MBDAttachment": b"bollo"},
-    )
-    leaves = request.leaves()
-    assert request["idPA"] == leaves["idPA"] == OTHER_EC
-    assert request["fiscalCode"] == leaves["receipt.fiscalCode"] == EC
-    assert request.get("debtor.e-mail") is None
-    assert request["debtor.fullName"] == "D'Alò & Figli"
-    assert request["standIn"] == "true"
-    assert request["fee"] == "2.50"
-    assert request["paymentDateTime"] == "2026-07-01T10:20:30"
-    assert leaves["receipt.metadata.mapEntry.0.key"] == "NOTIFICATION_FEE"
-    assert base64.b64decode(request["transfers.0.MBDAttachment"]) == b"bollo"
-    assert len(request["transfers"]) == 3
-    assert list(request["transfers.0"])[4:6] == ["MBDAttachment", "remittanceInformation"]
-    assert request.but(officeName=ABSENT).but(officeName="Ufficio").fields == request.but(officeName="Ufficio").fields
-
-
-def test_what_belongs_together_stays_together() -> None:
-    """IUV and notice number follow each other, and the transfers add up, unless the caller wants it otherwise."""
-    assert a_request(creditorReferenceId="01" * 8 + "1")["noticeNumber"] == "3" + "01" * 8 + "1"
-    assert a_request(noticeNumber="3" + "12" * 8 + "1")["creditorReferenceId"] == "12" * 8 + "1"
-    assert a_request(noticeNumber="3" * 18, creditorReferenceId="9" * 17)["creditorReferenceId"] == "9" * 17
-    for amount in "0.01", "5.00", "5.01", "999999999.99":
-        request = a_request(paymentAmount=amount)
-        assert sum(Decimal(transfer["transferAmount"]) for transfer in request["transfers"]) == Decimal(amount)
-
-
-def test_a_copy_leaves_the_original_alone() -> None:
-    """`but` changes the copy only."""
-    request = a_request()
-    before = request.leaves()
-    request.but(idPA=OTHER_EC, debtor__fullName="Altra Persona", transfers__0__IBAN=ABSENT)
-    assert request.leaves() == before
-
-
-def test_none_is_no_content() -> None:
-    """Only ABSENT leaves an element out; None is a slip of the pen."""
-    with pytest.raises(TypeError, match="ABSENT"):
-        a_request(fee=None)
-
-
 @pytest.mark.parametrize("version", [1, 2])
 def test_gpd_document_is_the_same_in_no_namespace(version: int) -> None:
     """The GPD document holds the request's content under a root of its own."""
@@ -201,12 +128,6 @@ def test_gpd_document_is_the_same_in_no_namespace(version: int) -> None:
     assert root.tag == {1: "paSendRTReq", 2: "PaSendRTV2Request"}[version]
     assert re.match(rb"<\?xml [^>]*standalone=.yes.", document)
     assert infoset(root)[1] == infoset(request.element())[1]
-
-
-def test_receipt_element_is_the_receipt() -> None:
-    """The receipt's element is the one inside the message."""
-    request = a_request()
-    assert infoset(request.receipt_element()) == infoset(request.element().find("receipt"))
 
 
 # --- styles -----------------------------------------------------------------------------------------------------------
@@ -231,47 +152,10 @@ def test_every_style_means_the_same(schema: etree.XMLSchema, style: str, version
     assert infoset(parsed(a_bare_request(request, style))) == infoset(request.element())
 
 
-def test_styles_do_what_they_are_named_for() -> None:
-    """The styles' bytes show what each is there to show."""
-    request = a_request(description="Città")
-    written = {name: an_envelope(request, name) for name in STYLES}
-    assert b"<soapenv:Body" in written["plain"]
-    assert b"<SOAP-ENV:Body" in written["SOAP-ENV"]
-    assert f'<paSendRTV2Request xmlns="{PAF_NS}">'.encode() in written["default_namespaces"]
-    assert b'<idPA xmlns="">' in written["default_namespaces"]
-    assert b"<Body" in written["default_on_soap"]
-    assert b"\n" not in written["compact"].partition(b"?>")[2]
-    assert b"\n" not in written["crlf"].replace(b"\r\n", b"")
-    assert b"<!--" in written["comments"]
-    assert b"<?nota" in written["instructions"]
-    assert b"<![CDATA[" in written["cdata"]
-    assert b"&#x" in written["hex_references"]
-    assert b"<soapenv:Header/>" in written["empty_header"]
-    assert not written["no_declaration"].startswith(b"<?xml")
-    assert written["bom"].startswith(b"\xef\xbb\xbf<?xml")
-    assert written["utf-16-le"].startswith(b"\xff\xfe<\0")
-    assert written["utf-16-be"].startswith(b"\xfe\xff\0<")
-    assert b"Citt\xe0" in written["iso-8859-1"]
-
-
-@many
-@given(request=receipts(), style=styles())
-def test_any_style_means_the_same(request: Request, style: Any) -> None:
-    """Whatever the content, no way of writing it loses or adds anything."""
-    expected = infoset(request.element())
-    assert infoset(message_of(an_envelope(request, style))) == expected
-    assert infoset(parsed(a_bare_request(request, style))) == expected
-
-
 # --- samples ----------------------------------------------------------------------------------------------------------
 
 # Elements are added to the schema over the years: what begins with `newer_` breaks the published one by such alone.
 NEWER = "newer_"
-
-
-def test_there_are_samples() -> None:
-    """The samples are where they are looked for."""
-    assert 15 <= len(SAMPLES) <= 40
 
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
@@ -343,32 +227,14 @@ def test_strategies_know_every_element_of_the_schema(root: str) -> None:
     assert known(SCHEMA[root]) == told(root)
 
 
-@pytest.mark.parametrize("version", [1, 2])
 @many
-@given(data=st.data())
-def test_random_receipt_is_valid(schema: etree.XMLSchema, version: int, data: st.DataObject) -> None:
+@given(request=receipts())
+def test_random_receipt_is_valid(schema: etree.XMLSchema, request: Request) -> None:
     """What is drawn keeps to the schema, and its leaves tell every text in document order."""
-    request = data.draw(receipts(version))
     element = request.element()
     schema.assertValid(element)
     assert list(texts_of(element)) == list(request.leaves().values())
     assert [request[path] for path in request.leaves()] == list(request.leaves().values())
-
-
-@many
-@given(request=our_receipts(fiscalCode=OTHER_EC))
-def test_random_receipt_keeps_what_is_given(schema: etree.XMLSchema, request: Request) -> None:
-    """What the caller fixes stays fixed."""
-    assert (request["idPA"], request["idStation"], request["fiscalCode"]) == (EC, "15376371009_01", OTHER_EC)
-
-
-@many
-@given(data=st.data())
-def test_random_mutation_is_invalid(schema: etree.XMLSchema, data: st.DataObject) -> None:
-    """A mutation of anything valid breaks the schema, and as bytes it is still well-formed."""
-    broken = data.draw(receipts().flatmap(invalid_mutations))
-    assert not schema.validate(broken.request.element()), broken.label
-    assert infoset(message_of(an_envelope(broken.request))) == infoset(broken.request.element())
 
 
 SIGNS = {"facet": ("[facet ",), "type": ("is not a valid value", "element-only")}

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import migrate
+from databases import migrate
 from sqlalchemy import create_engine, inspect, text
 
 from station import store

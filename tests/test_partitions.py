@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 from build import EC, OTHER_EC, a_request, an_envelope
-from conftest import migrate
+from databases import migrate
 from trouble import sent_again
 
 from station import contract, store

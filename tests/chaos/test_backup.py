@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 from build import Request, a_gpd_document
+from databases import DATABASE
 from gpd_simulator import GpdSimulator
 from nodo_simulator import check, read
 from nodo_simulator.checker import rows
 from nodo_simulator.payments import EC, REGISTRY, Copy, Payments
-from postgres import BIN, DATABASE, Postgres, run, user
+from postgres import BIN, Postgres, run, user
 from process import STATION, environment
 
 BACKUPS = ["sqlite_vacuum", "sqlite_backup", "pg_dump", "pg_basebackup"]

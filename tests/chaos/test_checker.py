@@ -85,10 +85,10 @@ DAMAGE = {
 
 
 @pytest.fixture(scope="module")
-def sent(tmp_path_factory, sqlite_template):
+def sent(tmp_path_factory, sqlite_migrated):
     """A ledger and the database that fits it."""
     folder = tmp_path_factory.mktemp("sent")
-    file = shutil.copy(sqlite_template, folder / "station.sqlite3")
+    file = shutil.copy(sqlite_migrated, folder / "station.sqlite3")
     with running_server(folder, f"sqlite:///{file}", config=REGISTRY) as server:
         settings = {"seed": 3, "payments": 60, "rate": 1000, "twice": 0, "leaving": 0.1, "pause": 0.1}
         nodo = NodoSimulator.start(folder, [server.url], **settings)
@@ -149,7 +149,7 @@ def test_wrong_answers_are_found(sent):
     assert f"copy {good[1].entry['d']} of {good[1].key} is still on its way" in problems
 
 
-def test_given_up(tmp_path, sqlite_template):
+def test_given_up(tmp_path, sqlite_migrated):
     """Where nobody answers, a copy is sent as often as the Nodo does, and then given up: that is a loss."""
     url = f"http://127.0.0.1:{free_port()}/paForNode"
     nodo = NodoSimulator.start(tmp_path, [url], payments=3, attempts=48, pause=0.001, twice=0, leaving=0, rate=1000)
@@ -157,7 +157,7 @@ def test_given_up(tmp_path, sqlite_template):
     ledger = nodo.finish()
     assert {len(copy.sent) for copy in ledger.copies.values()} == {48}
     assert ledger.results().keys() == {"broken"}
-    report = check(ledger, f"sqlite:///{sqlite_template}")
+    report = check(ledger, f"sqlite:///{sqlite_migrated}")
     assert report.lost == len(ledger.copies)
 
 

@@ -7,6 +7,7 @@ import time
 import psutil
 import psycopg
 import pytest
+from databases import DATABASE
 from nodo_simulator import check
 from victims import workers
 
@@ -182,7 +183,7 @@ def test_failover(on_postgres, synchronous):
     if synchronous:
         primary.execute("ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()")
     hosts = f"host=127.0.0.1:{primary.port}&host=127.0.0.1:{standby.port}"
-    url = f"postgresql://postgres@/station?{hosts}&target_session_attrs=read-write"
+    url = f"postgresql://postgres@/{DATABASE}?{hosts}&target_session_attrs=read-write"
     nodo = rig.nodo(rig.serve(url))
     nodo.wait_for(100)
     primary.kill()
