@@ -51,12 +51,12 @@ class Server:
 
     def stop(self) -> None:
         self.process.terminate()
-        self.process.wait(40)
+        self.process.wait(120)
 
     def kill(self) -> None:
         """SIGKILL to the master and its workers at once."""
         os.killpg(self.process.pid, 9)
-        self.process.wait(10)
+        self.process.wait(60)
 
     def start(self) -> None:
         """Starts it again, on the same port and database."""
@@ -104,14 +104,14 @@ def running_server(
         if server.process.poll() is None:
             server.process.terminate()
             try:
-                server.process.wait(10)
+                server.process.wait(30)
             except subprocess.TimeoutExpired:
                 server.kill()
 
 
 def wait_for_answer(port: int, process: Process, log_file: Path) -> None:
     """Until a worker answers: the master listens before any worker does."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         if process.poll() is not None:
             pytest.fail(f"station serve ended with {process.returncode}:\n{log_file.read_text()}")

@@ -162,6 +162,6 @@ def test_log_of_the_server(postgres_url, serve):
 
 def until_ready(health, status):
     deadline = time.monotonic() + 60
-    while httpx.get(f"http://{health}/ready", timeout=30).status_code != status:
+    while httpx.get(f"http://{health}/ready", timeout=60).status_code != status:
         assert time.monotonic() < deadline
         time.sleep(0.05)

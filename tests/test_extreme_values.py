@@ -31,7 +31,7 @@ EXTREMES = {
 def stored(serve, database_url):
     """A database with one receipt of each kind, its server's clock far from UTC."""
     server = serve(database_url)
-    with httpx.Client(timeout=20) as client:
+    with httpx.Client(timeout=60) as client:
         for name, values in EXTREMES.items():
             answer = client.post(
                 server.url, content=an_envelope(a_request(**values)), headers={"Content-Type": "text/xml"}

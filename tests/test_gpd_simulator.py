@@ -62,7 +62,7 @@ def gpd(running: GpdSimulator) -> Iterator[GpdSimulator]:
 
 
 def get(gpd: GpdSimulator, path: str, key: str | None = KEY, headers: dict[str, str] | None = None) -> Got:
-    connection = http.client.HTTPConnection("127.0.0.1", gpd.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", gpd.port, timeout=60)
     try:
         connection.request("GET", path, headers=(headers or {}) | ({"Ocp-Apim-Subscription-Key": key} if key else {}))
         response = connection.getresponse()
@@ -527,7 +527,7 @@ def test_retry_after_has_three_forms(gpd: GpdSimulator) -> None:
 
 def test_the_limit_is_a_hundred_in_ten_seconds_by_default(gpd: GpdSimulator) -> None:
     """The hundred and first call within ten seconds is refused."""
-    connection = http.client.HTTPConnection("127.0.0.1", gpd.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", gpd.port, timeout=60)
     try:
         statuses = []
         for _ in range(101):
@@ -983,7 +983,7 @@ def test_it_ends_with_whoever_started_it(tmp_path: Path) -> None:
     gpd = GpdSimulator.start(tmp_path)
     assert gpd.process.stdin is not None
     gpd.process.stdin.close()
-    assert gpd.process.wait(10) == 0
+    assert gpd.process.wait(60) == 0
     gpd.stop()
     gpd.stop()
 

@@ -85,7 +85,7 @@ def test_slow_database(serve, postgres_url):
     engine = store.connect(postgres_url)
     with ThreadPoolExecutor(1) as pool, engine.begin() as connection:
         connection.execute(text("LOCK TABLE refused IN ACCESS EXCLUSIVE MODE"))
-        asked = pool.submit(httpx.get, f"http://{health}/metrics", timeout=30)
+        asked = pool.submit(httpx.get, f"http://{health}/metrics", timeout=60)
         waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
         while not connection.execute(waiting).scalar():
             assert not asked.done()

@@ -74,7 +74,7 @@ class Station:
 
     def post(self, body, path="/paForNode", method="POST", **headers):
         """Status and text of the answer, in which nothing may be found."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=60)
         names = {name.replace("_", "-"): value for name, value in headers.items()}
         connection.request(method, path, body, {"Content-Type": "text/xml"} | names)
         answer = connection.getresponse()
@@ -84,7 +84,7 @@ class Station:
         return answer.status, text
 
     def raw(self, data):
-        with socket.create_connection(("127.0.0.1", self.server.port), timeout=20) as connection:
+        with socket.create_connection(("127.0.0.1", self.server.port), timeout=60) as connection:
             connection.sendall(data)
             connection.shutdown(socket.SHUT_WR)
             parts = []
@@ -170,7 +170,7 @@ def test_nowhere(station):
         for path in ("/paForNode", "/paForNode?wsdl", "/paForNode?xsd=paForNode.xsd", f"/paForNode?wsdl={MARK}"):
             station.post(raw if method == "PUT" else None, path=path, method=method, X_Request_Id=f"{MARK} {MARK}")
     for path in ("/metrics", "/ready", "/live", f"/metrics?{MARK}"):
-        connection = http.client.HTTPConnection("127.0.0.1", station.health, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", station.health, timeout=60)
         connection.request("GET", path, headers={MARK: MARK})
         without_mark(connection.getresponse().read().decode(), path)
         connection.close()

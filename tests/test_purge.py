@@ -214,7 +214,7 @@ def test_killed(door, database_url, run_station, tmp_path):
     while not any(row["anonymised_at"] for row in door.rows(tables.receipt)):
         assert process.poll() is None
     process.send_signal(signal.SIGKILL)
-    process.wait(10)
+    process.wait(60)
     rows = door.rows(tables.receipt)
     assert {(row["anonymised_at"] is None, row["debtor_name"] == "***") for row in rows} <= {
         (True, False),

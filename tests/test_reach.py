@@ -116,7 +116,7 @@ def test_outage(own, own_postgres, monkeypatch):
 
     thread = threading.Thread(target=ask_in_vain)
     thread.start()
-    assert trying.wait(10)
+    assert trying.wait(60)
     with pytest.raises(StoreError) as others:
         ask(own)
     assert others.value.reason == "outage"

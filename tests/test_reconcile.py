@@ -876,7 +876,7 @@ def test_rate_limited(job):
 
 def push(url: str, receipt: dict[str, Any]) -> str:
     request = urllib.request.Request(url, soap_envelope(receipt), {"Content-Type": "text/xml", "SOAPAction": ""})
-    with urllib.request.urlopen(request, timeout=30) as response:
+    with urllib.request.urlopen(request, timeout=60) as response:
         return response.read().decode()
 
 

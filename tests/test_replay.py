@@ -155,7 +155,7 @@ def test_killed_in_the_middle(database_url, door, run_station, tmp_path):
     for _ in range(20):
         assert process.stdout.readline().startswith(b"stored")
     process.send_signal(signal.SIGKILL)
-    process.wait(10)
+    process.wait(60)
     process.stdout.close()
     assert 20 <= len(door.rows(tables.receipt)) < 150
     done = run_station("replay", "--refused")
@@ -365,7 +365,7 @@ def test_interrupted(door, tmp_path, database_url):
     )
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    rest, _ = process.communicate(timeout=30)
+    rest, _ = process.communicate(timeout=60)
     assert process.returncode == 1
     assert json.loads(rest.splitlines()[-1])["complete"] is False
     assert all(row["state"] in ("open", "accepted") for row in door.rows(tables.refused))

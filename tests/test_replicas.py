@@ -43,7 +43,7 @@ def stored(url: str, table: str = "receipt", columns: str = "receipt_id, resends
 
 @pytest.fixture
 def client() -> Iterator[httpx.Client]:
-    with httpx.Client(timeout=30) as client:
+    with httpx.Client(timeout=60) as client:
         yield client
 
 
@@ -154,7 +154,7 @@ def pooled_url(postgres_url, tmp_path) -> Iterator[str]:
         yield url
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(60)
 
 
 def _answers(url: str, process: subprocess.Popen[bytes], log: Path) -> None:

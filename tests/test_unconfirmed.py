@@ -110,7 +110,7 @@ def accept(engine, raw, source=Source.PUSH, **settings):
 
 
 def push(server, raw):
-    return httpx.post(server.url, content=raw, headers=HEADERS, timeout=30)
+    return httpx.post(server.url, content=raw, headers=HEADERS, timeout=60)
 
 
 # --- what is told -----------------------------------------------------------------------------------------------------

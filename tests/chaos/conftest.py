@@ -37,7 +37,9 @@ WORKERS = 2
 
 # Far more than it should take, far less than somebody who helps: the times themselves are in the report.
 _RECOVERED_S = 30.0
-_HEALTHY_S = 60.0
+# The Nodo waits for 15 s. `make chaos` has the machine to itself; `make test` may share it with anything.
+_ANSWERED_S = 15.0 if REPORT else 90.0
+_HEALTHY_S = 180.0
 _HELD = re.compile(r"^station_(requests_pending|database_connections_in_use) (\S+)$", re.MULTILINE)
 
 
@@ -74,7 +76,7 @@ class Rig:
     def nodo(self, *servers: Server | str, **settings: Any) -> NodoSimulator:
         """The Nodo's load, until `done`."""
         urls = [one if isinstance(one, str) else one.url for one in servers]
-        settings = {"seed": self.seed, "rate": 20} | settings
+        settings = {"seed": self.seed, "rate": 20, "timeout": _ANSWERED_S} | settings
         return self.stack.enter_context(NodoSimulator.start(self.folder, urls, **settings))
 
     @contextmanager
@@ -88,7 +90,7 @@ class Rig:
         time.sleep(self.chance.uniform(least, most))
 
     def done(
-        self, nodo: NodoSimulator, *, timeout: float = 120, url: str | None = None, within: float = 15.0, **how: Any
+        self, nodo: NodoSimulator, *, timeout: float = 300, url: str | None = None, within: float = 15.0, **how: Any
     ) -> tuple[Ledger, Report]:
         """Ends the load when all is delivered, and compares: every promise must have been kept.
 
@@ -102,7 +104,7 @@ class Rig:
         assert ledger.results().get("OK", 0) > 0
         assert "invalid" not in ledger.results()
         assert len(recoveries) == len(self.troubles)
-        if REPORT:  # `make chaos` has the machine to itself; `make test` may share it with anything
+        if REPORT:
             assert ledger.slowest_ms() < within * 1000
             assert max(recoveries, default=0.0) < _RECOVERED_S
         if not how.get("defects_ok"):

@@ -120,7 +120,7 @@ class Postgres:
         """kill -9 of everything, as if the machine's power went."""
         self._signal(signal.SIGKILL)
         assert self._process is not None
-        self._process.wait(30)
+        self._process.wait(60)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:

@@ -39,7 +39,7 @@ class NodoSimulator:
         """What was sent and answered so far."""
         return read(self.file)
 
-    def wait_for(self, outcomes: int, timeout: float = 60) -> None:
+    def wait_for(self, outcomes: int, timeout: float = 300) -> None:
         """Returns when so many more copies than now have been answered OK or KO."""
         wanted = self._outcomes() + outcomes
         deadline = time.monotonic() + timeout
@@ -56,7 +56,7 @@ class NodoSimulator:
         data = self.file.read_bytes()
         return data.count(b'"r":"OK"') + data.count(b'"r":"KO"')
 
-    def finish(self, timeout: float = 120) -> Ledger:
+    def finish(self, timeout: float = 300) -> Ledger:
         """No more payments; waits until every copy is final or given up. May be called again."""
         assert self.process.stdin is not None
         if self.process.poll() is None:
