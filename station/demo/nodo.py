@@ -1,4 +1,4 @@
-"""A Nodo that pushes receipts, and sends again what got no answer; without the real one's hour of waiting."""
+"""A Nodo that pushes receipts over a few connections, without the real one's hour of waiting before it resends."""
 
 import http.client
 import re
@@ -6,8 +6,6 @@ import threading
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-
-from station.demo.payments import Copy
 
 _SENDERS = 4
 _HEADERS = {"Content-Type": "text/xml; charset=utf-8", "SOAPAction": '"paSendRTV2"'}
@@ -22,21 +20,24 @@ class Nodo:
         self._local = threading.local()
 
     def push(self, documents: Iterable[bytes]) -> Counter[str]:
-        """Pushes them over a few connections; returns how often each answer came."""
+        """Push documents and return how often each answer came."""
         with ThreadPoolExecutor(_SENDERS) as senders:
             return Counter(senders.map(self._push, documents))
 
     def push_and_cut(self, documents: Iterable[bytes]) -> None:
-        """Sends each whole and cuts the connection instead of waiting for its answer."""
+        """Send each document whole and cut the connection instead of waiting for its answer."""
         for document in documents:
-            connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=15)
+            connection = self._connect()
             connection.request("POST", self._path, document, _HEADERS)
             connection.close()
+
+    def _connect(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self._port, timeout=15)
 
     def _push(self, document: bytes) -> str:
         connection = getattr(self._local, "connection", None)
         if connection is None:
-            connection = self._local.connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=15)
+            connection = self._local.connection = self._connect()
         try:
             connection.request("POST", self._path, document, _HEADERS)
             answer = connection.getresponse()
@@ -47,8 +48,3 @@ class Nodo:
         if fault := re.search(r"<faultCode>(\w+)</faultCode>", text):
             return f"KO {fault[1]}"
         return "OK" if "<outcome>OK</outcome>" in text else f"HTTP {answer.status}"
-
-
-def copies(of: Iterable[Copy]) -> list[bytes]:
-    """Their documents."""
-    return [copy.envelope() for copy in of]

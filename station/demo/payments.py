@@ -46,19 +46,23 @@ class Copy:
 
     @property
     def amount(self) -> Decimal:
-        return Decimal(1000 + self.number * 7) / 100 + (_TEFA if self.shared else 0) + self.amount_off
+        return self._tax + (_TEFA if self.shared else 0) + self.amount_off
+
+    @property
+    def _tax(self) -> Decimal:
+        return Decimal(1000 + self.number * 7) / 100
 
     @property
     def key(self) -> tuple[str, str]:
-        """What makes it this receipt and no other."""
+        """The receipt's key: an EC and a receiptId."""
         return self.id_pa, self.receipt_id
 
     def other_content(self) -> "Copy":
-        """The same receipt with another amount, as it must never come."""
+        """Return the same receipt with another amount, as it must never come."""
         return replace(self, amount_off=self.amount_off + 1)
 
     def envelope(self) -> bytes:
-        """The request as the Nodo pushes it."""
+        """Return the request as the Nodo pushes it."""
         return (
             '<?xml version="1.0" encoding="UTF-8"?>'
             f'<soapenv:Envelope xmlns:soapenv="http://schemas.xmlsoap.org/soap/envelope/" xmlns:pafn="{_NS}">'
@@ -67,13 +71,12 @@ class Copy:
         ).encode()
 
     def document(self) -> bytes:
-        """The receipt as the GPD receipts API hands it out: another root, in no namespace."""
+        """Return the receipt as the GPD receipts API hands it out: another root, in no namespace."""
         declaration = '<?xml version="1.0" encoding="UTF-8" standalone="yes"?>'
         return f"{declaration}<PaSendRTV2Request>{self._content()}</PaSendRTV2Request>".encode()
 
     def _content(self) -> str:
-        rest = Decimal(1000 + self.number * 7) / 100
-        transfers = _transfer(1, rest, self.owner) + (_transfer(2, _TEFA, PROVINCIA) if self.shared else "")
+        transfers = _transfer(1, self._tax, self.owner) + (_transfer(2, _TEFA, PROVINCIA) if self.shared else "")
         psp = "" if self.without_psp else "<idPSP>ABI99999</idPSP>"
         return (
             f"<idPA>{self.id_pa}</idPA><idBrokerPA>{BROKER}</idBrokerPA><idStation>{self.id_station}</idStation>"
@@ -102,7 +105,7 @@ def _transfer(number: int, amount: Decimal, id_pa: str) -> str:
 
 
 class Ledger:
-    """What was paid. `ordinary`, `lost` and so on are the copies by what will happen to them."""
+    """All payments. `ordinary`, `lost` and so on are the copies by what will happen to them."""
 
     def __init__(self, now: datetime) -> None:
         self._now = now.replace(microsecond=0, tzinfo=None)
@@ -133,10 +136,10 @@ class Ledger:
 
     @property
     def expected(self) -> list[Copy]:
-        """What must be stored in the end, each of them once."""
+        """The receipts that must be stored in the end, each of them once."""
         return [*self.ordinary, *self.cut, *self.lost, *self.for_neighbour, *self.odd.values()]
 
     @property
     def listed(self) -> list[Copy]:
-        """What the GPD API lists: the owners' receipts, no copies for secondary beneficiaries."""
+        """The receipts that the GPD API lists: the owners', no copies for secondary beneficiaries."""
         return [copy for copy in self.expected if copy.id_pa == copy.owner]
