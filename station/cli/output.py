@@ -1,4 +1,4 @@
-"""What commands print: the only way from any text to the terminal.
+"""Printing: all text of a command reaches the terminal through here.
 
 Any text may come from outside (a document, an answer, the database, a file's name), so all of it is made printable, and
 none of it is taken for markup. JSON is escaped by its own rules.
@@ -36,7 +36,9 @@ def say_csv(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
     from station.export import CsvWriter
 
     if sys.stdout.isatty():
-        rows = [{name: printable(one) if isinstance(one, str) else one for name, one in row.items()} for row in rows]
+        rows = [
+            {name: printable(cell) if isinstance(cell, str) else cell for name, cell in row.items()} for row in rows
+        ]
     writer = CsvWriter(sys.stdout.buffer, columns)
     writer.write(rows)
     writer.close()

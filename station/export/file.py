@@ -9,15 +9,15 @@ from typing import IO
 
 
 def replaceable(path: Path) -> bool:
-    """Whether a path is a file, or can become one. A pipe or a device takes what comes, it cannot be replaced."""
+    """Return whether a path is a file, or can become one: a pipe or a device cannot be replaced."""
     return path.is_file() or not path.exists()
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that takes its name when it is complete, replacing what had it; on any error nothing is left.
+    """Open a file that takes its name when it is complete, replacing the old one; on any error nothing is left.
 
-    Readable by its owner alone: what is written tells who paid for what.
+    Readable by its owner alone: exports hold personal data.
     """
     if not replaceable(path):
         with path.open("wb") as sink:

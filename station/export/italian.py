@@ -17,14 +17,14 @@ _WORDS_OF_A_DATE = 3  # "sab 28 nov 2026 2:05 PM" has the most words that a spre
 
 
 def wall_time(moment: datetime) -> datetime:
-    """A time as clocks in Italy show it, to the second, without a zone."""
+    """Return a time as clocks in Italy show it, to the second, without a zone."""
     with suppress(OverflowError):  # the last hours of the year 9999: in Italy it is a year that no datetime has
         moment = moment.astimezone(ROME)
     return moment.replace(microsecond=0, tzinfo=None)
 
 
 def flat(value: Any) -> Any:
-    """A value for one cell: lists and hashes as text, all else as it is."""
+    """Return a value for one cell: lists and hashes as text, all else unchanged."""
     match value:
         case bytes():
             return value.hex()
@@ -33,15 +33,15 @@ def flat(value: Any) -> Any:
     return value
 
 
-def _entry(value: Any) -> str:
-    """A key with its value, or another way that a receipt came by."""
-    if isinstance(value, dict):
-        return " ".join(shown(one) if isinstance(one, date) else str(one) for one in value.values())
-    return " = ".join(map(str, value))
+def _entry(entry: Any) -> str:
+    """Return a key with its value, or another station that a receipt came by, as text."""
+    if isinstance(entry, dict):
+        return " ".join(shown(value) if isinstance(value, date) else str(value) for value in entry.values())
+    return " = ".join(map(str, entry))
 
 
 def as_text(value: Any) -> str:
-    """A cell of a CSV file.
+    """Return a value as a cell of a CSV file.
 
     Spreadsheets guess the type of each cell, in quotes or not: 18 digits lose their end and 01 its zero, 1234E5 becomes
     a number and 1/2 a date. The one mark that keeps such a text whole in Excel and in LibreOffice, with the settings
@@ -65,7 +65,7 @@ def as_text(value: Any) -> str:
 
 
 def _misread(text: str) -> bool:
-    """Whether a spreadsheet could take a text for a number, a date, a truth value or an error, in any of its ways."""
+    """Return whether a spreadsheet could take a text for a number, a date, a truth value or an error."""
     if any(char.isdigit() for char in text):
         return len(_WORD.findall(text)) <= _WORDS_OF_A_DATE
     return text.startswith("#") or text.strip().casefold() in _READ_AS_VALUE

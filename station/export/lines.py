@@ -16,7 +16,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def cell(value: Any) -> Any:
-    """A value for CSV: text that a spreadsheet would run is put behind an apostrophe; amounts and numbers stay so."""
+    """Return a value for CSV: text that a spreadsheet would run is put behind an apostrophe, numbers are unchanged."""
     match value:
         case None:
             return ""

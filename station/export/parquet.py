@@ -13,7 +13,7 @@ class ParquetWriter:
     """A Parquet file with typed columns: exact decimals, UTC times, lists of transfers and routes."""
 
     def __init__(self, sink: IO[bytes]) -> None:
-        """Raises `MissingExtraError` where pyarrow is not installed."""
+        """Raise `MissingExtraError` where pyarrow is not installed."""
         try:
             import pyarrow
             from pyarrow import parquet
@@ -25,7 +25,7 @@ class ParquetWriter:
         self._rows: list[dict[str, Any]] = []
 
     def write(self, receipts: Sequence[dict[str, Any]]) -> None:
-        """Writes some receipts."""
+        """Write some receipts."""
         self._rows += map(_for_parquet, receipts)
         if len(self._rows) >= _ROW_GROUP:
             self._flush()
@@ -35,7 +35,7 @@ class ParquetWriter:
         self._rows = []
 
     def close(self) -> None:
-        """Writes what is left and the index at the end of the file; the sink stays open."""
+        """Write the rest and the index at the end of the file; the sink stays open."""
         if self._rows:
             self._flush()
         self._writer.close()
@@ -69,5 +69,5 @@ def _for_parquet(receipt: dict[str, Any]) -> dict[str, Any]:
     return receipt | {
         "content_hash": receipt["content_hash"].hex(),
         "metadata": entries(receipt["metadata"]),
-        "transfers": [one | {"metadata": entries(one["metadata"])} for one in receipt["transfers"]],
+        "transfers": [transfer | {"metadata": entries(transfer["metadata"])} for transfer in receipt["transfers"]],
     }

@@ -24,7 +24,7 @@ class XlsxWriter:
     """
 
     def __init__(self, sink: IO[bytes], folder: Path | None = None, *, rows: int = SHEET_ROWS) -> None:
-        """`folder`: where there is room for what is not compressed yet, about 3 KB for each receipt."""
+        """`folder` takes the temporary, uncompressed sheets: about 3 KB for each receipt."""
         import xlsxwriter  # takes 0.1 s
 
         scratch = mkdtemp(dir=folder, prefix=".xlsx-")
@@ -33,7 +33,7 @@ class XlsxWriter:
         self._book.use_zip64()
         formats = {"title": {"bold": True}, "text": {"num_format": "@"}, "euro": {"num_format": "#,##0.00"},
                    "day": {"num_format": "dd/mm/yyyy"}, "moment": {"num_format": "dd/mm/yyyy hh:mm:ss"}}  # fmt: skip
-        self._formats = {name: self._book.add_format(one) for name, one in formats.items()}
+        self._formats = {name: self._book.add_format(format_) for name, format_ in formats.items()}
         self._rows = rows
         self.sheets = self.cut = 0
         self._begin()

@@ -1,4 +1,4 @@
-"""What a filter over receipts asks for, as conditions, and which index finds what each of them asks for.
+"""A filter over receipts as conditions, and which index finds the rows of each.
 
 How they become queries stands in `search`.
 """
@@ -70,33 +70,33 @@ class Condition:
     limits: tuple[str, Any, Any] | None = None
 
 
-def plain(wanted: Filter) -> Iterator[Condition]:
-    """The conditions without alternatives, those that promise fewest receipts first."""
+def plain(filter_: Filter) -> Iterator[Condition]:
+    """Yield the conditions without alternatives, those that promise fewest receipts first."""
     receipt, flags = tables.receipt.c, tables.receipt_flag.c
     for name in ("receipt_id", "iuv", "notice_number"):
-        if (value := getattr(wanted, name)) is not None:
+        if (value := getattr(filter_, name)) is not None:
             yield Condition(receipt[name] == value)
-    if wanted.flag is not None:
-        yield Condition(flags.flag == wanted.flag, in_order="received_at", table=tables.receipt_flag)
-    if wanted.digital_stamp:
+    if filter_.flag is not None:
+        yield Condition(flags.flag == filter_.flag, in_order="received_at", table=tables.receipt_flag)
+    if filter_.digital_stamp:
         # As the index has it, word by word: a condition with parameters would not be known for the same.
         yield Condition(text("receipt.digital_stamp"), in_order="received_at")  # type: ignore[arg-type]
-    if wanted.amount_from is not None and wanted.amount_from == wanted.amount_to:
-        yield Condition(receipt.amount == wanted.amount_from, in_order="received_at")
+    if filter_.amount_from is not None and filter_.amount_from == filter_.amount_to:
+        yield Condition(receipt.amount == filter_.amount_from, in_order="received_at")
     else:
-        yield from _range(receipt.amount, wanted.amount_from, wanted.amount_to)
-    yield from _range(receipt.payment_date_time, wanted.paid_from, wanted.paid_to)
-    if wanted.source is not None:
-        if wanted.source == "push":  # nearly all
-            yield Condition(receipt.source == wanted.source, indexed=False)
+        yield from _range(receipt.amount, filter_.amount_from, filter_.amount_to)
+    yield from _range(receipt.payment_date_time, filter_.paid_from, filter_.paid_to)
+    if filter_.source is not None:
+        if filter_.source == "push":  # nearly all
+            yield Condition(receipt.source == filter_.source, indexed=False)
         else:
-            yield Condition(and_(receipt.source == wanted.source, text("source <> 'push'")), in_order="received_at")
+            yield Condition(and_(receipt.source == filter_.source, text("source <> 'push'")), in_order="received_at")
     for name in ("id_psp", "id_pa"):
-        if (value := getattr(wanted, name)) is not None:
+        if (value := getattr(filter_, name)) is not None:
             yield Condition(receipt[name] == value, in_order="received_at")
-    yield from _range(receipt.received_at, wanted.received_from, wanted.received_to)
-    if wanted.name is not None:
-        yield Condition(_named(wanted.name), indexed=False)
+    yield from _range(receipt.received_at, filter_.received_from, filter_.received_to)
+    if filter_.name is not None:
+        yield Condition(_named(filter_.name), indexed=False)
 
 
 def _range(column: Any, start: Any, end: Any) -> Iterator[Condition]:
@@ -107,7 +107,7 @@ def _range(column: Any, start: Any, end: Any) -> Iterator[Condition]:
 
 
 def within(column: Any, limits: tuple[str, Any, Any]) -> list[ColumnElement[bool]]:
-    """From the start on, up to the end: amounts with their end, times without, so that days follow one another."""
+    """Return the clauses of a range: amounts include its end, times do not, so that days follow one another."""
     name, start, end = limits
     clauses = [] if start is None else [column >= start]
     if end is not None:
@@ -115,8 +115,8 @@ def within(column: Any, limits: tuple[str, Any, Any]) -> list[ColumnElement[bool
     return clauses
 
 
-def persons(wanted: Filter) -> Iterator[tuple[Condition, ...]]:
-    """Debtor and payer, as choices. Who pays for themselves is in the debtors' index only."""
+def persons(filter_: Filter) -> Iterator[tuple[Condition, ...]]:
+    """Yield debtor and payer, as choices. A person who pays for themselves is in the debtors' index only."""
     receipt = tables.receipt.c
 
     def debtor(id_: str) -> Condition:
@@ -126,37 +126,37 @@ def persons(wanted: Filter) -> Iterator[tuple[Condition, ...]]:
         return Condition(and_(_alike("payer_id", id_), text("payer_id <> debtor_id")), in_order="received_at")
 
     given: list[list[tuple[Condition, ...]]] = []
-    if (id_ := wanted.debtor_id) is not None:
+    if (id_ := filter_.debtor_id) is not None:
         given.append([(debtor(id_),)])
-    if (id_ := wanted.payer_id) is not None:
+    if (id_ := filter_.payer_id) is not None:
         # In a function: of two columns PostgreSQL believes that one row in 200 has them equal, and it would sort them.
         himself = Condition(func.coalesce(receipt.payer_id == receipt.debtor_id, false()), indexed=False)
         given.append([(debtor(id_), himself), (payer(id_),)])
-    if (id_ := wanted.person_id) is not None:
+    if (id_ := filter_.person_id) is not None:
         given.append([(debtor(id_),), (payer(id_),)])
     for choices in product(*given):
         yield tuple(condition for choice in choices for condition in choice)
 
 
 def _alike(name: str, id_: str) -> ColumnElement[bool]:
-    """Whether a column holds a fiscal code, however either is written. The index has the expression word by word."""
+    """Compare a column with a fiscal code, however either is written. The index has the expression word by word."""
     return literal_column(tables.ALIKE.format(f"receipt.{name}"), String()) == func.upper(func.replace(id_, " ", ""))
 
 
 def _named(name: str) -> ColumnElement[bool]:
-    """Whether all words are in the debtor's name, or all in the payer's, whatever their capitals and accents."""
+    """Look for all words in the debtor's name, or all in the payer's, whatever their capitals and accents."""
     patterns = ["".join(map(_pattern, _plain(word))) for word in name.split()]
-    names = (tables.receipt.c.debtor_name, tables.receipt.c.payer_name)
-    return or_(*(and_(*(one.regexp_match(pattern) for pattern in patterns)) for one in names))
+    columns = (tables.receipt.c.debtor_name, tables.receipt.c.payer_name)
+    return or_(*(and_(*(column.regexp_match(pattern) for pattern in patterns)) for column in columns))
 
 
 def _plain(text: str) -> str:
-    """Text in small letters without accents."""
+    """Return text in small letters without accents."""
     return "".join(_BASE.get(char, char) for char in normalize("NFD", text.lower()) if not combining(char))
 
 
 def _pattern(char: str) -> str:
-    """The regular expression for a plain character and all that it stands for, in PostgreSQL as in Python."""
+    """Return the regular expression for a plain character and its variants, in PostgreSQL as in Python."""
     if char in _SAME or char.isalpha():
         return f"[{_SAME.get(char) or char + char.upper()}][\u0300-\u036f]*"
     return f"\\{char}" if char.isascii() and not char.isdigit() else char
@@ -170,35 +170,38 @@ for _char in map(chr, (*range(0xC0, 0x180), *range(0x218, 0x21C))):
         _SAME[_base] = _SAME.get(_base, _base + _base.upper()) + _char
 
 
-def routes(connection: Connection, wanted: Filter) -> Iterator[tuple[Condition, ...]]:
-    """Broker and station, of the first way a receipt came and of later ones. A receipt may be in several choices."""
-    if wanted.id_broker_pa is None and wanted.id_station is None:
+def routes(connection: Connection, filter_: Filter) -> Iterator[tuple[Condition, ...]]:
+    """Yield broker and station, of a receipt's first arrival and of later ones. It may be in several choices."""
+    if filter_.id_broker_pa is None and filter_.id_station is None:
         yield ()
         return
     route = tables.receipt_route
-    for id_broker_pa, id_station in _pairs(connection, wanted):
+    for id_broker_pa, id_station in _pairs(connection, filter_):
         first = and_(tables.receipt.c.id_broker_pa == id_broker_pa, tables.receipt.c.id_station == id_station)
         yield (Condition(first, in_order="received_at"),)
     given = [
         route.c[name] == value
         for name in ("id_broker_pa", "id_station")
-        if (value := getattr(wanted, name)) is not None
+        if (value := getattr(filter_, name)) is not None
     ]
     yield (Condition(and_(*given), in_order="received_at", table=route),)
 
 
-def _pairs(connection: Connection, wanted: Filter) -> list[tuple[str, str]]:
-    """The pairs of broker and station that receipts first came by and that are wanted."""
+def _pairs(connection: Connection, filter_: Filter) -> list[tuple[str, str]]:
+    """Return the pairs of broker and station that receipts first came by and that the filter asks for."""
     receipt = tables.receipt.c
-    brokers = [wanted.id_broker_pa] if wanted.id_broker_pa else distinct(connection, receipt.id_broker_pa)
-    if wanted.id_station is not None:
-        return [(broker, wanted.id_station) for broker in brokers]
-    theirs = ((broker, receipt.id_broker_pa == broker) for broker in brokers)
-    return [(broker, station) for broker, its in theirs for station in distinct(connection, receipt.id_station, its)]
+    brokers = [filter_.id_broker_pa] if filter_.id_broker_pa else distinct(connection, receipt.id_broker_pa)
+    if filter_.id_station is not None:
+        return [(broker, filter_.id_station) for broker in brokers]
+    return [
+        (broker, station)
+        for broker in brokers
+        for station in distinct(connection, receipt.id_station, receipt.id_broker_pa == broker)
+    ]
 
 
 def distinct(connection: Connection, column: Any, *conditions: Any) -> Iterator[str]:
-    """The few values of a column that an index starts with, from one to the next: a look-up each, however many rows."""
+    """Yield the few values of a column that an index starts with: one look-up for each, however many rows there are."""
     last = ""
     while True:
         query = select(func.min(column)).where(column > last, *conditions)

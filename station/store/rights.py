@@ -1,4 +1,4 @@
-"""The rights of a database role on PostgreSQL, as SQL: what the station does, table by table, and nothing else."""
+"""The least rights of a database role on PostgreSQL, table by table."""
 
 from sqlalchemy import Connection, Table, text
 from sqlalchemy.dialects import postgresql
@@ -20,7 +20,7 @@ _CHANGES: dict[Table, tuple[str, ...]] = {
     tables.reconcile_run: ("UPDATE", "DELETE"),  # old runs go
     tables.reconcile_item: ("UPDATE", "DELETE"),  # items that are done go
 }
-# What `station purge` does on top of it.
+# And for `station purge`.
 _PURGES: dict[Table, tuple[str, ...]] = {
     tables.refused: ("DELETE",),
     tables.refused_history: ("DELETE",),
@@ -30,10 +30,10 @@ _PURGES: dict[Table, tuple[str, ...]] = {
 
 
 def grants(role: str, *, purge: bool = False) -> list[str]:
-    """The statements that give `role` the rights to run the station; with `purge` those to purge, too.
+    """Return the statements that give `role` the rights to run the station; with `purge` those to purge, too.
 
-    To be run by the owner of the tables, after each migration. They take away nothing but what PostgreSQL gives to
-    everybody: the right to create tables.
+    To be run by the owner of the tables, after each migration. They revoke one right only: old versions of PostgreSQL
+    let every role create tables.
     """
     preparer = postgresql.dialect().identifier_preparer  # type: ignore[no-untyped-call]
     name = preparer.quote(role)
@@ -54,7 +54,7 @@ def _needed(table: Table) -> list[str]:
 
 
 def missing_rights(connection: Connection) -> list[str]:
-    """What the connection's role lacks to run the station, such as "DELETE on transfer". The schema must fit."""
+    """Return the rights that the role needs and lacks, such as "DELETE on transfer". The schema must fit."""
     if connection.dialect.name != "postgresql":
         return []
     query = text("SELECT has_table_privilege(:table, :right)")
@@ -67,7 +67,7 @@ def missing_rights(connection: Connection) -> list[str]:
 
 
 def excessive_rights(connection: Connection) -> tuple[str, list[str]]:
-    """The connection's role, and what it may do that no running station needs. Empty on SQLite."""
+    """Return the connection's role, and its rights that no running station needs. Empty on SQLite."""
     if connection.dialect.name != "postgresql":
         return "", []
     query = text(
@@ -76,6 +76,6 @@ def excessive_rights(connection: Connection) -> tuple[str, list[str]]:
         "has_table_privilege(to_regclass('receipt'), 'DELETE, TRUNCATE') AS deletes, "
         "has_schema_privilege(current_schema(), 'CREATE') AS creates"
     )
-    found = connection.execute(query).one()
+    role = connection.execute(query).one()
     words = {"owns": "alter and drop the tables", "deletes": "delete receipts", "creates": "create tables"}
-    return found.current_user, [what for name, what in words.items() if found._mapping[name]]
+    return role.current_user, [word for name, word in words.items() if role._mapping[name]]
