@@ -7,11 +7,10 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from functools import lru_cache, partial
 from hashlib import sha256
 from io import BytesIO
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 from lxml import etree
@@ -20,11 +19,11 @@ from station import config, log, media_type, soap, store
 from station.errors import DatabaseUnfitError, StoreError, UntrustedError, out_of_resource
 from station.folder import folder
 from station.http import certificate, trust
-from station.http.health import Health, is_health_door
+from station.http.gateway import Answer
+from station.http.health import Health, is_health_listener
 from station.http.metrics import Metrics
 from station.http.request import content_length
 from station.intake import Intake
-from station.loop import elsewhere
 
 _log = log.get("station")
 
@@ -34,34 +33,25 @@ StartResponse = Callable[..., Any]
 _XML = "text/xml; charset=utf-8"
 _MEDIA_TYPES = ("text/xml", "application/xml", "")
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
-# What is left of a body that is too long is read up to this much, so that the sender reads our answer before a reset.
-_DRAIN = 4 * 1024 * 1024
 _WSDL = "paForNode.wsdl"
 _SCHEMAS = ("paForNode.xsd", "sac-common-types-1.0.xsd")
 
-# When the worker had the whole request, of `time.monotonic()`: what waited for a thread waited for us.
+# Environment key: since when the request has waited for us, of `time.monotonic()`.
 ARRIVED = "station.arrived"
-# Set where the connection is to end with the answer.
+# Environment key: the connection ends with the answer.
 LAST = "station.last"
 
 
-class _Answer(NamedTuple):
-    status: str
-    text: str
-    content_type: str = "text/plain; charset=utf-8"
-    headers: tuple[tuple[str, str], ...] = ()
-
-
 # The reason is for the log: a rejected sender has no right to learn who is allowed.
-_NOT_ALLOWED = _Answer("403 Forbidden", "Sender not allowed.")
+_NOT_ALLOWED = Answer("403 Forbidden", "Sender not allowed.")
 
 
 class _RejectedError(Exception):
     """The HTTP request goes no further."""
 
-    def __init__(self, status: str, text: str, *headers: tuple[str, str]) -> None:
+    def __init__(self, status: str, text: str, *fields: tuple[str, str]) -> None:
         super().__init__(text)
-        self.answer = _Answer(status, text, headers=headers)
+        self.answer = Answer(status, text, fields=fields)
 
 
 class Station:
@@ -101,10 +91,10 @@ class Station:
             return self._answer(environ, start)
         except _RejectedError as rejected:
             notes.update(result="rejected", reason=rejected.answer.text)
-            return _send(start, rejected.answer)
+            return rejected.answer.send(start)
         except UntrustedError as error:
             notes.update(result="rejected", reason=str(error), peer=environ.get("REMOTE_ADDR") or "unix")
-            return _send(start, _NOT_ALLOWED)
+            return _NOT_ALLOWED.send(start)
         except Exception as error:
             if lacking := out_of_resource(error):
                 _log.error("out_of_resource", request_id=request_id, lacking=lacking, exc_info=error)
@@ -141,9 +131,9 @@ class Station:
         local = connection.getsockname() if connection else None
         if isinstance(local, str | bytes):
             environ["REMOTE_ADDR"] = ""  # a client calls its end of a Unix socket what it likes: 10.0.0.5
-        if is_health_door(self.settings, local):
+        if is_health_listener(self.settings, local):
             environ[soap.NOTES].update(result="health")
-            return _send(start, _Answer(*elsewhere(partial(self.health.answer, environ.get("PATH_INFO", "")))))
+            return self.health.answer(environ.get("PATH_INFO", "")).send(start)
         self._admit(environ, connection)
         if environ.get("PATH_INFO", "").rstrip("/") != self.settings.server.path.rstrip("/"):
             raise _RejectedError("404 Not Found", "Not found.")
@@ -166,7 +156,7 @@ class Station:
         )
 
     def _admit(self, environ: Environ, connection: Any) -> None:
-        """Raises `UntrustedError` unless the sender may send; notes who it is for the log and the journal."""
+        """Note the sender for the log and the journal. Raises `UntrustedError` unless it may send."""
         get_certificate = getattr(connection, "getpeercert", None)  # a plain socket has none
         sender = self._sender(
             environ.get("REMOTE_ADDR", ""),
@@ -218,7 +208,7 @@ def _own_url(environ: Environ, path: str) -> str:
 
 
 def _asked(environ: Environ) -> dict[str, str]:
-    """What a request asked for, for the log, which escapes and cuts it: a wrong address is mended by these."""
+    """Return fields that help to correct a wrong address, for the log, which escapes and cuts them."""
     asked = {
         "path": quote(environ.get("PATH_INFO", ""), safe="/:@!$&'()*+,;=~", encoding="latin-1", errors="replace"),
         # What pagoPA's forwarder was told to ask for.
@@ -234,65 +224,23 @@ def _request_id(environ: Environ) -> str:
 
 
 def _read_body(environ: Environ, limit: int) -> bytes:
-    """The whole body, never more than `limit` bytes of it in memory."""
+    """Return the body of a SOAP request. Raises `_RejectedError`."""
     if media_type.read(environ.get("CONTENT_TYPE", "")).name not in _MEDIA_TYPES:
         raise _RejectedError("415 Unsupported Media Type", "Send SOAP 1.1 as text/xml.", ("Accept", "text/xml"))
     if environ.get("HTTP_CONTENT_ENCODING", "identity").strip().lower() not in ("", "identity"):
         raise _RejectedError(
             "415 Unsupported Media Type", "Content-Encoding is not supported.", ("Accept-Encoding", "identity")
         )
-    try:
-        length = content_length(environ.get("CONTENT_LENGTH"))
-    except ValueError:
-        raise _RejectedError("400 Bad Request", "Invalid Content-Length.") from None
-    environ[soap.NOTES]["size"] = length
-    stream = environ["wsgi.input"]
-    if length is not None and length > limit:
-        _drain(stream)
-        raise _too_large(limit)
-    parts = []
-    size = 0
-    wanted = limit + 1 if length is None else length
-    while size < wanted and (part := _read(stream, min(65536, wanted - size))):
-        parts.append(part)
-        size += len(part)
-        if size > limit:
-            _drain(stream)
-            raise _too_large(limit)
-    environ[soap.NOTES]["size"] = size
-    if length is not None and size != length:
-        raise _RejectedError("400 Bad Request", "The body is shorter than its Content-Length.")
-    return b"".join(parts)
-
-
-def _read(stream: Any, size: int) -> bytes:
-    """A part of the body. The server decodes chunks while they are read: broken ones are the sender's error."""
-    try:
-        return bytes(stream.read(size))
-    except Exception as error:
-        _log.info("body_unreadable", reason=type(error).__name__)
-        raise _RejectedError("400 Bad Request", "The body cannot be read.") from None
-
-
-def _too_large(limit: int) -> _RejectedError:
-    return _RejectedError("413 Content Too Large", f"The body is larger than {limit} bytes.")
-
-
-def _drain(stream: Any) -> None:
-    left = _DRAIN
-    with suppress(_RejectedError):  # the answer is that it is too large, whatever else is wrong with it
-        while left > 0 and (part := _read(stream, min(65536, left))):
-            left -= len(part)
-
-
-def _send(start: StartResponse, answer: _Answer) -> list[bytes]:
-    body = f"{answer.text}\n".encode()
-    start(answer.status, [("Content-Type", answer.content_type), ("Content-Length", str(len(body))), *answer.headers])
-    return [body]
+    # The worker's reader has held the body to its length and to little more than the limit.
+    body: bytes = environ["wsgi.input"].read(limit + 1)
+    environ[soap.NOTES]["size"] = size = content_length(environ.get("CONTENT_LENGTH")) or len(body)
+    if max(size, len(body)) > limit:
+        raise _RejectedError("413 Content Too Large", f"The body is larger than {limit} bytes.")
+    return body
 
 
 def create_app(settings: config.Settings | None = None) -> Station:
-    """The application from the configuration.
+    """Make the application from the configuration.
 
     Raises `ConfigError`, and `SchemaBehindError` or `DatabaseUnfitError` unless schema and database fit.
 

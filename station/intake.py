@@ -12,7 +12,7 @@ from enum import StrEnum
 from functools import partial
 from typing import Any, TypeVar
 
-from station import contract, journal, log, loop, store
+from station import contract, journal, log, store
 from station.config import Settings
 from station.errors import (
     ReceiptConflictError,
@@ -291,5 +291,5 @@ class Intake:
                     raise
                 _log.warning("transaction_retried", reason=error.reason)
                 in_doubt = True
-            loop.pause(pause)
+            time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_S)

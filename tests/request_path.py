@@ -3,15 +3,12 @@ the answer; and what must hold of it whatever the bytes are."""
 
 import io
 import json
-import logging
 import re
-import time
 import warnings
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
-from gunicorn.config import Config
 from lxml import etree
 from sqlalchemy import event, text
 
@@ -19,26 +16,22 @@ with warnings.catch_warnings():
     # Spyne imports what is deprecated, its own copy of six and cgi among them.
     warnings.simplefilter("ignore")
     from station import config, log, store
-    from station.app import Station
+    from station.app import LAST, Station
+    from station.http import gateway
     from station.http.request import Incoming, Limits
-    from station.http.worker import Worker
 
 MAX_BODY = 200_000
 PEER = ("127.0.0.1", 4)
 SOAP = "{http://schemas.xmlsoap.org/soap/envelope/}"
 PAF = "{http://pagopa-api.pagopa.gov.it/pa/paForNode.xsd}"
 # Every status that the README's table and HTTP itself know. 500 only as SOAP Fault Client, see below.
-STATUSES = {200, 400, 403, 404, 405, 413, 414, 415, 417, 431, 500, 501}
-_ANSWER = re.compile(rb"HTTP/1\.\d (\d{3}) [^\r]*\r\n(.*?)\r\n\r\n", re.DOTALL)
+STATUSES = {200, 400, 403, 404, 405, 413, 415, 500}
 
 
 class _Connection:
-    """What the worker needs of a connection."""
+    """The part of a connection that the application asks for."""
 
     def __init__(self) -> None:
-        self.out = bytearray()
-        self.last = False
-        self.health = False
         self.peer = PEER
         self.local = ("127.0.0.1", 8080)
 
@@ -54,34 +47,25 @@ class RequestPath:
         self.engine = store.connect(url)
         # Thousands of commits: whether they reach the disk is not what is tried here.
         event.listen(self.engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF"))
-        self.worker = object.__new__(Worker)  # the part of it that answers, without its loop
-        self.worker.cfg = Config()
-        self.worker.log = logging.getLogger("gunicorn.error")
-        self.worker.alive, self.worker.nr, self.worker.max_requests = True, 0, 2**62
-        self.worker.wsgi = Station(settings, self.engine)
+        self.application = Station(settings, self.engine)
         self.stream = io.StringIO()
         with redirect_stderr(self.stream):
             log.configure("json", "info")
 
     def send(self, data: bytes) -> list[tuple[int, bytes, bytes]]:
-        """Status, header and body of each answer to what came on one connection."""
+        """Status, header and body of each answer to what came on one connection, but for the worker's own answers."""
         incoming = Incoming(Limits(MAX_BODY))
         incoming.feed(data)
-        connection = _Connection()
-        while not connection.last and (request := incoming.take()) is not None:
-            connection.last = request.last
-            self.worker._answer(connection, request, time.monotonic())
+        answers, last = [], False
+        while not last and (request := incoming.take()) is not None:
+            last = request.last
+            if request.refusal is None:
+                environ = gateway.variables(request, _Connection(), "http")
+                status, fields, body = gateway.call(self.application, environ)
+                last = last or LAST in environ
+                head = gateway.head(status, fields, last=last)
+                answers.append((int(status[:3]), head, b"" if request.method == "HEAD" else body))
         incoming.close()
-        answers = []
-        out = bytes(connection.out)
-        while out:
-            head = _ANSWER.match(out)
-            assert head is not None, out[:200]
-            length = re.search(rb"(?i)content-length: (\d+)", head[2])
-            assert length is not None, head[0]
-            end = head.end() + int(length[1])
-            answers.append((int(head[1]), head[2], out[head.end() : end]))
-            out = out[end:]
         return answers
 
     def count(self) -> int:

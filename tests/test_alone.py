@@ -1,4 +1,4 @@
-"""One statement that is a transaction of its own, by the driver's lower half: `store.together.run_alone`."""
+"""One statement that is a transaction of its own, by the driver's lower half: `store.group_commit.run_alone`."""
 
 import time
 from datetime import UTC, date, datetime, timedelta, timezone
@@ -10,7 +10,7 @@ from sqlalchemy import text
 from station import store
 from station.errors import StoreError, StoreRejectedError
 from station.receipt import Source
-from station.store.together import run_alone
+from station.store.group_commit import run_alone
 
 SOON = 8.0
 

@@ -19,7 +19,7 @@ ONLY_USER = {
     "alembic": ["station.store"],
     "httpx": ["station.pagopa"],
     "spyne": ["station.soap"],
-    "greenlet": ["station.loop"],
+    "gevent": ["station.http.worker", "station.http.tls", "station.store.waiting"],
     "gunicorn": ["station.http.server", "station.http.worker"],
     "click": ["station.cli"],
     "rich": ["station.cli"],
@@ -35,7 +35,7 @@ ONLY_USER = {
 ORDER = [
     "station.errors", "station.token_bucket", "station.text", "station.clock", "station.folder", "station.media_type",
     "station.receipt", "station.config",
-    "station.log", "station.threads", "station.loop",
+    "station.log",
     "station.contract", "station.masking",
     "station.journal", "station.store", "station.retry", "station.export", "station.stamps", "station.statistics",
     "station.pagopa", "station.intake", "station.soap", "station.reconcile",

@@ -1,7 +1,9 @@
 """Bytes -> hardened parse -> valid tree -> Receipt."""
 
 import os
+import re
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -836,3 +838,23 @@ def test_identify_empty():
     element = etree.fromstring(f'<x:paSendRTReq xmlns:x="{contract.NS}"/>')
     found = contract.identify(element)
     assert {found.id_pa, found.iuv, found.receipt_id, found.notice_number} == {None}
+
+
+def test_breaches_of_two_threads_do_not_mix():
+    """A schema object keeps the breaches of its last use, and validates without Python's lock."""
+    elements = ("outcome", "noticeNumber", "fiscalCode", "description")
+
+    def broken(name):
+        raw = re.sub(rb"<%b>.*?</%b>" % (name.encode(), name.encode()), b"", an_envelope(a_request()), count=1)
+        return contract.request_element(contract.parse(raw).root)
+
+    def rules(name):
+        found = set()
+        for _ in range(50):
+            with pytest.raises(InvalidReceiptError) as error:
+                contract.read(broken(name))
+            found.add(re.search(r"Expected is (?:one of )?\( (\w+)", error.value.rule)[1])
+        return found
+
+    with ThreadPoolExecutor(len(elements)) as pool:
+        assert list(pool.map(rules, elements)) == [{name} for name in elements]

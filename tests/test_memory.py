@@ -2,8 +2,6 @@
 
 import subprocess
 import sys
-import time
-import weakref
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -16,7 +14,6 @@ from sqlalchemy import Connection, text
 from station import contract, store
 from station.contract import schema
 from station.errors import out_of_resource
-from station.threads import Threads
 
 
 def test_a_connection_that_could_not_be_given_back(database_url, monkeypatch):
@@ -76,40 +73,9 @@ def test_schema_that_cannot_be_read(monkeypatch):
     assert out_of_resource(error) == "OSError EMFILE"
 
 
-def test_a_thread_keeps_nothing():
-    """What it did last is free when it is done, and not when there is something else to do."""
-
-    class Document:
-        pass
-
-    document = Document()
-    alive = weakref.ref(document)
-    threads = Threads(1, "test")
-    threads.do(lambda _: None, document)
-    del document
-    deadline = time.monotonic() + 10
-    while alive() is not None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert alive() is None
-
-
 def exit_code(script):
     """How a process ends that runs `script`."""
     return subprocess.run([sys.executable, "-c", script], timeout=60, check=False, capture_output=True).returncode
-
-
-def test_a_lost_thread_ends_its_process():
-    script = """
-import time
-from station.threads import Threads
-
-def work():
-    raise MemoryError
-
-Threads(2, "test").do(work)
-time.sleep(30)
-"""
-    assert exit_code(script) == 1
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from station.errors import StoreError
 from station.intake import Intake, Origin, Result
 from station.receipt import Source
 from station.store import engine as engine_module
-from station.store import postgres
+from station.store import postgres, waiting
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def frozen(server):
 def test_silent_server(own, own_postgres, monkeypatch):
     """A server that is stopped applies no timeout of its own: the transaction ends when it was told to, and no later
     one gets its connection."""
-    monkeypatch.setattr(postgres.limit, "__kwdefaults__", {"silence": None})  # nothing else ends it
+    monkeypatch.setattr(postgres.set_deadline, "__kwdefaults__", {"silence": None})  # nothing else ends it
     with frozen(own_postgres):
         with pytest.raises(StoreError) as silent:
             ask(own, until=time.monotonic() + 0.5)
@@ -75,19 +75,20 @@ def test_silent_at_commit(own, own_postgres):
     assert ask(own) == 1
 
 
-def test_long_statements(own):
+def test_long_statements(own, monkeypatch):
     """A statement has its time on our side too, unless it may take long."""
 
-    def sleep(*, long):
-        with store.transaction(own) as connection:
-            postgres.limit(connection.connection.dbapi_connection, None, silence=0.2)
-            if long:
-                engine_module.allow_long(connection)
+    def sleep(**timeout):
+        with store.transaction(own, **timeout) as connection:
             connection.execute(text("SELECT pg_sleep(0.8)"))
 
+    monkeypatch.setattr(postgres, "SILENCE_S", 0.2)
     with pytest.raises(StoreError):
-        sleep(long=False)
-    sleep(long=True)
+        sleep()
+    with pytest.raises(StoreError):
+        sleep(timeout=0.5)
+    sleep(timeout=30)
+    sleep(timeout=None)
 
 
 def test_outage(own, own_postgres, monkeypatch):
@@ -167,7 +168,7 @@ def test_name_not_found(monkeypatch):
 def test_no_thread(own, monkeypatch, start):
     """A thread that is not started, or dies at birth, is not waited for without end."""
     own.dispose()
-    monkeypatch.setattr(postgres._thread, "start_new_thread", start)
+    monkeypatch.setattr(waiting._thread, "start_new_thread", start)
     with pytest.raises(StoreError) as failed:
         ask(own, until=time.monotonic() + 0.5)
     assert failed.value.retry

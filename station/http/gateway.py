@@ -3,13 +3,13 @@
 import re
 import sys
 import time
+from collections.abc import Callable
 from functools import lru_cache
 from io import BytesIO
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 from wsgiref.handlers import format_date_time
 
-from station.http.connection import Connection
 from station.http.request import Request
 
 _ALWAYS = {
@@ -25,10 +25,10 @@ _ALWAYS = {
 _AUTHORITY = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?]*")
 
 
-def variables(request: Request, connection: Connection, scheme: str) -> dict[str, Any]:
-    """What the application is told of a request that came by `scheme`.
+def variables(request: Request, connection: Any, scheme: str) -> dict[str, Any]:
+    """Return the WSGI environment of a request that came by `scheme` ("http" or "https").
 
-    `gunicorn.socket` is what gunicorn's own workers call the connection.
+    `gunicorn.socket` is the name that gunicorn's own workers give the connection.
     """
     target = request.target.decode("ascii")
     if not target.startswith("/"):
@@ -51,25 +51,36 @@ def variables(request: Request, connection: Connection, scheme: str) -> dict[str
     }  # fmt: skip
 
 
-class Answer:
-    """What the application says before the body, which has a `Content-Length`."""
+class Answer(NamedTuple):
+    """A short answer of ours: status line, text, its kind, and more header fields."""
 
-    def __init__(self) -> None:
-        self.status = ""
-        self.fields: list[tuple[str, str]] = []
+    status: str
+    text: str
+    content_type: str = "text/plain; charset=utf-8"
+    fields: tuple[tuple[str, str], ...] = ()
 
-    def start(self, status: str, fields: list[tuple[str, str]], _exc_info: object = None) -> None:
-        """WSGI's `start_response`. The application's answers have one part each: nobody writes by what this returns."""
-        self.status = status
-        self.fields = fields
+    def send(self, start: Callable[..., Any]) -> list[bytes]:
+        """Start the response, as a WSGI application does, and return its body."""
+        body = f"{self.text}\n".encode()
+        start(self.status, [("Content-Type", self.content_type), ("Content-Length", str(len(body))), *self.fields])
+        return [body]
 
-    def head(self, *, last: bool) -> bytes:
-        """The answer up to its body. `last`: the connection ends after it."""
-        fields = "".join([f"{name}: {value}\r\n" for name, value in self.fields])
-        return (
-            f"HTTP/1.1 {self.status}\r\nServer: station\r\nDate: {_date(int(time.time()))}\r\n"
-            f"Connection: {'close' if last else 'keep-alive'}\r\n{fields}\r\n"
-        ).encode("latin-1")
+
+def call(application: Callable[..., Any], environ: dict[str, Any]) -> tuple[str, list[tuple[str, str]], bytes]:
+    """Call a WSGI application. Return status, header fields and body; its answers have one part each, and a length."""
+    started: list[Any] = []
+    body = b"".join(application(environ, lambda *line: started.append(line)))
+    status, fields = started[-1][:2]
+    return status, fields, body
+
+
+def head(status: str, fields: list[tuple[str, str]], *, last: bool) -> bytes:
+    """Return the answer up to its body. `last`: the connection ends after it."""
+    lines = "".join([f"{name}: {value}\r\n" for name, value in fields])
+    return (
+        f"HTTP/1.1 {status}\r\nServer: station\r\nDate: {_date(int(time.time()))}\r\n"
+        f"Connection: {'close' if last else 'keep-alive'}\r\n{lines}\r\n"
+    ).encode("latin-1")
 
 
 @lru_cache(maxsize=1)

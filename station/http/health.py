@@ -1,31 +1,21 @@
-"""The door for those who run the station: is it alive, can it store, what did it do.
-
-Its own listener, never the public one.
-"""
+"""Health and metrics, on a listener of their own and never on the public one."""
 
 import time
 from ipaddress import ip_address
-from typing import Any, NamedTuple
+from typing import Any
 
 from station import store
 from station.config import Settings
 from station.errors import SchemaBehindError, StoreError
+from station.http.gateway import Answer
 from station.http.metrics import CONTENT_TYPE, Metrics
 from station.http.trust import host_and_port, read_address
 
-_READY_FOR_S = 1.0  # one question to the database answers everybody who asks within this time
+_READY_FOR_S = 1.0  # how long an answer of the database to /ready is used again
 
 
-class Report(NamedTuple):
-    """An answer: status line, text, and what kind of text."""
-
-    status: str
-    text: str
-    content_type: str = "text/plain; charset=utf-8"
-
-
-def is_health_door(settings: Settings, local: Any) -> bool:
-    """Whether a connection to the `local` address, as its socket has it, came in by this door."""
+def is_health_listener(settings: Settings, local: Any) -> bool:
+    """Return whether a connection to the `local` address, as its socket has it, came by this listener."""
     if not settings.server.health_listen or not isinstance(local, tuple):
         return False
     host, port = host_and_port(settings.server.health_listen)
@@ -33,39 +23,41 @@ def is_health_door(settings: Settings, local: Any) -> bool:
 
 
 class Health:
-    """Answers on the health door."""
+    """Answers on the health listener."""
 
     def __init__(self, engine: store.Engine, metrics: Metrics) -> None:
         self._engine = engine
         self._metrics = metrics
         self._asked = -_READY_FOR_S
-        self._ready = Report("503 Service Unavailable", "not checked yet")
-        self.draining = False  # told to stop: what has begun is answered, and nothing new should be sent here
+        self._ready = Answer("503 Service Unavailable", "not checked yet")
+        self.draining = False  # told to stop: requests that have begun are answered, and no new ones should be sent
 
-    def answer(self, path: str) -> Report:
-        """`/live`: the process serves. `/ready`: it is not stopping, and the database answers with a schema that fits.
+    def answer(self, path: str) -> Answer:
+        """Return the answer for a path.
 
-        `/metrics`: what it did.
+        - `/live`: the process serves.
+        - `/ready`: it is not stopping, and the database answers with a schema that fits.
+        - `/metrics`: the metrics of all workers.
         """
         match path:
             case "/live":
-                return Report("200 OK", "alive")
+                return Answer("200 OK", "alive")
             case "/ready":
                 return self._readiness()
             case "/metrics":
-                return Report("200 OK", self._metrics.text(), CONTENT_TYPE)
-        return Report("404 Not Found", "ask for /live, /ready or /metrics")
+                return Answer("200 OK", self._metrics.text(), CONTENT_TYPE)
+        return Answer("404 Not Found", "ask for /live, /ready or /metrics")
 
-    def _readiness(self) -> Report:
+    def _readiness(self) -> Answer:
         if self.draining:
-            return Report("503 Service Unavailable", "stopping")
+            return Answer("503 Service Unavailable", "stopping")
         if time.monotonic() - self._asked >= _READY_FOR_S:
             try:
                 store.check_schema(self._engine)
-                self._ready = Report("200 OK", "ready")
+                self._ready = Answer("200 OK", "ready")
             except SchemaBehindError as error:
-                self._ready = Report("503 Service Unavailable", str(error))
+                self._ready = Answer("503 Service Unavailable", str(error))
             except StoreError as error:
-                self._ready = Report("503 Service Unavailable", f"the database does not respond ({error.reason})")
+                self._ready = Answer("503 Service Unavailable", f"the database does not respond ({error.reason})")
             self._asked = time.monotonic()
         return self._ready

@@ -79,6 +79,11 @@ class Metrics:
             "station_database_connections_max", "Database connections that the pools allow.",
             multiprocess_mode="livesum", registry=own,
         )  # fmt: skip
+        self._batches = Histogram(
+            "station_batch_size", "Receipts and refusals committed in one transaction (group commit).",
+            buckets=(1, 2, 4, 8, 16), registry=own,
+        )  # fmt: skip
+        store.on_batch(engine, self._batch)
         # For every push: prometheus_client takes longer to look a label up than to count.
         self._requests_by = cache(self._requests.labels)
         self._seconds_by = cache(self._seconds.labels)
@@ -99,10 +104,20 @@ class Metrics:
         """Count one answer. `log_context` holds the fields of its log line. Never raises: the answer is sent anyway."""
         try:
             self._count(log_context, status, seconds)
-        except (OSError, ValueError) as error:  # the files cannot grow
-            if not self._failure_logged:
-                self._failure_logged = True
-                _log.error("metrics_not_counted", reason=type(error).__name__)
+        except (OSError, ValueError) as error:
+            self._not_counted(error)
+
+    def _batch(self, size: int) -> None:
+        try:
+            self._batches.observe(size)
+        except (OSError, ValueError) as error:
+            self._not_counted(error)
+
+    def _not_counted(self, error: Exception) -> None:
+        """Say once that the files cannot grow."""
+        if not self._failure_logged:
+            self._failure_logged = True
+            _log.error("metrics_not_counted", reason=type(error).__name__)
 
     def _count(self, log_context: Mapping[str, Any], status: int, seconds: float) -> None:
         self._answers_by(status).inc()

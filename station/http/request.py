@@ -80,7 +80,7 @@ class _EndedError(Exception):
 class Incoming:
     """The requests of one connection, and what was read of the next one.
 
-    The methods `on_…` are httptools' and nobody else's.
+    The methods `on_…` are for httptools alone.
     """
 
     __slots__ = (
@@ -107,7 +107,7 @@ class Incoming:
         self.expects_continue = False
 
     def feed(self, data: bytes) -> None:
-        """Takes in what was read."""
+        """Parse bytes that were read."""
         if self._ended:
             return
         completed = self._completed
@@ -129,7 +129,7 @@ class Incoming:
             self._end(Refusal.HEAD_TOO_LARGE)
 
     def take(self) -> Request | None:
-        """The next request, when it is whole. `None`: more must be read first."""
+        """Return the next request, or `None` where more must be read first."""
         return self._requests.popleft() if self._requests else None
 
     @property
@@ -176,7 +176,7 @@ class Incoming:
         self._parser.feed_data(f"POST / HTTP/1.1\r\n{framing}\r\n\r\n".encode())
 
     def _end(self, refusal: Refusal | None) -> None:
-        """The request that is read is the last one, whole or not."""
+        """End with the request that is being read, whole or not."""
         self._request.refusal = refusal
         self._request.last = True
         self._complete()
@@ -186,7 +186,7 @@ class Incoming:
         raise _EndedError
 
     def _give_up(self) -> None:
-        """The body is not waited for: it is too large, or in too many parts."""
+        """End without waiting for the body, which is too large or has too many chunks."""
         self._end(None if self._room < 0 else Refusal.UNREADABLE)
 
     def _complete(self) -> None:
@@ -227,7 +227,7 @@ class Incoming:
         self._fields += 1
         if self._fields > self._limits.fields or len(name) + len(value) > self._limits.field:
             self._stop(Refusal.HEAD_TOO_LARGE)
-        if self._in_body:  # a trailer, which nobody asks for
+        if self._in_body:  # a trailer, which is not used
             return
         request = self._request
         request.size += len(name) + len(value)
@@ -310,6 +310,6 @@ def content_length(text: str | None) -> int | None:
 
 @lru_cache(maxsize=128)
 def _variable(name: bytes) -> str:
-    """What WSGI calls a header field."""
+    """Return the WSGI variable of a header field."""
     variable = name.decode("ascii").upper().replace("-", "_")
     return variable if variable in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{variable}"

@@ -58,7 +58,7 @@ class _Arbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
     """Reloads (SIGHUP) only what can be loaded: a worker that cannot start would end the whole server."""
 
     def spawn_worker(self) -> int:
-        """Starts a worker. In the worker itself it never returns, whatever goes wrong."""
+        """Start a worker. In the worker itself it never returns, whatever goes wrong."""
         first = self.worker_age < self.num_workers
         try:
             pid: int = super().spawn_worker()
@@ -82,7 +82,7 @@ class _Arbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
         _log.error("upgrade_refused", hint="SIGUSR2 is not supported: install the new version and restart the station")
 
     def reload(self) -> None:
-        """Starts new workers with the configuration as it is now, and lets the old ones finish."""
+        """Start new workers with the configuration as it is now, and let the old ones finish."""
         try:
             self.app.examine()
         except StationError as error:
@@ -101,8 +101,8 @@ class _Gunicorn(WSGIApplication, _Application):  # type: ignore[misc]  # gunicor
 
     def __init__(self, load: Callable[[], Settings], arguments: list[str]) -> None:
         self._load = load
-        self._health = ""  # where the health door is, once that is decided
-        # gunicorn reads its options from sys.argv and has no other door.
+        self._health = ""  # the address of the health listener, once that is decided
+        # gunicorn reads its options from sys.argv and has no other way.
         sys.argv = ["station serve", *arguments, "station.wsgi"]
         super().__init__("%(prog)s [GUNICORN OPTIONS]")
 
@@ -121,7 +121,7 @@ class _Gunicorn(WSGIApplication, _Application):  # type: ignore[misc]  # gunicor
                 self.cfg.ssl_context(self.cfg, None)
 
     def _addresses(self) -> list[Any]:
-        """What gunicorn is to listen on. Raises `ConfigError`."""
+        """Return the addresses that gunicorn is to listen on. Raises `ConfigError`."""
         try:
             addresses: list[Any] = self.cfg.address
         except (RuntimeError, ValueError) as error:
@@ -131,14 +131,14 @@ class _Gunicorn(WSGIApplication, _Application):  # type: ignore[misc]  # gunicor
                 raise ConfigError(f"--bind: {address[1]} is not a port")
         return addresses
 
-    def open_health_door(self) -> None:
-        """Adds the health door to what is listened on. Raises `ConfigError`."""
-        self._health = _health_door(self._settings, self._addresses())
+    def add_health_listener(self) -> None:
+        """Add the health listener to the others. Raises `ConfigError`."""
+        self._health = _health_address(self._settings, self._addresses())
         if self._health:
             self.cfg.set("bind", [*self.cfg.bind, self._health])
 
     def examine(self) -> None:
-        """Raises the `StationError` that would keep a worker from starting."""
+        """Check the configuration. Raises the `StationError` that would keep a worker from starting."""
         settings = self._load()
         health = trust.host_and_port(self._health) if self._health else None
         trust.check_binding(settings.trust, [host for host in _hosts(self._addresses(), health) if host is not None])
@@ -165,7 +165,7 @@ class _Gunicorn(WSGIApplication, _Application):  # type: ignore[misc]  # gunicor
             engine.dispose()
 
     def _check_log_options(self) -> None:
-        """Raises `ConfigError` for an option of gunicorn's about its log, which would be ignored."""
+        """Raise `ConfigError` for an option of gunicorn's about its log, which would be ignored."""
         options = self.cfg.settings
         if self.cfg.daemon:
             raise ConfigError("--daemon is not supported: it closes standard error, where the log goes. Use systemd")
@@ -180,7 +180,7 @@ class _Gunicorn(WSGIApplication, _Application):  # type: ignore[misc]  # gunicor
 
 
 def run(load: Callable[[], Settings], arguments: list[str]) -> None:
-    """Serves until it is stopped. `load` reads the configuration, again at each reload.
+    """Serve until stopped. `load` reads the configuration, again at each reload.
 
     Raises the `StationError` that keeps the station from starting.
     """
@@ -191,7 +191,7 @@ def run(load: Callable[[], Settings], arguments: list[str]) -> None:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
     try:
         application = _Gunicorn(load, arguments)
-        application.open_health_door()
+        application.add_health_listener()
         application.examine()
         application.run()
     finally:
@@ -217,7 +217,7 @@ def _worker_ended(_arbiter: object, worker: Any) -> None:
 
 
 def problems(settings: Settings) -> tuple[list[str], list[str]]:
-    """What keeps this configuration from being served in public, and what is odd about who may send."""
+    """Return reasons why this configuration cannot be served in public, and remarks on the senders it admits."""
     wrong, odd = [], []
     address = parse_address(settings.server.listen)
     try:
@@ -251,7 +251,7 @@ def _defaults(settings: Settings) -> dict[str, Any]:
         "graceful_timeout": _GRACE_S,
         "limit_request_field_size": 32 * 1024,  # Envoy's header holds a certificate and its chain, escaped
         "umask": 0o007,  # of a Unix socket: who can write to it is a believed proxy, where "unix" is one
-        # What proxies say is read by `trust`; gunicorn believes nobody.
+        # What proxies say is read by `trust`; gunicorn believes no one of them.
         "forwarded_allow_ips": "",
         "forwarder_headers": "",
         "certfile": _text(settings.tls.certificate),
@@ -288,10 +288,10 @@ def _files(cfg: Any) -> tuple[Path, Path | None, Path | None]:
 
 
 def _hosts(addresses: list[Any], health: tuple[str, int] | None) -> list[str | None]:
-    """The hosts that are listened on in public; `None` for a Unix socket."""
+    """Return the hosts that are listened on in public; `None` for a Unix socket."""
     hosts: list[str | None] = []
     for address in addresses:
-        if isinstance(address, int):  # a socket that somebody opened for us
+        if isinstance(address, int):  # a socket that the caller opened for us
             with socket.socket(fileno=os.dup(address)) as inherited:
                 name = inherited.getsockname()
             hosts.append(name[0] if isinstance(name, tuple) else None)
@@ -302,8 +302,8 @@ def _hosts(addresses: list[Any], health: tuple[str, int] | None) -> list[str | N
     return hosts
 
 
-def _health_door(settings: Settings, addresses: list[Any]) -> str:
-    """Where to listen for questions about health, "" for nowhere. Raises `ConfigError`."""
+def _health_address(settings: Settings, addresses: list[Any]) -> str:
+    """Return the address of the health listener, "" for none. Raises `ConfigError`."""
     wanted = settings.server.health_listen
     if not wanted:
         return ""
@@ -316,6 +316,6 @@ def _health_door(settings: Settings, addresses: list[Any]) -> str:
     except OSError as error:
         if "health_listen" in settings.server.model_fields_set:
             raise ConfigError(f"server.health_listen: cannot listen on {wanted} ({error.strerror})") from None
-        # Nobody asked for it here, and another station on this machine may have it.
+        # It is the default address, which another station on this machine may have.
         _log.warning("health_not_served", address=wanted, reason=error.strerror)
         return ""

@@ -7,6 +7,8 @@ import ssl
 import threading
 from pathlib import Path
 
+from gevent.ssl import SSLContext
+
 from station import log
 from station.errors import ConfigError
 
@@ -21,11 +23,11 @@ _CIPHERS_1_2 = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 
 def create_context(certificate: Path, key: Path | None, client_ca: Path | None) -> ssl.SSLContext:
-    """What connections are wrapped with. A client certificate is demanded where `client_ca` is given.
+    """Return the context that connections are wrapped with. `client_ca`: CAs of client certificates, then mandatory.
 
     Raises `ConfigError` where a file cannot be read or does not fit.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context: ssl.SSLContext = SSLContext(ssl.PROTOCOL_TLS_SERVER)  # cooperative in the worker, plain elsewhere
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.maximum_version = ssl.TLSVersion.TLSv1_3
     context.set_ciphers(_CIPHERS_1_2)
@@ -90,7 +92,7 @@ class Renewing:
             return self._context
 
     def _state(self) -> tuple[tuple[int, int, int] | None, ...]:
-        """What changes when a file is replaced, also behind a symbolic link (as Kubernetes does it)."""
+        """Return a value that changes when a file is replaced, also behind a symbolic link (as Kubernetes does it)."""
         state = []
         for file in self._files:
             try:

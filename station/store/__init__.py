@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         open_by_fault,
         pool_use,
     )
+    from station.store.group_commit import commit, on_batch
     from station.store.journal import write_exchange
     from station.store.paging import Cursor
     from station.store.queries import find, list_receipts, same_notice
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     )
     from station.store.schema import check_schema, migrate, revisions
     from station.store.stored import Change, changes, rebuild, replace_stored, stored_page, would_record
-    from station.store.turn import commit
 
 _NAMES = {
     "sqlalchemy": "Connection Engine",
@@ -53,6 +53,7 @@ _NAMES = {
     "station.store.engine": "connect parse_url shown_url transaction",
     "station.store.gauges": "CLOCK_TOLERANCE OPEN_COUNTED bound clock clock_problem fetched_between last_pushes"
     " open_by_fault pool_use",
+    "station.store.group_commit": "commit on_batch",
     "station.store.journal": "write_exchange",
     "station.store.paging": "Cursor",
     "station.store.queries": "find list_receipts same_notice",
@@ -61,7 +62,6 @@ _NAMES = {
     " list_refused refused_ids settle",
     "station.store.schema": "check_schema migrate revisions",
     "station.store.stored": "Change changes rebuild replace_stored stored_page would_record",
-    "station.store.turn": "commit",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url, text
 
-from station import log, loop
+from station import log
 from station.errors import (
     ConfigError,
     DatabaseUnfitError,
@@ -23,6 +23,7 @@ from station.errors import (
     StoreError,
     StoreRejectedError,
 )
+from station.store import waiting
 from station.text import printable
 
 if TYPE_CHECKING:  # PostgreSQL's driver is loaded by `connect`: SQLite is spared the time
@@ -31,14 +32,18 @@ if TYPE_CHECKING:  # PostgreSQL's driver is loaded by `connect`: SQLite is spare
 
 _log = log.get(__name__)
 
-# The Nodo waits 15 s for an answer. Whatever the database does, ours must leave before: connect, wait for a lock and
-# run a statement each have their limit, and a transaction that is given an end has one for all of them together.
+# The Nodo waits 15 s for an answer, and ours must leave before. Connect, lock and statement timeouts; `until` adds a
+# deadline for the whole transaction.
 LOCK_TIMEOUT_MS = 3000
+STATEMENT_TIMEOUT_S = 5
+QUERY_TIMEOUT_S = 1800  # of a list, a report or an export: an operator can wait and interrupt, the Nodo cannot
 POOL_TIMEOUT_S = 3
-_GLANCE_S = 0.0003  # how often whoever wants to write to SQLite looks whether it may: a transaction takes some ms
+_BUSY_POLL_S = 0.0003  # how often a writer that waits for SQLite tries again: a transaction takes some ms
+_SLOW_COMMIT_S = 0.05  # after one that took longer, a thread waits for the disk
+_COMMIT_MAX_S = 60.0
 
-# A database that cannot be reached is tried again for so long: it restarts or fails over, and a receipt that is
-# answered 503 comes again an hour later. An outage that lasts is answered at once, while one caller at a time tries.
+# The circuit breaker opens after a database was away for this long. Until then each caller tries: it restarts or fails
+# over, and a receipt that is answered 503 comes again an hour later. Afterwards one caller at a time tries.
 BLIP_S = 4.0
 
 # Serialization failure, deadlock: the loser's transaction is gone and may succeed at once when tried again.
@@ -46,8 +51,12 @@ _RETRY_SQLSTATES = ("40001", "40P01")
 _TOLD_MAX = 400  # characters of what the driver says of a connection
 
 
+class UndoneError(Exception):
+    """One of several statements failed, and nothing of any of them is in the database."""
+
+
 def parse_url(url: str) -> URL:
-    """A database URL with the driver that the station ships. Raises `ConfigError` on one that it does not serve."""
+    """Return a database URL with the driver that we ship. Raises `ConfigError` on a URL that is not served."""
     try:
         parsed = make_url(url)
     except (exc.ArgumentError, ValueError):
@@ -67,7 +76,7 @@ def parse_url(url: str) -> URL:
 
 
 def shown_url(url: str) -> str:
-    """A database URL for messages: without passwords, and with the absolute path of an SQLite file."""
+    """Return a database URL for messages: without passwords, and with the absolute path of an SQLite file."""
     parsed = parse_url(url)
     if parsed.get_backend_name() == "sqlite":
         return f"sqlite:///{Path(str(parsed.database)).absolute()}"
@@ -77,10 +86,10 @@ def shown_url(url: str) -> str:
 
 
 def connect(url: str, *, pool_size: int = 8, prepare: bool = True) -> Engine:
-    """An engine with at most `pool_size` connections, none of them made yet. Raises `ConfigError` on a wrong URL.
+    """Return an engine with at most `pool_size` connections, none of them made yet. Raises `ConfigError`.
 
     `prepare`: PostgreSQL keeps the plans of statements that come often. A pooler that gives each transaction another
-    connection must know of that, or it must not be done.
+    connection must know of that, or it must be false.
     """
     parsed = parse_url(url)
     options: dict[str, Any] = {
@@ -98,6 +107,7 @@ def connect(url: str, *, pool_size: int = 8, prepare: bool = True) -> Engine:
         event.listen(engine, "connect", _sqlite_pragmas)
         event.listen(engine, "begin", _sqlite_begin)
         event.listen(engine, "handle_error", _leave_a_read_only_file)
+        engine.dialect.do_commit = _sqlite_commit  # type: ignore[assignment,method-assign]
     else:
         global postgres, statements
         from station.store import postgres, statements
@@ -169,7 +179,7 @@ def _sqlite_begin(connection: Connection) -> None:
     if (end := options.get("station_until")) is not None:
         until = min(until, end)
     raw: Any = connection.connection.dbapi_connection
-    # SQLite itself would look again after ever longer pauses, of 100 ms in the end, and keep a loop waiting in them.
+    # SQLite itself would look again after ever longer pauses, of 100 ms in the end, and block the event loop in them.
     raw.execute("PRAGMA busy_timeout=0")
     try:
         while True:
@@ -180,15 +190,30 @@ def _sqlite_begin(connection: Connection) -> None:
                     break
             else:
                 return
-            loop.pause(_GLANCE_S)
+            time.sleep(_BUSY_POLL_S)
         connection.exec_driver_sql("BEGIN IMMEDIATE")  # for its error, as SQLAlchemy has it
     finally:
         with suppress(sqlite3.ProgrammingError):  # it was closed: see `_leave_a_read_only_file`
             raw.execute(f"PRAGMA busy_timeout={LOCK_TIMEOUT_MS}")
 
 
+_commit_took = 0.0  # the last one of this process, in seconds
+
+
+def _sqlite_commit(connection: Any) -> None:
+    # A commit waits for the disk. Where that takes long, the other connections must not wait, too; where it does not, a
+    # thread for each commit would cost a tenth of the rate.
+    global _commit_took
+    begun = time.monotonic()
+    if waiting.in_greenlet() and _commit_took >= _SLOW_COMMIT_S:
+        waiting.run_in_thread(connection.commit, _COMMIT_MAX_S)
+    else:
+        connection.commit()
+    _commit_took = time.monotonic() - begun
+
+
 def _leave_a_standby(context: Any) -> None:
-    # What was the primary is a standby now, and takes connections as before: only a new connection finds the new one.
+    # The old primary is a standby now, and takes connections as before: only a new connection finds the new primary.
     if getattr(context.original_exception, "sqlstate", None) == postgres.READ_ONLY:
         context.is_disconnect = True
 
@@ -203,58 +228,71 @@ def _leave_a_read_only_file(context: Any) -> None:
         context.engine.dispose()
 
 
-class _Reach:
+class CircuitBreaker:
     """Whether a database can be reached, as this process last found."""
 
     def __init__(self) -> None:
         self.away_since: float | None = None
         self.was_reached = False
         self.trying = threading.Lock()
-        self.memory_ended = False  # in the middle of something
+        self.out_of_memory = False  # in the middle of a transaction
 
     @property
-    def outage(self) -> bool:
-        """Away for so long that nobody should wait for it."""
+    def is_open(self) -> bool:
+        """Whether the database has been away for so long that callers fail at once."""
         since = self.away_since
         return since is not None and time.monotonic() - since > BLIP_S
 
     def lost(self, error: StoreError) -> None:
+        """Note that no connection stands."""
         if self.away_since is None:
             self.away_since = time.monotonic()
             if self.was_reached:  # else the start fails, or tells it
                 _log.warning("database_lost", reason=str(error))
 
     def reached(self) -> None:
+        """Note that a connection stands."""
         self.was_reached = True
         if self.away_since is not None:
             _log.info("database_reached", away_s=round(time.monotonic() - self.away_since, 1))
             self.away_since = None
 
 
-_reach: weakref.WeakKeyDictionary[Engine, _Reach] = weakref.WeakKeyDictionary()
+_breakers: weakref.WeakKeyDictionary[Engine, CircuitBreaker] = weakref.WeakKeyDictionary()
 
 
 @contextmanager
-def transaction(engine: Engine, *, readonly: bool = False, until: float | None = None) -> Iterator[Connection]:
-    """One transaction: commits at the end, rolls back on any error. Raises `StoreError` for what the database does.
+def transaction(
+    engine: Engine, *, readonly: bool = False, until: float | None = None, timeout: float | None = STATEMENT_TIMEOUT_S
+) -> Iterator[Connection]:
+    """Open a transaction: it commits at the end and rolls back on any error. Raises `StoreError`.
 
-    Only the use cases open transactions; the functions of `store` never commit. On PostgreSQL the transaction has
-    failed at `until` (of `time.monotonic()`), whatever the server does or does not; without it, each statement must
-    be answered in a time that ends after the server's own limit.
+    Only the use cases open transactions; the functions of `store` never commit. `until` (of `time.monotonic()`) is a
+    deadline for all of it, and `timeout` the server's limit for each statement, in seconds; `None`: no limit. Both are
+    of PostgreSQL.
     """
-    with _reaching(engine) as reached, _connected(engine, readonly, until) as connection:
-        reached()
-        with connection.begin():
-            yield connection
+    on_postgresql = engine.dialect.name == "postgresql"
+    with _guarded(engine) as reached:
+        with postgres.connecting(until) if on_postgresql else nullcontext():
+            connecting = engine.connect()
+        with connecting.execution_options(station_readonly=readonly, station_until=until) as connection:
+            if on_postgresql:
+                silence = postgres.SILENCE_S if timeout == STATEMENT_TIMEOUT_S else None
+                postgres.set_deadline(connection.connection.dbapi_connection, until, silence=silence)
+            reached()
+            with connection.begin():
+                if on_postgresql and timeout != STATEMENT_TIMEOUT_S:
+                    connection.execute(text(f"SET LOCAL statement_timeout = '{timeout or 0}s'"))
+                yield connection
 
 
-def run_statements(engine: Engine, given: "Sequence[Statement]", *, until: float | None) -> list[str | None]:
-    """Runs statements that are a transaction, on PostgreSQL. The first value of the first row of each, or `None`.
+def run_statements(engine: Engine, given: "Sequence[Statement]", until: float | None) -> list[str | None]:
+    """Run statements as one transaction, on PostgreSQL. Return the first value of the first row of each, or `None`.
 
     One round trip where `transaction` needs three. The pool gives the connection, and SQLAlchemy does nothing more.
     `until` and errors as in `transaction`; `UndoneError` where one of several failed.
     """
-    with _reaching(engine) as reached:
+    with _guarded(engine) as reached:
         pooled = None
         try:
             with postgres.connecting(until):
@@ -264,7 +302,7 @@ def run_statements(engine: Engine, given: "Sequence[Statement]", *, until: float
         except postgres.Error as error:
             lost = False
             if pooled is not None and postgres.is_lost(error, pooled.dbapi_connection):
-                lost = True  # and as SQLAlchemy has it: connections that are as old are not used again, either
+                lost = True  # as in SQLAlchemy, connections that are as old are not used again, either
                 engine.pool._invalidate(pooled, error)
             raise exc.DBAPIError.instance(
                 None, None, error, postgres.Error, hide_parameters=True, connection_invalidated=lost,
@@ -275,83 +313,59 @@ def run_statements(engine: Engine, given: "Sequence[Statement]", *, until: float
                 pooled.close()
 
 
-def has_free_connection(engine: Engine) -> bool:
-    """Whether a connection is free: making one keeps whoever makes it waiting."""
-    checkedin: int = engine.pool.checkedin()  # type: ignore[attr-defined]  # of `QueuePool`
-    return checkedin > 0
-
-
 @contextmanager
-def _reaching(engine: Engine) -> Iterator[Callable[[], None]]:
-    """Makes SQLAlchemy's errors ours and remembers whether the database is there. Yields what to call when it is.
+def _guarded(engine: Engine) -> Iterator[Callable[[], None]]:
+    """Translate SQLAlchemy's errors and keep the circuit breaker. Yields a function to call when a connection stands.
 
-    Raises `StoreError` at once where it is away for long and somebody else is trying to reach it.
+    Raises `StoreError` at once where the circuit is open and another caller is trying already.
     """
-    reach = _reach.get(engine) or _reach.setdefault(engine, _Reach())
-    if reach.memory_ended:
-        # Connections that could not be given back are in nobody's hands, and a transaction on one keeps SQLite locked.
+    breaker = _breakers.get(engine) or _breakers.setdefault(engine, CircuitBreaker())
+    if breaker.out_of_memory:
+        # Connections that could not be given back are lost, and a transaction on one keeps SQLite locked.
         gc.collect()
         engine.dispose()
-        reach.memory_ended = False
-    trying = reach.outage
-    if trying and not reach.trying.acquire(blocking=False):
+        breaker.out_of_memory = False
+    trying = breaker.is_open
+    if trying and not breaker.trying.acquire(blocking=False):
         raise StoreError(f"{database_name(engine.url)} cannot be reached", reason="outage")
 
     def reached() -> None:
         nonlocal trying
-        reach.reached()
+        breaker.reached()
         if trying:
             trying = False
-            reach.trying.release()
+            breaker.trying.release()
 
     try:
         yield reached
     except exc.SQLAlchemyError as error:
-        mine = ours(error, engine)
+        translated = translate_error(error, engine)
         if unreachable(error):
-            reach.lost(mine)
-            mine.retry = mine.retry and not reach.outage
-        raise mine from error
+            breaker.lost(translated)
+            translated.retry = translated.retry and not breaker.is_open
+        raise translated from error
     except MemoryError:
-        reach.memory_ended = True
+        breaker.out_of_memory = True
         raise
     finally:
         if trying:
-            reach.trying.release()
-
-
-@contextmanager
-def _connected(engine: Engine, readonly: bool, until: float | None) -> Iterator[Connection]:
-    on_postgresql = engine.dialect.name == "postgresql"
-    with postgres.connecting(until) if on_postgresql else nullcontext():
-        connecting = engine.connect()
-    with connecting.execution_options(station_readonly=readonly, station_until=until) as connection:
-        if on_postgresql:
-            postgres.limit(connection.connection.dbapi_connection, until)
-        yield connection
-
-
-def allow_long(connection: Connection, statement_timeout: str = "0") -> None:
-    """Lets this transaction's statements run for long; `0`: without end. For what nobody waits 15 s for."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(text(f"SET LOCAL statement_timeout = '{statement_timeout}'"))
-        postgres.limit(connection.connection.dbapi_connection, None, silence=None)
+            breaker.trying.release()
 
 
 def unreachable(error: exc.SQLAlchemyError) -> bool:
-    """Whether no connection stands, or it was lost: the database is away, or its way is."""
+    """Return whether no connection stands, or it was lost."""
     if not isinstance(error, exc.DBAPIError) or isinstance(error.orig, sqlite3.Error):
         return False
     if error.connection_invalidated:
         return True
-    # Whatever goes wrong while connecting comes without an SQLSTATE: refused, starting up, too many clients.
+    # Errors while connecting come without an SQLSTATE: refused, starting up, too many clients.
     return isinstance(error.orig, postgres.OperationalError) and error.orig.sqlstate is None
 
 
-def ours(error: exc.SQLAlchemyError, engine: Engine) -> StoreError:
-    """Names the database, and what happened by class and code: a driver's message may quote the row.
+def translate_error(error: exc.SQLAlchemyError, engine: Engine) -> StoreError:
+    """Return our error, which names the database and the error's class and code: a driver's message may quote the row.
 
-    Where no connection was made the message quotes nothing of ours, and says why: a password, a name, a certificate.
+    Where no connection was made, the driver's message quotes no data and is kept: a password, a name, a certificate.
     """
     database = database_name(engine.url)
     if isinstance(error, exc.TimeoutError):
@@ -391,7 +405,7 @@ def ours(error: exc.SQLAlchemyError, engine: Engine) -> StoreError:
 
 
 def database_name(url: URL) -> str:
-    """The database for people: its name and where it is, without user and password."""
+    """Return the database's name and place for people, without user and password."""
     if url.get_backend_name() == "sqlite":
         return f"the database {url.database}"
     host = f"[{url.host}]" if url.host and ":" in url.host else url.host

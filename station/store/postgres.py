@@ -1,24 +1,23 @@
 """PostgreSQL's connections: the session's settings, an end to every wait for the server, and unconfirmed commits.
 
 `statement_timeout` and `lock_timeout` are the server's: one that is stopped, or behind a network that swallows what is
-sent, never applies them. Then the client must give up by itself, or its thread waits for ever.
+sent, never applies them. Then the client must give up by itself, or it waits for ever.
 """
 
-import _thread
 import itertools
 import os
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
 import psycopg
 from psycopg import Error, OperationalError
 
-from station import loop
-from station.store.engine import LOCK_TIMEOUT_MS
+from station.store import waiting
+from station.store.engine import LOCK_TIMEOUT_MS, STATEMENT_TIMEOUT_S
 
 __all__ = [
     "NO_RIGHT",
@@ -33,7 +32,7 @@ __all__ = [
     "connect",
     "connecting",
     "is_lost",
-    "limit",
+    "set_deadline",
 ]
 
 
@@ -62,9 +61,10 @@ CONNECT_TIMEOUT_S = 3  # for each host of the URL
 # For all of them together and for the names to be resolved, which nothing else limits.
 _CONNECT_ALL_S = 2 * CONNECT_TIMEOUT_S + 1.0
 _WAKE_S = 0.1  # how often psycopg looks whether it was interrupted while it waits
-STATEMENT_TIMEOUT_MS = 5000
+_STATEMENT_TIMEOUT_MS = 1000 * STATEMENT_TIMEOUT_S
 # For one wait for the server, where nothing else is said: longer than the server's own limit, which is the better one.
 SILENCE_S = 8.0
+_LONGEST_WAIT_S = 366 * 86400.0  # where there is no limit
 
 # --- the session's settings -------------------------------------------------------------------------------------------
 
@@ -77,8 +77,8 @@ _ENVIRONMENT = {"PGDATESTYLE": "ISO", "PGTZ": "UTC"}
 # start. So is `default_transaction_read_only`, which freezes a database: what is refused then is answered 503.
 _OPTIONS = {
     "lock_timeout": LOCK_TIMEOUT_MS,
-    "statement_timeout": STATEMENT_TIMEOUT_MS,
-    "idle_in_transaction_session_timeout": 2 * STATEMENT_TIMEOUT_MS,
+    "statement_timeout": _STATEMENT_TIMEOUT_MS,
+    "idle_in_transaction_session_timeout": 2 * _STATEMENT_TIMEOUT_MS,
     "idle_session_timeout": 0,  # the session that holds the lock of `reconcile` is idle
     # Where the network loses us in the midst of several statements, none of the server's other limits ends their
     # transaction, and the rows that it locks would be locked for hours.
@@ -122,21 +122,21 @@ FROM given"""
 
 
 def arguments(options: Sequence[str], *, prepare: bool) -> dict[str, Any]:
-    """What each connection is made with. `options` are those of the URL; ours win."""
+    """Return the arguments of each connection. `options` are those of the URL; ours win."""
     os.environ.update(_ENVIRONMENT)
     ours = (f"-c {name}={value}" for name, value in _OPTIONS.items())
     return {
         "client_encoding": "UTF8",
         "connect_timeout": CONNECT_TIMEOUT_S,
         "application_name": "station",
-        "tcp_user_timeout": STATEMENT_TIMEOUT_MS,
+        "tcp_user_timeout": _STATEMENT_TIMEOUT_MS,
         "keepalives_idle": 30,
         "options": " ".join((*options, *ours)),
     } | ({} if prepare else {"prepare_threshold": None})
 
 
 def _check_encoding(connection: psycopg.Connection[Any]) -> None:
-    """Raises `UnfitError` unless the database takes UTF-8 and holds all of it. The server has told without a query."""
+    """Raise `UnfitError` unless the database takes UTF-8 and holds all of it. The server tells so without a query."""
     encoding = _told(connection, b"server_encoding")
     if encoding not in (None, "UTF8"):
         raise UnfitError(
@@ -162,7 +162,7 @@ def _unfit_session(name: str, value: str, wanted: str) -> UnfitError:
 
 
 def _check_session(connection: psycopg.Connection[Any]) -> None:
-    """Sets what only the session itself can. Raises `UnfitError`, and `CrowdedError`."""
+    """Set what only the session itself can. Raises `UnfitError`, and `CrowdedError`."""
     connection.autocommit = True
     level, messages, most, waiting = connection.execute(_SESSION, (_GIVEN_UP_S,)).fetchall()[0]
     connection.autocommit = False
@@ -194,38 +194,31 @@ class _Connection(psycopg.Connection[Any]):
         self.add_notice_handler(partial(_notice, self.warnings))  # not a method: the connection would hold itself
 
     def commit(self) -> None:
-        """Raises `UnconfirmedError` where the server commits with a warning."""
+        """Commit. Raises `UnconfirmedError` where the server commits with a warning."""
         self.warnings.clear()
         super().commit()
         self.confirm()
 
     def confirm(self) -> None:
-        """Raises `UnconfirmedError` where a warning came since `warnings` was cleared, as the transaction ended."""
+        """Raise `UnconfirmedError` where a warning came since `warnings` was cleared, as the transaction ended."""
         if self.warnings:
             raise UnconfirmedError(", ".join(self.warnings))
 
     def wait(self, gen: Any, interval: float = _WAKE_S, timeout: float | None = None) -> Any:
+        """Wait for the server until the deadline, cooperatively where a greenlet calls."""
         ends = [end for end in (self.until, self.silence and time.monotonic() + self.silence) if end is not None]
-        if not ends:
-            return super().wait(gen, interval, timeout)
-        end = min(ends)
+        end = min(ends, default=time.monotonic() + _LONGEST_WAIT_S)
         left = max(0.0, end - time.monotonic())
         left = left if timeout is None else min(timeout, left)
         try:
-            if loop.in_loop():
-                return self._finish(gen, left)
+            if waiting.in_greenlet():
+                return waiting.drive(gen, self.pgconn.socket, left)
             return super().wait(gen, interval, left)
-        except OperationalError as error:
-            if error.sqlstate is None and time.monotonic() >= end:
+        except (OperationalError, TimeoutError) as error:
+            if isinstance(error, TimeoutError) or (error.sqlstate is None and time.monotonic() >= end):
                 self.pgconn.finish()
                 raise OperationalError("the server did not answer in time") from error
             raise
-
-    def _finish(self, gen: Any, seconds: float) -> Any:
-        try:
-            return loop.finish(gen, self.pgconn.socket, time.monotonic() + seconds)
-        except TimeoutError as error:
-            raise OperationalError("the server did not answer in time") from error
 
 
 # Warnings of the statement and not of its commit, which come in one go where the two are one message: from a trigger,
@@ -239,87 +232,69 @@ def _notice(warnings: list[str], notice: psycopg.errors.Diagnostic) -> None:
         warnings.append(f"{notice.sqlstate} {notice.source_function}")
 
 
-def limit(connection: Any, until: float | None, *, silence: float | None = SILENCE_S) -> None:
-    """Sets until when (of `time.monotonic()`) a connection may be waited for at all, and for how long at once."""
+def set_deadline(connection: Any, until: float | None, *, silence: float | None = SILENCE_S) -> None:
+    """Set how long a connection may be waited for: until then (of `time.monotonic()`), `silence` seconds at once."""
     if isinstance(connection, _Connection):
         connection.until = until
         connection.silence = silence
 
 
 def is_lost(error: Error, connection: Any) -> bool:
-    """Whether a connection is of no use any more after `error`."""
+    """Return whether a connection is of no use any more after `error`."""
     return bool(connection.closed) or error.sqlstate == READ_ONLY
 
 
-# Until when the transaction that connects in this thread may wait: SQLAlchemy's pool has no door for it.
-_connecting = threading.local()
+# The deadline of the transaction that connects in this greenlet or thread: SQLAlchemy's pool cannot be told it.
+_connecting: ContextVar[float | None] = ContextVar("connecting", default=None)
 
 
 @contextmanager
 def connecting(until: float | None) -> Iterator[None]:
-    """Connections that this thread makes inside must stand at `until` (of `time.monotonic()`)."""
-    _connecting.until = until
+    """Give connections that are made inside a deadline (of `time.monotonic()`)."""
+    token = _connecting.set(until)
     try:
         yield
     finally:
-        _connecting.until = None
-
-
-class _Attempt:
-    """One attempt to connect, in a thread that can be left alone."""
-
-    def __init__(self, arguments: Any, named: Any) -> None:
-        self._lock = threading.Lock()
-        self._left = False
-        self._done = threading.Event()
-        self._connection: _Connection | None = None
-        self._error: BaseException | None = None
-        self._call = arguments, named
-
-    def _run(self) -> None:
-        connection = None
-        try:
-            connection = _Connection.connect(*self._call[0], **self._call[1])
-            _check_encoding(connection)
-            _check_session(connection)
-        except BaseException as error:
-            self._error = error
-            if connection is not None:
-                connection.close()
-                connection = None
-        with self._lock:
-            if not self._left:
-                self._connection = connection
-            elif connection is not None:
-                connection.close()
-        self._done.set()
-
-    def result(self, seconds: float) -> _Connection:
-        try:
-            # Not threading's Thread: its start() waits for ever for a thread that dies at birth, for want of memory.
-            _thread.start_new_thread(self._run, ())
-        except (RuntimeError, MemoryError) as error:
-            raise ConnectError("no thread could be started") from error
-        loop.wait(self._done, seconds)
-        with self._lock:
-            self._left = True
-            if self._connection is not None:
-                return self._connection
-        if isinstance(self._error, ConnectError):
-            raise self._error
-        if isinstance(self._error, Error | OSError | ValueError):  # the latter two of a name that is none
-            raise ConnectError(str(self._error)) from self._error
-        if self._error is not None:
-            raise self._error
-        raise ConnectError("no connection was established in time")
+        _connecting.reset(token)
 
 
 def connect(_dialect: Any, _record: Any, arguments: Any, named: Any) -> _Connection:
-    """SQLAlchemy's door to the driver."""
-    until: float | None = getattr(_connecting, "until", None)
-    seconds = _CONNECT_ALL_S
-    if until is not None:
-        seconds = max(0.0, min(seconds, until - time.monotonic()))
-    connection = _Attempt(arguments, named).result(seconds)
+    """Connect, for SQLAlchemy, in a thread that can be left alone: libpq resolves names without a limit.
+
+    Raises `ConnectError`.
+    """
+    until = _connecting.get()
+    seconds = _CONNECT_ALL_S if until is None else max(0.0, min(_CONNECT_ALL_S, until - time.monotonic()))
+    made: list[_Connection] = []
+    late = False
+
+    def attempt() -> None:
+        connection = _Connection.connect(*arguments, **named)
+        try:
+            _check_encoding(connection)
+            _check_session(connection)
+        except BaseException:
+            connection.close()
+            raise
+        made.append(connection)
+        if late:
+            with suppress(IndexError):  # it stands after all, and is used
+                made.pop().close()
+
+    try:
+        waiting.run_in_thread(attempt, seconds)
+    except TimeoutError:
+        pass
+    except ConnectError:
+        raise
+    except (Error, OSError, ValueError) as error:  # the latter two of a name that is none
+        raise ConnectError(str(error)) from error
+    except (RuntimeError, MemoryError) as error:
+        raise ConnectError("no thread could be started") from error
+    late = True
+    try:
+        connection = made.pop()
+    except IndexError:
+        raise ConnectError("no connection was established in time") from None
     connection.until = until
     return connection

@@ -12,7 +12,7 @@ from sqlalchemy import ARRAY, Connection, Engine, FromClause, Row, Text, func, l
 
 from station.store import search, tables
 from station.store.conditions import Filter
-from station.store.engine import allow_long, transaction
+from station.store.engine import QUERY_TIMEOUT_S, transaction
 from station.store.paging import Cursor, in_order
 from station.text import as_json
 
@@ -28,8 +28,7 @@ EXPORTED = tuple(column.name for column in tables.receipt.c if column.name not i
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """Open a read-only transaction for a command: a statement may take 30 minutes, which an operator can interrupt."""
-    with transaction(engine, readonly=True) as connection:
-        allow_long(connection, "30min")
+    with transaction(engine, readonly=True, timeout=QUERY_TIMEOUT_S) as connection:
         yield connection
 
 

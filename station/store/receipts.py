@@ -13,8 +13,8 @@ from station.errors import StoreError
 from station.journal import Exchange
 from station.receipt import Flag, Receipt, Source, Transfer
 from station.store import tables
+from station.store.group_commit import run_alone
 from station.store.journal import write_exchange
-from station.store.together import run_alone
 from station.store.whole import Shape, insert_parts, insert_whole, parameters, run_sql, shape, with_whole
 
 

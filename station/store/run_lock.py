@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from sqlalchemy import Engine, exc, text
 
-from station.store.engine import ours
+from station.store.engine import translate_error
 
 _LOCK_KEY = 0x5741_7270  # of PostgreSQL's advisory locks in this database; the station takes no other
 
@@ -49,7 +49,7 @@ def _advisory_lock(engine: Engine) -> Iterator[bool]:
                 connection.execute(text(f"SET tcp_keepalives_{name} = {value}"))
             free = bool(connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": _LOCK_KEY}).scalar())
         except exc.SQLAlchemyError as error:
-            raise ours(error, engine) from error
+            raise translate_error(error, engine) from error
         yield free
     finally:
         if connection is not None:

@@ -6,7 +6,7 @@ from sqlalchemy import Engine, inspect, text
 
 from station.errors import ConfigError, SchemaBehindError
 from station.folder import folder
-from station.store.engine import allow_long, make_file, transaction
+from station.store.engine import make_file, transaction
 
 _MIGRATION_LOCK = 0x5741_7469  # any number that nobody else locks in this database
 
@@ -56,9 +56,8 @@ def migrate(engine: Engine, *, grant: Sequence[str] = ()) -> tuple[str | None, s
     before, wanted = revisions(engine)
     if _is_later(before):
         return before, before
-    with transaction(engine) as connection:
+    with transaction(engine, timeout=None) as connection:
         if connection.dialect.name == "postgresql":
-            allow_long(connection)
             connection.execute(text("SET LOCAL lock_timeout = '60s'"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
         config = Config()

@@ -17,14 +17,11 @@ from psycopg import DataError, Error, generators
 from psycopg.errors import InvalidSqlStatementName, error_from_result
 from psycopg.pq import ExecStatus
 
-from station.store.postgres import limit
+from station.store.engine import UndoneError
+from station.store.postgres import set_deadline
 
 # SQL with places like %(name)s, and a value for each name.
 Statement: TypeAlias = tuple[str, Mapping[str, Any]]
-
-
-class UndoneError(Exception):
-    """One of several statements failed, and nothing of any of them is in the database."""
 
 
 def run(connection: Any, statements: Sequence[Statement], until: float | None) -> list[str | None]:
@@ -34,7 +31,7 @@ def run(connection: Any, statements: Sequence[Statement], until: float | None) -
     the driver's error otherwise: then it may have been committed, and it was where that is `UnconfirmedError`.
     Parameters go to the server without a type: it takes that from the statement.
     """
-    limit(connection, until)
+    set_deadline(connection, until)
     connection.warnings.clear()
     values = _run_known(connection, statements)
     connection.confirm()

@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 from sqlalchemy import JSON, Connection, CursorResult, Dialect, Engine, Table, exc
 from sqlalchemy.dialects import postgresql, sqlite
 
+from station.store.group_commit import run_alone
 from station.store.statements import numbered
-from station.store.together import run_alone
 
 Rows: TypeAlias = Sequence[Mapping[str, Any]]
 
