@@ -114,6 +114,12 @@ def test_log_options(station, sqlite_url, option):
     assert "standard error" in ended.stderr
 
 
+def test_preload_is_refused(station, sqlite_url):
+    """Locks that are made before the event loop would block all connections of a worker."""
+    ended = station("serve", "--bind", f"127.0.0.1:{free_port()}", "--preload", url=sqlite_url)
+    assert (ended.returncode, "--preload is not supported" in ended.stderr) == (2, True)
+
+
 def test_migrate_twice(station, tmp_path):
     """Migrating says what it did, and again does no harm. All of an SQLite database is in its file afterwards."""
     first, second = station("migrate"), station("migrate")

@@ -146,6 +146,8 @@ class _Gunicorn(WSGIApplication, _Application):  # type: ignore[misc]  # gunicor
             raise ConfigError(
                 "--proxy-protocol is not supported: a proxy passes its information in headers, see [trust]"
             )
+        if self.cfg.preload_app:
+            raise ConfigError("--preload is not supported: each worker process loads the application for itself")
         self._check_log_options()
         if self.cfg.header_map == "dangerous":
             raise ConfigError(
