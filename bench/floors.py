@@ -18,7 +18,7 @@ from lxml import etree
 from bench import documents, service
 from station import contract
 from station.receipt import Source
-from station.store.receipts import columns
+from station.store.rows import receipt_row
 
 PGBENCH_CLIENTS = 8
 
@@ -28,7 +28,7 @@ def row() -> dict[str, Any]:
     template = documents.templates(documents.TYPICAL, 1)[0]
     body = documents.fill(documents.parts(template), documents.identifiers(random.Random(1)))
     receipt = contract.read(contract.request_element(contract.parse(body).root))
-    return columns(receipt) | {
+    return receipt_row(receipt) | {
         "metadata": '[["TARI-TEFA-2", "TEFA"], ["NOTIFICATION_FEE", "200"]]', "notice_ordinal": 0,
         "source": Source.PUSH.value, "received_at": datetime.now(UTC), "charset": "utf-8", "raw": body, "resends": 0,
     }  # fmt: skip

@@ -32,7 +32,7 @@ WITHOUT = ("database", "application")
 def serve_without(what: str, arguments: list[str]) -> None:
     """`station serve` with a hole in it."""
     if what == "database":
-        store.record_alone = lambda *_, **__: store.Recorded.STORED
+        store.save_receipt = lambda _engine, new, **_: (store.Saved.STORED, new.flags)
     else:
         Station.__call__ = _answer_ok  # type: ignore[assignment,method-assign]
     sys.argv = ["station", *arguments]

@@ -79,10 +79,8 @@ def _stages(application: Any, count: int) -> dict[str, float]:
         return documents.fill(chance.choice(pieces), documents.identifiers(chance))
 
     def record(receipt: Any, raw: bytes) -> None:
-        recording = store.Recording(
-            receipt, flags=receipt.flags, raw=raw, charset="utf-8", source=Source.PUSH, received_at=datetime.now(UTC)
-        )
-        store.record_alone(application.engine, recording, until=time.monotonic() + 8)
+        new = store.NewReceipt(receipt, receipt.flags, raw, "utf-8", Source.PUSH, datetime.now(UTC))
+        store.save_receipt(application.engine, new, until=time.monotonic() + 8)
 
     for _ in range(count):
         raw = fresh()

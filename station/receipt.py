@@ -1,7 +1,7 @@
 """What a receipt is: the frozen `Receipt` with its transfers, and the oddities that are valid and worth finding.
 
-Pure: no XML (see `contract`), no SQL (see `store`). What is made for every receipt is a named tuple: a frozen dataclass
-of so many fields takes twice as long to make.
+Pure: no XML (see `contract`), no SQL (see `store`). Objects made for every receipt are named tuples: a frozen dataclass
+with this many fields takes twice as long to make.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Source(StrEnum):
-    """By which door a document came."""
+    """The door by which a document came."""
 
     PUSH = "push"
     RECONCILE = "reconcile"
@@ -29,6 +29,7 @@ class Flag(StrEnum):
     SECONDARY_BENEFICIARY = "secondary_beneficiary"  # a copy for an EC that does not own the payment
     STAND_IN = "stand_in"  # paid while the EC's own systems did not answer
     UNKNOWN_ELEMENTS = "unknown_elements"  # holds elements or attributes that our schema does not know
+    UNKNOWN_CONTENT_DIFFERS = "unknown_content_differs"  # two documents of it differ in what our schema does not know
     UNKNOWN_STATION = "unknown_station"  # came by a station that is not configured
     DATE_OUT_OF_RANGE = "date_out_of_range"  # a valid date no database can hold: see the raw document
     RECEIPT_ID_HASHED = "receipt_id_hashed"  # receiptId too long for an index: its hash stands for it
@@ -103,7 +104,7 @@ class Receipt(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Identifiers:
-    """What could be read of a request that may be invalid; each cut to a sane length, `None` where missing."""
+    """The identifiers read of a request that may be invalid; each cut to a sane length, `None` where missing."""
 
     operation: str
     id_pa: str | None
@@ -118,7 +119,7 @@ class Identifiers:
 
 
 def iuv_of_notice(notice_number: str) -> str | None:
-    """The IUV inside an 18-digit notice number, or `None` where its first digit (aux digit) tells no rule.
+    """Return the IUV inside an 18-digit notice number, or `None` where its first digit (aux digit) tells no rule.
 
     Aux digit 0: two digits of application code, then 15 of IUV. 1, 2, 3: the 17 digits that follow.
     Source: pagoPA, Specifiche attuative dei codici identificativi di versamento.
@@ -131,27 +132,13 @@ def iuv_of_notice(notice_number: str) -> str | None:
     return None
 
 
-def oddities(
-    *,
-    id_pa: str,
-    fiscal_code: str,
-    notice_number: str,
-    iuv: str,
-    outcome: str,
-    amount: Decimal,
-    transfers: tuple[Transfer, ...],
-    stand_in: bool | None,
-) -> set[Flag]:
-    """The flags that the receipt's own content asks for."""
-    flags: set[Flag] = set()
-    if sum(transfer.amount for transfer in transfers) != amount:
-        flags.add(Flag.TRANSFER_SUM_DIFFERS)
-    if outcome != "OK":
-        flags.add(Flag.OUTCOME_KO)
-    if iuv_of_notice(notice_number) not in (None, iuv):
-        flags.add(Flag.NOTICE_IUV_DIFFER)
-    if id_pa != fiscal_code:
-        flags.add(Flag.SECONDARY_BENEFICIARY)
-    if stand_in:
-        flags.add(Flag.STAND_IN)
-    return flags
+def oddities(receipt: Receipt) -> frozenset[Flag]:
+    """Return the flags that the receipt's fields ask for."""
+    asked = {
+        Flag.TRANSFER_SUM_DIFFERS: sum(transfer.amount for transfer in receipt.transfers) != receipt.amount,
+        Flag.OUTCOME_KO: receipt.outcome != "OK",
+        Flag.NOTICE_IUV_DIFFER: iuv_of_notice(receipt.notice_number) not in (None, receipt.iuv),
+        Flag.SECONDARY_BENEFICIARY: receipt.id_pa != receipt.fiscal_code,
+        Flag.STAND_IN: receipt.stand_in,
+    }
+    return frozenset(flag for flag, is_asked in asked.items() if is_asked)

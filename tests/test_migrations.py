@@ -7,11 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from build import ABSENT, a_request, an_envelope
 from databases import migrate
+from refusals import Door
 from sqlalchemy import create_engine, inspect, text
 
 from station import store
 from station.errors import MissingDatabaseError, SchemaBehindError
+from station.intake import Result
+from station.store import tables
 
 ROOT = Path(__file__).parent.parent
 
@@ -113,10 +117,26 @@ def test_keys_start_with_id_pa(empty_url):
     migrate(empty_url)
     engine = create_engine(store.parse_url(empty_url))
     inspector = inspect(engine)
-    for table in ("receipt", "transfer", "receipt_flag", "receipt_route", "refused"):
+    for table in ("receipt", "transfer", "receipt_flag", "receipt_route", "receipt_document", "refused"):
         keys = [inspector.get_pk_constraint(table)["constrained_columns"]]
         keys += [constraint["column_names"] for constraint in inspector.get_unique_constraints(table)]
         assert all(key[0] == "id_pa" for key in keys), table
+    engine.dispose()
+
+
+@both
+def test_receipts_of_the_schema_before(empty_url):
+    """A receipt that was stored before there was a table for documents becomes one of several documents."""
+    migrate(empty_url)
+    engine = store.connect(empty_url)
+    door = Door(engine)
+    request = a_request()
+    poorer, fuller = an_envelope(request.but(paymentNote=ABSENT)), an_envelope(request)
+    door.take(poorer)
+    alembic(empty_url, "downgrade 0009", "upgrade head")
+    assert door.take(fuller).result is Result.DUPLICATE
+    assert (door.receipt(request)["raw"], door.receipt(request)["payment_note"]) == (fuller, request["paymentNote"])
+    assert {row["number"]: row["raw"] for row in door.rows(tables.receipt_document)} == {1: poorer, 2: fuller}
     engine.dispose()
 
 

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
@@ -112,12 +113,23 @@ class Sent:
     at: datetime
     ours: bool = True
 
+    def __deepcopy__(self, _memo: Any) -> "Sent":
+        return self
+
+    @cached_property
+    def states(self) -> tuple[dict[Any, str], dict[Any, str]]:
+        return statements(self.request)
+
+    @cached_property
+    def content(self) -> tuple[Any, ...]:
+        return content(self.request)
+
 
 # --- what must become of it -------------------------------------------------------------------------------------------
 
 COLUMNS = {
-    "id_broker_pa": "idBrokerPA", "id_station": "idStation", "notice_number": "noticeNumber",
-    "fiscal_code": "fiscalCode", "iuv": "creditorReferenceId", "outcome": "outcome", "description": "description",
+    "notice_number": "noticeNumber", "fiscal_code": "fiscalCode", "iuv": "creditorReferenceId", "outcome": "outcome",
+    "description": "description",
     "company_name": "companyName", "office_name": "officeName",
     "debtor_type": "debtor.uniqueIdentifier.entityUniqueIdentifierType",
     "debtor_id": "debtor.uniqueIdentifier.entityUniqueIdentifierValue", "debtor_name": "debtor.fullName",
@@ -155,72 +167,159 @@ def content(request: Request) -> tuple[Any, ...]:
     )
 
 
+def statements(request: Request) -> tuple[dict[Any, str], dict[Any, str]]:
+    """What a document states, place by place: what the schema knows, and what it does not."""
+    known: dict[Any, str] = {}
+    unknown: dict[Any, str] = {}
+
+    def state(node: dict[str, Any], place: tuple[Any, ...]) -> None:
+        for name, value in node.items():
+            if name == "transfer":
+                for one in value:
+                    state(one, (*place, name, one["idTransfer"]))
+            elif name == "mapEntry":
+                for one in value:
+                    state(one, (*place, name, one["key"]))
+            elif isinstance(value, dict):
+                state(value, (*place, name))
+            elif name in UNKNOWN:
+                unknown[*place, name] = value
+            elif (name, value) not in (("fee", "0.00"), ("standIn", "false")):
+                known[*place, name] = value.replace("+00:00", "Z") if name.endswith("Date") else value
+
+    state(request.receipt, ())
+    return known, unknown
+
+
 @dataclass
 class Kept:
-    """A receipt of the model."""
+    """A receipt of the model, with its documents in the order in which they were accepted."""
 
-    first: Sent
+    documents: list[Sent]
     ordinal: int
     flags: set[str]
     resends: int = 0
     last_resend_at: datetime | None = None
     routes: dict[tuple[str, str], datetime] = field(default_factory=dict)
 
+    @property
+    def first(self) -> Sent:
+        return self.documents[0]
+
+    @property
+    def fullest(self) -> Sent:
+        """The document that states most, and the earliest of several that state as much."""
+        return max(self.documents, key=lambda sent: tuple(map(len, sent.states)))
+
+    def contradicts(self, sent: Sent) -> bool:
+        known = sent.states[0]
+        return any(known.get(place, value) != value for one in self.documents for place, value in one.states[0].items())
+
+    def each(self) -> list[Request]:
+        """The documents, the fullest first."""
+        return [self.fullest.request, *(sent.request for sent in self.documents)]
+
+    def get(self, path: str) -> Any:
+        """The field of the first document that has it."""
+        found = [value for request in self.each() if (value := request.get(path)) is not None]
+        return next((value for value in found if value not in ("0.00", "false")), found[0] if found else None)
+
+    def metadata(self, nodes: list[Any]) -> list[list[str]] | None:
+        """The entries of the first one, then those of the others with keys of their own."""
+        united: list[list[str]] = []
+        for node in nodes:
+            keys = {key for key, _ in united}
+            united += [one for one in entries(node) or [] if one[0] not in keys]
+        return united or None
+
+    def transfers_by_id(self) -> dict[str, list[Any]]:
+        """The transfers in order, each as the documents have it."""
+        united: dict[str, list[Any]] = {}
+        for request in self.each():
+            for one in request["receipt.transferList.transfer"]:
+                united.setdefault(one["idTransfer"], []).append(one)
+        return united
+
     def flags_of_content(self) -> set[str]:
-        request = self.first.request
         flags = set()
-        transfers = request["receipt.transferList.transfer"]
-        if sum(Decimal(one["transferAmount"]) for one in transfers) != Decimal(request["paymentAmount"]):
+        amounts = [Decimal(nodes[0]["transferAmount"]) for nodes in self.transfers_by_id().values()]
+        if sum(amounts) != Decimal(self.get("paymentAmount")):
             flags.add("transfer_sum_differs")
-        if request["idPA"] != request["fiscalCode"]:
+        if self.get("idPA") != self.get("fiscalCode"):
             flags.add("secondary_beneficiary")
-        if request.get("standIn") == "true":
+        if self.get("standIn") == "true":
             flags.add("stand_in")
-        if any(path.rpartition(".")[2] in UNKNOWN for path in request.leaves()):
+        unknown = [sent.states[1] for sent in self.documents]
+        if any(unknown):
             flags.add("unknown_elements")
+        if any(
+            one.get(place, value) != value
+            for one, other in itertools.combinations(unknown, 2)
+            for place, value in other.items()
+        ):
+            flags.add("unknown_content_differs")
         return flags
 
     def row(self) -> dict[str, Any]:
-        sent = self.first
-        request = sent.request
-        return {column: request.get(path) for column, path in COLUMNS.items()} | {
-            "id_pa": request["idPA"],
-            "receipt_id": request["receiptId"],
+        return {column: self.get(path) for column, path in COLUMNS.items()} | {
+            "id_pa": self.get("idPA"),
+            "receipt_id": self.get("receiptId"),
+            "id_broker_pa": self.first.request["idBrokerPA"],
+            "id_station": self.first.request["idStation"],
             "notice_ordinal": self.ordinal,
-            "amount": euro(request["paymentAmount"]),
-            "fee": euro(request.get("fee")),
-            "primary_ci_incurred_fee": euro(request.get("primaryCiIncurredFee")),
+            "amount": euro(self.get("paymentAmount")),
+            "fee": euro(self.get("fee")),
+            "primary_ci_incurred_fee": euro(self.get("primaryCiIncurredFee")),
             "payment_date_time": datetime(2026, 7, 1, 8, 20, 30, tzinfo=UTC),
-            "application_date": day(request.get("applicationDate")),
-            "transfer_date": day(request.get("transferDate")),
-            "metadata": entries(request.get("metadata")),
-            "stand_in": {"true": True, "false": False, None: None}[request.get("standIn")],
+            "application_date": day(self.get("applicationDate")),
+            "transfer_date": day(self.get("transferDate")),
+            "metadata": self.metadata([request.get("metadata") for request in self.each()]),
+            "stand_in": {"true": True, "false": False, None: None}[self.get("standIn")],
             "digital_stamp": False,
-            "version": request.version,
-            "source": sent.source.value,
-            "received_at": sent.at,
+            "version": self.fullest.request.version,
+            "source": self.first.source.value,
+            "received_at": self.first.at,
             "resends": self.resends,
             "last_resend_at": self.last_resend_at,
             "charset": None,
-            "raw": sent.raw,
+            "raw": self.fullest.raw,
             "raw_purged_at": None,
             "anonymised_at": None,
         }
 
     def transfers(self) -> list[dict[str, Any]]:
-        request = self.first.request
         return [
-            {column: one.get(path) for column, path in TRANSFER_COLUMNS.items()}
-            | {
-                "id_pa": request["idPA"],
-                "receipt_id": request["receiptId"],
-                "position": position,
-                "id_transfer": int(one["idTransfer"]),
-                "amount": euro(one["transferAmount"]),
-                "digital_stamp": False,
-                "metadata": entries(one.get("metadata")),
+            {
+                column: next((one[path] for one in nodes if path in one), None)
+                for column, path in TRANSFER_COLUMNS.items()
             }
-            for position, one in enumerate(request["receipt.transferList.transfer"], start=1)
+            | {
+                "id_pa": self.get("idPA"),
+                "receipt_id": self.get("receiptId"),
+                "position": position,
+                "id_transfer": int(number),
+                "amount": euro(nodes[0]["transferAmount"]),
+                "digital_stamp": False,
+                "metadata": self.metadata([one.get("metadata") for one in nodes]),
+            }
+            for position, (number, nodes) in enumerate(self.transfers_by_id().items(), start=1)
+        ]
+
+    def document_rows(self) -> list[dict[str, Any]]:
+        if len(self.documents) == 1:
+            return []
+        return [
+            {
+                "id_pa": self.get("idPA"),
+                "receipt_id": self.get("receiptId"),
+                "number": number,
+                "version": sent.request.version,
+                "source": sent.source.value,
+                "received_at": sent.at,
+                "charset": None,
+                "raw": sent.raw,
+            }
+            for number, sent in enumerate(self.documents, start=1)
         ]
 
 
@@ -267,21 +366,20 @@ class Model:
                 (one.first.request["idPA"], one.first.request["noticeNumber"]) == (key[0], request["noticeNumber"])
                 for one in self.receipts.values()
             )
-            self.receipts[key] = kept = Kept(sent, ordinal, {"second_receipt"} if ordinal else set())
+            self.receipts[key] = kept = Kept([sent], ordinal, {"second_receipt"} if ordinal else set())
             if request["idStation"] != STATION:
                 kept.flags.add("unknown_station")
             return "stored"
-        if not self._again(kept, sent):
-            return "PAA_RECEIPT_DUPLICATA"
+        if sent.content not in [one.content for one in kept.documents]:
+            if kept.contradicts(sent):
+                return "PAA_RECEIPT_DUPLICATA"
+            kept.documents.append(sent)
         if sent.source is Source.PUSH:
             kept.resends += 1
             kept.last_resend_at = sent.at
             if request["idStation"] != kept.first.request["idStation"]:
                 kept.routes.setdefault((BROKER, request["idStation"]), sent.at)
         return "duplicate"
-
-    def _again(self, kept: Kept, sent: Sent) -> bool:
-        return content(kept.first.request) == content(sent.request)
 
     def _refuse(self, sent: Sent, fault_code: str) -> None:
         known = self.refused.get(sent.raw)
@@ -312,6 +410,7 @@ class Model:
                 for key, one in both
                 for (broker, station), at in one.routes.items()
             ],
+            "receipt_document": [row for one in receipts for row in one.document_rows()],
             "refused": [
                 {
                     "raw": raw, "raw_hash": sha256(raw).digest(), "fault_code": one.fault_code, "times": one.times,
@@ -442,7 +541,7 @@ def machine(engine: store.Engine) -> type[RuleBasedStateMachine]:
                     name: [dict(row) for row in connection.execute(select(tables.metadata.tables[name])).mappings()]
                     for name in compared
                 }
-            for name in ("receipt", "transfer", "receipt_flag", "receipt_route"):
+            for name in ("receipt", "transfer", "receipt_flag", "receipt_route", "receipt_document"):
                 compared[name] = {column.name for column in tables.metadata.tables[name].c} - NOT_COMPARED
             compared["refused"] = {
                 "raw", "raw_hash", "fault_code", "times", "state", "received_at", "last_at", "source", "id_pa",

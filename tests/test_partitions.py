@@ -16,7 +16,16 @@ from station.receipt import Flag, Source
 from station.store import tables
 
 # All that grows with the receipts; the constraints that refer to others come last.
-PARTITIONED = ("receipt", "transfer", "receipt_flag", "receipt_route", "refused", "refused_history", "journal")
+PARTITIONED = (
+    "receipt",
+    "transfer",
+    "receipt_flag",
+    "receipt_route",
+    "receipt_document",
+    "refused",
+    "refused_history",
+    "journal",
+)
 NONE_TO_PARTITION = {"purge_progress", "reconcile_ec", "reconcile_run", "reconcile_item"}
 ECS = [EC, OTHER_EC, *(f"{70000000000 + number}" for number in range(20))]
 

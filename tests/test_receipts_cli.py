@@ -80,6 +80,7 @@ def test_show(door, database_url):
         "flags",
         "routes",
         "same_notice",
+        "documents",
     }
 
 

@@ -321,14 +321,14 @@ def test_database_away_for_a_moment(door, replay, monkeypatch):
     raw = an_envelope(a_request(receipt__newElement="x"))
     expected = contract.read(contract.request_element(contract.parse(raw).root)).content_hash
     door.refuse(raw)
-    record, failures = store.record, iter([StoreError(reason="away")])
+    save, failures = store.save_receipt, iter([StoreError(reason="away")])
 
     def flaky(*arguments, **over):
         for failure in failures:
             raise failure
-        return record(*arguments, **over)
+        return save(*arguments, **over)
 
-    monkeypatch.setattr(intake.store, "record", flaky)
+    monkeypatch.setattr(intake.store, "save_receipt", flaky)
     monkeypatch.setattr(retry, "_PAUSES_S", (0, 0))
     (item,) = replay()
     assert (item.verdict, item.flags) == (Verdict.STORED, {Flag.UNKNOWN_ELEMENTS})
@@ -342,7 +342,7 @@ def test_database_stays_away(door, replay, monkeypatch):
     def away(*_arguments, **_over):
         raise StoreError(reason="away")
 
-    monkeypatch.setattr(intake.store, "record", away)
+    monkeypatch.setattr(intake.store, "save_receipt", away)
     monkeypatch.setattr(retry, "_PAUSES_S", (0, 0))
     before = door.everything()
     with pytest.raises(StoreError):

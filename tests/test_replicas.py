@@ -110,11 +110,8 @@ def test_nothing_stays_in_a_session(postgres_url):
             raw = an_envelope(a_request())
             receipt = contract.read(contract.request_element(contract.parse(raw).root))
             for _ in range(2):
-                with store.transaction(engine) as connection:
-                    store.record(connection, store.Recording(
-                        receipt, flags=receipt.flags, raw=raw, charset=None, source=Source.PUSH,
-                        received_at=datetime.now(UTC),
-                    ))  # fmt: skip
+                new = store.NewReceipt(receipt, receipt.flags, raw, None, Source.PUSH, datetime.now(UTC))
+                store.save_receipt(engine, new, until=time.monotonic() + 8)
             with store.transaction(engine, readonly=True) as connection:
                 store.list_receipts(connection, store.Filter(receipt_id=receipt.receipt_id))
         with store.transaction(engine, readonly=True) as connection:

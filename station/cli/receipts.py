@@ -133,10 +133,11 @@ def _print_table(listed: list[dict[str, Any]], order: str, wide: bool) -> None:
 @click.option("--notice", "notice_number", type=Notice(), help="By notice number instead of receiptId.")
 @click.option("--iuv", type=Number(), help="By IUV instead of receiptId.")
 @click.option("--ec", "id_pa", type=Number(), help="The EC of the copy (idPA), if several ECs have one.")
-@click.option("--xml", is_flag=True, help="Print only the exact bytes that were received.")
+@click.option("--xml", is_flag=True, help="Print only the exact bytes that were received: of the fullest document.")
+@click.option("--all", "all_documents", is_flag=True, help="Print each document of the receipt, with its arrival.")
 @click.option("--json", "as_line", is_flag=True, help="One JSON object.")
 @click.pass_obj
-def show(context: Context, /, xml: bool, as_line: bool, **by: str | None) -> None:
+def show(context: Context, /, xml: bool, all_documents: bool, as_line: bool, **by: str | None) -> None:
     """Show everything that is stored about one receipt.
 
     \b
@@ -144,7 +145,9 @@ def show(context: Context, /, xml: bool, as_line: bool, **by: str | None) -> Non
       station receipts show 64d17c29a7a84ae68f3d1e8f3e2b4c55
       station receipts show --notice 301000000000000017
       station receipts show 64d17c29a7a84ae68f3d1e8f3e2b4c55 --xml > receipt.xml
+      station receipts show 64d17c29a7a84ae68f3d1e8f3e2b4c55 --all
     """
+    xml = xml or all_documents
     if not any(by[name] for name in ("receipt_id", "notice_number", "iuv")):
         raise click.UsageError("which receipt? Give its receiptId, --notice or --iuv")
     with store.transaction(context.engine(), readonly=True) as connection:
@@ -159,18 +162,26 @@ def show(context: Context, /, xml: bool, as_line: bool, **by: str | None) -> Non
         found = store.find(connection, fitting[0].id_pa, fitting[0].receipt_id) if fitting else None
         if found is not None:
             found["same_notice"] = store.same_notice(connection, found)
+            found["documents"] = store.documents_of(connection, found["id_pa"], found["receipt_id"])
+            key = found["id_pa"], found["receipt_id"]
+            wanted = found["documents"] if all_documents else [one for one in found["documents"] if one["fullest"]]
+            raws = [store.document_bytes(connection, *key, one["number"])[0] for one in wanted] if xml else []
     if found is None:
         raise click.ClickException("no such receipt is stored (was it refused? See `station refused list --state all`)")
-    raw = found.pop("raw")
+    size = len(found.pop("raw"))
     if xml:
-        if not raw:
+        if not size:
             raise click.ClickException(f"the document was purged at {shown(found['raw_purged_at'])} (Italy)")
-        sys.stdout.buffer.write(raw)
-        sys.stdout.buffer.flush()
+        for one, raw in zip(wanted, raws, strict=True):
+            if all_documents:
+                say(f"<!-- {_arrival(one)} -->")
+            sys.stdout.flush()
+            sys.stdout.buffer.write(raw + b"\n" * (all_documents and not raw.endswith(b"\n")))
+            sys.stdout.buffer.flush()
     elif as_line:
         say_json(found)
     else:
-        for line in _described(found, len(raw)):
+        for line in _described(found, size):
             say(line)
 
 
@@ -189,8 +200,18 @@ _GROUPS = {
 }  # fmt: skip
 
 
+def _arrival(document: dict[str, Any]) -> str:
+    """Return one line about a document of a receipt: when it came, by which door, and whether it is the fullest."""
+    fullest = ", the fullest" if document["fullest"] else ""
+    return (
+        f"document {document['number']}: {shown(document['received_at'])} (Italy), {document['source']}, "
+        f"version {document['version']}, {document['size']} bytes{fullest}"
+    )
+
+
 def _described(found: dict[str, Any], size: int) -> Iterator[str]:
     lists = {name: found.pop(name) for name in ("same_notice", "transfers", "routes")}
+    documents = found.pop("documents")
     groups = {title: {name: found.pop(name) for name in names} for title, names in _GROUPS.items()}
     for number, other in enumerate(lists["same_notice"], start=1):
         groups[f"other payment of this notice, number {number}"] = other
@@ -199,6 +220,9 @@ def _described(found: dict[str, Any], size: int) -> Iterator[str]:
     for number, route in enumerate(lists["routes"], start=1):
         groups[f"other station it arrived by, number {number}"] = route
     groups["document"] = found | {"bytes": size}
+    if len(documents) > 1:
+        yield f"{len(documents)} documents: the values below are what they say together"
+        yield from (f"    {_arrival(one)}" for one in documents)
     for title, fields in groups.items():
         yield title
         for name, value in fields.items():

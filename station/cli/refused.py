@@ -199,8 +199,8 @@ def _today(context: Context, engine: store.Engine, raw: bytes, charset: str | No
     from station.intake import Intake, Result
 
     try:
-        request = contract.request_element(contract.parse(raw, charset).root)
-        outcome = Intake(engine, context.settings).preview(request)
+        document = contract.parse(raw, charset)
+        outcome = Intake(engine, context.settings).preview(document, contract.request_element(document.root))
     except DocumentError as error:
         return f"no replay is possible: {error}"
     if outcome.refusal is not None:

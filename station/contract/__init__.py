@@ -1,11 +1,13 @@
 """The published contract: bytes -> hardened parse -> valid tree -> `Receipt`. The only user of the XSD.
 
 What comes in may be a SOAP 1.1 envelope, a bare request element, or the GPD API's document (the same request with its
-root in no namespace). In here: `parsing` (bytes to a tree, the request in it, its identifiers), `schema` (what is
-valid), `content` (what a receipt says, and the hash of it), `reading` (the `Receipt`), `values` (what texts mean). No
-SOAP answers here (see `soap`), no decision about what to do with a receipt (see `intake`).
+root in no namespace). In here: `parsing` (bytes to a tree, the request in it, its identifiers), `schema` (validity),
+`content` (a receipt's fields and their hash), `reading` (the `Receipt`), `comparison` (several documents of one
+receipt), `values` (numbers, times and days). No SOAP answers here (see `soap`), no decision about what to do with a
+receipt (see `intake`).
 """
 
+from station.contract.comparison import Copy, United, read_copy, unite
 from station.contract.parsing import (
     NS,
     NS_SOAP,
@@ -17,7 +19,7 @@ from station.contract.parsing import (
     parse,
     request_element,
 )
-from station.contract.reading import read, same_content
+from station.contract.reading import read
 from station.contract.schema import load_schema
 from station.contract.values import read_date_time
 
@@ -26,13 +28,16 @@ __all__ = [
     "NS_SOAP",
     "NS_XSI",
     "RECEIPT_OPERATIONS",
+    "Copy",
     "Document",
     "Element",
+    "United",
     "identify",
     "load_schema",
     "parse",
     "read",
+    "read_copy",
     "read_date_time",
     "request_element",
-    "same_content",
+    "unite",
 ]

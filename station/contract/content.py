@@ -1,4 +1,5 @@
-"""What a receipt says, however it is written: its fields, and the canonical form that its hash is made of."""
+"""The content of a receipt, however it is written: its fields, the canonical form that its hash is made of, and each
+single statement of a document, to be compared with another document's."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ Fields: TypeAlias = list[tuple[str, Any]]
 
 
 # Values that can be written in several ways, and are when a document is read and written again on its way (the GPD API
-# serves such copies): for each the one way it is hashed in, and what it means.
+# serves such copies). Each function returns the one form in which the value is hashed, and its meaning.
 
 
 def _amount(text: str) -> tuple[str, Decimal]:
@@ -57,7 +58,7 @@ def _date(text: str) -> tuple[str, date | None]:
 
 
 def _in_one_way(lexical: str) -> str:
-    """A date or time with the one zone in which it is UTC: the GPD API rewrites the others to it."""
+    """Return a date or time with Z for UTC: the GPD API rewrites the other notations to it."""
     return f"{lexical[:-6]}Z" if lexical.endswith(("+00:00", "-00:00")) else lexical
 
 
@@ -78,7 +79,7 @@ _VALUES: Mapping[str, Callable[[str], tuple[str, Any]]] = {
 
 
 class _Reader(NamedTuple):
-    """Which children of an element are values, and how those that have children are read."""
+    """The children of an element that are values, and the readers of those that have children."""
 
     values: Mapping[str, Callable[[str], tuple[str, Any]]]
     below: Mapping[str, "_Reader"]
@@ -99,24 +100,24 @@ _as_json = JSONEncoder(ensure_ascii=False, check_circular=False, separators=(","
 
 
 def read_content(request: Element) -> tuple[Fields, bytes]:
-    """The fields of the `receipt` element of a request that the schema knows all of, and the hash of its content.
+    """Return the fields of the `receipt` element of a request that the schema knows all of, and its content's hash.
 
     The hash is the SHA-256 of a canonical form, which is JSON: [name, text] or [name, [children]], without prefixes,
-    blanks between elements and hints to schemas. It is stored with every receipt and tells resends from conflicts.
-    Another form makes each resend of what was stored before it be read and compared (see `same_content`): it would do
-    no harm, and cost all the time that the hash is there to save.
+    blanks between elements and hints to schemas. It is stored with every receipt: a resend with the same hash needs no
+    comparison. If the form changed, each resend of an older receipt would be read and compared (see `comparison`):
+    correct, but all the time that the hash saves would be lost.
     """
     fields, forms = _children(_receipt(request), _READERS[request.tag])
     return fields, _hash("receipt", forms)
 
 
 def hash_all(request: Element, known_hash: bytes) -> bytes:
-    """The hash of the content of a valid request that holds what the schema does not know.
+    """Return the content's hash of a valid request that holds more than the schema knows.
 
-    That is text, with the element's attributes as a third item, and text beside elements as ["", text] in its place.
-    Elements that count as missing are left out. `known_hash` is of what the schema knows: where there is no more in the
-    receipt itself, it is the same receipt. Elsewhere the receipt has its third item even without attributes: versions
-    before 1.0 had none, and one hash for some documents that differ.
+    Attributes are a third item of their element, text beside elements is ["", text] in its place. Elements that count
+    as missing are left out. `known_hash` is the hash of the part that the schema knows: returned where the receipt
+    itself holds no more. Otherwise the receipt has its third item even without attributes: versions before 1.0 had
+    none, and one hash for some documents that differ.
     """
     receipt = _receipt(request)
     forms = _forms(receipt, _RECEIPTS[request.tag])
@@ -135,7 +136,7 @@ def _hash(*form: Any) -> bytes:
 
 
 def _children(element: Element, reader: _Reader) -> tuple[Fields, list[Any]]:
-    """What the children of an element say, and the canonical form of it."""
+    """Return the fields of an element's children, and their canonical form."""
     fields: Fields = []
     forms: list[Any] = []
     values = reader.values
@@ -155,7 +156,7 @@ def _children(element: Element, reader: _Reader) -> tuple[Fields, list[Any]]:
 
 
 def _forms(element: Element, place: Place | None) -> list[Any]:
-    """The canonical form of the children of an element; `place` is `None` where the schema does not know it."""
+    """Return the canonical form of an element's children; `place` is `None` where the schema does not know it."""
     forms: list[Any] = []
     text = element.text
     if text and text.strip(BLANKS):
@@ -186,8 +187,61 @@ def _forms(element: Element, place: Place | None) -> list[Any]:
 
 
 def _content(attributes: Any, *, known: bool) -> list[tuple[str, str]]:
-    """The attributes that are content. XSD's own are judged by it where it knows the element, and content elsewhere."""
+    """Return the attributes that are content: not XSD's own where it knows the element, since it judges them."""
     return sorted(item for item in attributes if item[0] not in (_JUDGED if known else HINTS))
 
 
 _JUDGED = HINTS | {NIL, TYPE}
+
+
+# A place in a receipt: names from the top, with the idTransfer of a transfer and the key of a metadata entry.
+Path: TypeAlias = tuple[str | int, ...]
+
+
+class Statements(NamedTuple):
+    """The values that a document states by their places, in an order that does not depend on the document's.
+
+    `known` has the content that the schema knows, each place with the canonical forms of its values (several where an
+    idTransfer or a key occurs twice), `unknown` the rest.
+    """
+
+    known: dict[Path, list[Any]]
+    unknown: dict[Path, list[Any]]
+
+
+# Values that say the same as their absence.
+_AS_MISSING = (("standIn",), ["false"]), (("fee",), ["0.00"])
+
+
+def read_statements(request: Element) -> Statements:
+    """Return the statements of a valid request's `receipt` element."""
+    made = Statements({}, {})
+    _state(_receipt(request), _RECEIPTS[request.tag], (), made)
+    for path, forms in _AS_MISSING:
+        if made.known.get(path) == forms:
+            del made.known[path]
+    for forms in made.known.values():
+        forms.sort()
+    return made
+
+
+def _state(element: Element, place: Place, path: Path, made: Statements) -> None:
+    for name, value in _content(element.items(), known=True):
+        made.unknown.setdefault((*path, f"@{name}"), []).append(value)
+    for child in element:
+        tag = child.tag
+        declared = place.children.get(tag)
+        below: Path = (*path, tag)
+        if declared is None:
+            made.unknown.setdefault(below, []).append((_forms(child, None), _content(child.items(), known=False)))
+            continue
+        if tag == "transfer":
+            below = (*below, integer(child.findtext("idTransfer", "")))
+        elif tag == "mapEntry":
+            below = (*below, child.findtext("key", ""))
+        if not is_nil(child) and not declared.children:
+            form = child.text or ""
+            if declared.type in _VALUES:
+                form, _ = _VALUES[declared.type](form)
+            made.known.setdefault(below, []).append(form)
+        _state(child, declared, below, made)

@@ -29,7 +29,7 @@ Element: TypeAlias = etree._Element
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What came in: the exact bytes, the character set they were read in where it is not their own word, the tree."""
+    """A document that came in: its exact bytes, the character set if it is not the document's own word, the tree."""
 
     raw: bytes
     charset: str | None
@@ -39,9 +39,9 @@ class Document:
 def _parser(charset: str | None) -> etree.XMLParser:
     """No DTD, no entities, no network, libxml2's own limits on depth and text.
 
-    One for each document, and so each path: lxml's parsers and compiled paths have a lock, and where memory ends
-    between its taking and giving back, whoever used the same one again would wait for ever. Comments and processing
-    instructions are dropped by the parser, so that text on both sides of one is one text.
+    Made for each document, as are compiled paths: lxml's parsers and paths hold a lock, and a MemoryError while it is
+    held would deadlock the next user. The parser drops comments and processing instructions, so that text on both
+    sides of one is one text.
     """
     return etree.XMLParser(
         encoding=charset,
@@ -145,7 +145,7 @@ def _where(error: Exception) -> str:
 
 
 def request_element(root: Element) -> Element:
-    """The request in a SOAP envelope, or `root` itself where it is a bare request or the GPD API's document.
+    """Return the request in a SOAP envelope, or `root` itself if it is a bare request or the GPD API's document.
 
     A receipt request in another spelling is renamed to the published one, in the tree only. Raises `DocumentError`.
     """
@@ -167,7 +167,7 @@ def request_element(root: Element) -> Element:
 
 
 def identify(request: Element) -> Identifiers:
-    """Reads the identifiers of any request of the port type, valid or not."""
+    """Return the identifiers of any request of the port type, valid or not."""
     sent = _texts(request, "idPA", "idBrokerPA", "idStation")
     receipt = _texts(
         _child(request, "receipt"),
@@ -193,7 +193,7 @@ def _child(parent: Element, name: str) -> Element | None:
 
 
 def _texts(parent: Element | None, *names: str) -> dict[str, str | None]:
-    """The texts of the first child of each name, cut: more than the longest identifier is nobody's."""
+    """Return the text of the first child of each name, cut to a length beyond the longest identifier."""
     if parent is None:
         return {}
     # Backwards, so that the first of a name is the last to be kept.

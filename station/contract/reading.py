@@ -4,22 +4,22 @@ from hashlib import sha256
 from typing import Any
 
 from station.contract.content import Fields, hash_all, read_content
-from station.contract.parsing import RECEIPT_OPERATIONS, Element, parse, request_element
+from station.contract.parsing import RECEIPT_OPERATIONS, Element
 from station.contract.schema import known_part
-from station.errors import DocumentError, RefusalError
+from station.errors import DocumentError
 from station.receipt import Flag, Receipt, Subject, Transfer, oddities
 
 _VERSIONS = {"paSendRTV2": 2, "paSendRT": 1}
 
 # A receiptId is xs:string without a bound, but a B-tree entry has one (PostgreSQL: 2,704 bytes with the other key
-# columns). Real ones have 32 characters; a longer one than this is stood for by its hash.
+# columns). Real ones have 32 characters; a longer one than this is replaced by its hash.
 RECEIPT_ID_BYTES = 1024
 
 _DATES = ("paymentDateTime", "applicationDate", "transferDate")
 
 
 def read(request: Element, *, refuse_unknown: bool = False) -> Receipt:
-    """The receipt in a `paSendRTV2Request` or `paSendRTReq` element.
+    """Return the receipt in a `paSendRTV2Request` or `paSendRTReq` element.
 
     Raises `InvalidReceiptError` where the element breaks the published schema. Elements whose names the schema does
     not know where they stand are no breach unless `refuse_unknown`: the receipt is read without them and flagged, and
@@ -37,36 +37,14 @@ def read(request: Element, *, refuse_unknown: bool = False) -> Receipt:
     return _receipt(envelope, dict(fields), _VERSIONS[operation], content_hash, unknown=unknown)
 
 
-def same_content(raw: bytes, charset: str | None, newcomer: Receipt) -> bool:
-    """Whether a stored document says what `newcomer` says, both as they are read today.
-
-    The hash stored beside the document may be of an earlier version, which wrote or read something in another way.
-    """
-    try:
-        stored = read(request_element(parse(raw, charset).root))
-    except (DocumentError, RefusalError):
-        return False
-    return stored.content_hash == newcomer.content_hash
-
-
 def _receipt(
     envelope: dict[str, str], fields: dict[str, Any], version: int, content_hash: bytes, *, unknown: bool
 ) -> Receipt:
     get = fields.get
     id_pa = envelope["idPA"]
-    transfers = tuple(_transfer(dict(transfer)) for _, transfer in fields["transferList"])
     receipt_id = fields["receiptId"]
     payer = get("payer")
-    flags = oddities(
-        id_pa=id_pa,
-        fiscal_code=fields["fiscalCode"],
-        notice_number=fields["noticeNumber"],
-        iuv=fields["creditorReferenceId"],
-        outcome=fields["outcome"],
-        amount=fields["paymentAmount"],
-        transfers=transfers,
-        stand_in=get("standIn"),
-    )
+    flags = set()
     if unknown:
         flags.add(Flag.UNKNOWN_ELEMENTS)
     if None in [fields.get(name, "") for name in _DATES]:
@@ -75,7 +53,7 @@ def _receipt(
     if len(id_bytes) > RECEIPT_ID_BYTES:
         flags.add(Flag.RECEIPT_ID_HASHED)
         receipt_id = f"sha256:{sha256(id_bytes).hexdigest()}"
-    return Receipt(
+    receipt = Receipt(
         version=version,
         id_pa=id_pa,
         id_broker_pa=envelope["idBrokerPA"],
@@ -90,7 +68,7 @@ def _receipt(
         company_name=fields["companyName"],
         office_name=get("officeName"),
         debtor=_subject(fields["debtor"]),
-        transfers=transfers,
+        transfers=tuple(_transfer(dict(transfer)) for _, transfer in fields["transferList"]),
         id_psp=fields["idPSP"],
         psp_fiscal_code=get("pspFiscalCode"),
         psp_partita_iva=get("pspPartitaIVA"),
@@ -112,6 +90,7 @@ def _receipt(
         content_hash=content_hash,
         flags=frozenset(flags),
     )
+    return receipt._replace(flags=oddities(receipt) | flags)
 
 
 def _transfer(fields: dict[str, Any]) -> Transfer:
@@ -139,5 +118,5 @@ def _subject(fields: Fields) -> Subject:
 
 
 def _metadata(fields: dict[str, Any]) -> tuple[tuple[str, str], ...]:
-    """Keys and values in their order; a key may occur twice."""
+    """Return keys and values in their order; a key may occur twice."""
     return tuple([(entry["key"], entry["value"]) for entry in (dict(one) for _, one in fields.get("metadata", ()))])

@@ -1,4 +1,4 @@
-"""The published XSD: which requests are valid, what breaks it where, and what of a request it does not know."""
+"""The published XSD: which requests are valid, which rule is broken where, and which content it does not know."""
 
 import errno
 import re
@@ -16,7 +16,7 @@ XS = "{http://www.w3.org/2001/XMLSchema}"
 
 
 class _Schema(etree.XMLSchema):
-    """lxml's schema. Where memory ends, libxml2 reports a breach like any other: here that is a `MemoryError`."""
+    """lxml's schema. If memory runs out, libxml2 reports a breach like any other: here that is a `MemoryError`."""
 
     def validate(self, request: Any) -> bool:
         error = None
@@ -55,14 +55,14 @@ def _schema_tree() -> etree._ElementTree:
 
 
 class Place(NamedTuple):
-    """What the schema declares of an element: its children by name, or the built-in type that its text is of."""
+    """The schema's declaration of an element: its children by name, or the built-in type of its text."""
 
     children: dict[str, "Place"]
     type: str = ""
 
 
 def _declared() -> dict[str, Place]:
-    """The global elements with all that may stand in them."""
+    """Return the declarations of the global elements by tag."""
     schema = _schema_tree().getroot()
     imported = [
         etree.parse(folder("wsdl") / one.get("schemaLocation", "")).getroot() for one in schema.iter(f"{XS}import")
@@ -88,7 +88,7 @@ DECLARED = _declared()
 
 
 def known_part(request: Element, *, refuse_unknown: bool) -> Element:
-    """The request, or a copy of what the schema knows of it where there is more. Raises `InvalidReceiptError`.
+    """Return the request, or a copy of its known part if it has more. Raises `InvalidReceiptError`.
 
     Elements and attributes that the schema does not know where they stand are no breach unless `refuse_unknown`, nor
     are elements that count as missing (see `is_nil`).
@@ -96,7 +96,7 @@ def known_part(request: Element, *, refuse_unknown: bool) -> Element:
     schema = _per_thread.schema
     if schema.validate(request):
         return request
-    copy = _Copy(request)
+    copy = _KnownPart(request)
     if not ((copy.unknown or copy.trimmed) and schema.validate(copy.root)):
         log: Any = schema.error_log
         line = log[0].line if 0 < log[0].line < _LINE_MAX else None
@@ -108,7 +108,7 @@ def known_part(request: Element, *, refuse_unknown: bool) -> Element:
 
 
 def is_nil(element: Element) -> bool:
-    """Whether an element is empty and says of itself that it is missing."""
+    """Tell whether an element is empty and marked as missing by `xsi:nil`."""
     nil = element.get(NIL)
     return nil is not None and nil.strip(BLANKS) in ("true", "1") and not element.text and not len(element)
 
@@ -117,17 +117,17 @@ NIL, TYPE = f"{{{NS_XSI}}}nil", f"{{{NS_XSI}}}type"
 # Where a schema would be found: the schema allows it anywhere, and it says nothing.
 HINTS = frozenset({f"{{{NS_XSI}}}schemaLocation", f"{{{NS_XSI}}}noNamespaceSchemaLocation"})
 _LINE_MAX = 65_535  # the last that an element of libxml2's has room for: no line, where it would be a later one
-# To find out what a prefix stands for takes a look at every namespace. The largest request has 380 elements.
+# Resolving a prefix looks at every namespace. The largest request has 380 elements.
 _TYPES_MAX = 400
 _MISPLACED_MAX = 50  # elements in a wrong namespace that are remembered: the first of them explain the breach
 
 
-class _Copy:
-    """What the schema knows of a request, as a document of its own with the element `root`.
+class _KnownPart:
+    """The part of a request that the schema knows, as a document of its own with the element `root`.
 
-    It is built and not pruned: libxml2 takes elements times namespaces to take thousands of elements out of a tree.
-    `unknown` is the first thing left out: its place in the copy, a name below that, its line and what is wrong with it.
-    `trimmed` tells of blanks around dates, which XSD ignores and libxml2 refuses.
+    It is built, not pruned: to take thousands of elements out of a tree, libxml2 needs elements times namespaces.
+    `unknown` is the first content left out: its place in the copy, a name below that, its line and the rule it breaks.
+    `trimmed` is true if there were blanks around dates, which XSD ignores and libxml2 refuses.
     """
 
     def __init__(self, request: Element) -> None:
@@ -139,11 +139,11 @@ class _Copy:
         self._fill(self.root, request, DECLARED[request.tag])
 
     def path(self, element: Element) -> str:
-        """The way to an element of the copy, as libxml2 writes it."""
+        """Return the path of an element of the copy, as libxml2 writes it."""
         return self.root.getroottree().getpath(element)
 
     def misplaced(self, error: etree._LogEntry) -> InvalidReceiptError | None:
-        """The breach in better words, where the missing element is there in a namespace."""
+        """Return the breach in better words if the missing element is there, but in a namespace."""
         missing = _EXPECTED.search(error.message.strip())
         if missing is None or not self._misplaced:
             return None
@@ -160,7 +160,7 @@ class _Copy:
         return None
 
     def _fill(self, copy: Element, element: Element, place: Place) -> None:
-        """Copies what the schema knows of an element into its copy, which has its name."""
+        """Copy the known content of an element into its copy, which has its name."""
         line: Any = element.sourceline
         copy.sourceline = min(line or 0, _LINE_MAX)  # type: ignore[assignment]
         if attributes := element.items():
@@ -208,7 +208,7 @@ class _Copy:
 
 
 def _type_name(element: Element, value: str) -> Any:
-    """The name in an `xsi:type`, as it can be set in the copy; empty, which is a breach too, where it is none."""
+    """Return the name in an `xsi:type`, as it can be set in the copy; empty, which is a breach too, if it is none."""
     prefix, _, local = value.strip(BLANKS).rpartition(":")
     namespaces: Any = element.nsmap
     try:
@@ -218,7 +218,7 @@ def _type_name(element: Element, value: str) -> Any:
 
 
 def _path(path: str | None, request: Element, *below: str) -> str:
-    """The way from the request to the element, without the sender's prefixes: `/paSendRTV2Request/receipt/fee`."""
+    """Return the path to the element without the sender's prefixes: `/paSendRTV2Request/receipt/fee`."""
     steps = [step.rpartition(":")[2] for step in (path or "").split("/")[2:]]
     return "/".join(["", etree.QName(request).localname, *steps, *below])[:400]
 
@@ -256,7 +256,7 @@ _ATTRIBUTES = {
 
 
 def _rule(error: etree._LogEntry) -> str:
-    """The rule that was broken, in libxml2's words without what the sender wrote."""
+    """Return the rule that was broken, in libxml2's words without the sender's text."""
     message = error.message.strip()
     if by_attribute := _BY_ATTRIBUTE.match(message):
         return _ATTRIBUTES[by_attribute[1]]

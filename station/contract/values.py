@@ -1,4 +1,4 @@
-"""What the texts of a valid request mean: numbers, times and days as XSD reads them."""
+"""Texts of a valid request as values: numbers, times and days as XSD reads them."""
 
 import re
 from datetime import UTC, date, datetime, timedelta
@@ -9,7 +9,7 @@ BLANKS = " \t\r\n"
 
 
 def integer(text: str) -> int:
-    """A number that has any number of zeros before it, as XSD lets it: `int` reads 4,300 digits at most."""
+    """Return a number, which may have any number of leading zeros: `int` reads 4,300 digits at most."""
     try:
         return int(text)
     except ValueError:
@@ -20,7 +20,7 @@ _ZEROS = re.compile(r"(?<![0-9])0+(?=[0-9])")
 
 
 def read_date_time(lexical: str) -> datetime | None:
-    """An xs:dateTime as aware UTC time to the microsecond, `None` outside the years 1 to 9999.
+    """Return an xs:dateTime as aware UTC time to the microsecond, `None` outside the years 1 to 9999.
 
     Without a zone it is Italian civil time, as the Nodo writes it.
     """
@@ -39,7 +39,7 @@ def read_date_time(lexical: str) -> datetime | None:
 
 
 def read_date(lexical: str) -> date | None:
-    """An xs:date, its zone left out; `None` outside the years 1 to 9999."""
+    """Return an xs:date without its zone, `None` outside the years 1 to 9999."""
     try:
         return date.fromisoformat(lexical[:10]) if lexical[4:5] == "-" else None
     except ValueError:

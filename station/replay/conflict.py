@@ -9,20 +9,29 @@ from station.retry import read
 def differences_from_stored(
     engine: store.Engine, raw: bytes, charset: str | None, *, reveal: bool = False
 ) -> list[Difference] | None:
-    """Return the places where they differ, personal data masked unless `reveal`.
+    """Return the places where it differs from the document that it contradicts, personal data masked unless `reveal`.
 
-    `None` if they cannot be compared: no receipt is stored under the key, its document was purged, or one of them is
+    `None` if they cannot be compared: no receipt is stored under the key, its documents were purged, or one of them is
     unreadable.
     """
     try:
-        receipt = contract.read(_request(raw, charset))
+        copy = contract.read_copy(raw, charset)
+        key = copy.receipt.id_pa, copy.receipt.receipt_id
+        stored = None
+        for document in read(engine, store.documents_of, *key):
+            if not document["size"]:
+                return None
+            one = read(engine, store.document_bytes, *key, document["number"])
+            if document["fullest"]:
+                stored = stored or one
+            if contract.unite([contract.read_copy(*one), copy]) is None:
+                stored = one
+                break
     except (DocumentError, RefusalError):
         return None
-    stored = read(engine, store.find, receipt.id_pa, receipt.receipt_id)
-    if stored is None or not stored["raw"]:
+    if stored is None:
         return None
-    # Parsed again: reading removes elements unknown to the schema.
-    return differences(_request(stored["raw"], stored["charset"]), _request(raw, charset), reveal=reveal)
+    return differences(_request(*stored), _request(raw, charset), reveal=reveal)
 
 
 def _request(raw: bytes, charset: str | None) -> contract.Element:

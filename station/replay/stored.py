@@ -9,7 +9,6 @@ from typing import Any
 from station import contract, log, store
 from station.errors import DocumentError, RefusalError, StoreRejectedError
 from station.masking import Difference, column
-from station.receipt import Receipt
 from station.retry import read, write
 
 _log = log.get(__name__)
@@ -37,8 +36,8 @@ class StoredItem:
     reason: str | None = None
 
 
-# A receipt as its document reads today, and its changes from the stored columns.
-_Changed = tuple[Receipt, list[store.Change]]
+# A receipt as its documents read today, and its changes from the stored columns.
+_Changed = tuple[contract.United, list[store.Change]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,18 +83,18 @@ class Reread:
                 write(self.engine, _rebuild, changed)
             except StoreRejectedError:
                 # One of them breaks a constraint, and the transaction of all was rolled back: each by itself.
-                for receipt, changes in changed:
+                for united, changes in changed:
                     try:
-                        write(self.engine, _rebuild, [(receipt, changes)])
+                        write(self.engine, _rebuild, [(united, changes)])
                     except StoreRejectedError as error:
                         reason = f"the database rejected it ({error.reason}): please report this"
-                        rejected[receipt.id_pa, receipt.receipt_id] = reason
+                        rejected[united.receipt.id_pa, united.receipt.receipt_id] = reason
         for result in results:
             if isinstance(result, StoredItem):
                 yield result
                 continue
-            receipt, changes = result
-            key = (receipt.id_pa, receipt.receipt_id)
+            united, changes = result
+            key = (united.receipt.id_pa, united.receipt.receipt_id)
             differences = tuple(self._difference(change) for change in changes)
             reading = Reading.FAILED if key in rejected else Reading.REBUILT if changes else Reading.UNCHANGED
             yield StoredItem(*key, reading, differences, rejected.get(key))
@@ -105,16 +104,17 @@ class Reread:
         if not stored["raw"]:
             return StoredItem(*key, Reading.PURGED)
         try:
-            document = contract.parse(stored["raw"], stored["charset"])
-            receipt = contract.read(contract.request_element(document.root))
+            united = contract.unite([contract.read_copy(*document) for document in stored["documents"]])
         except (DocumentError, RefusalError) as error:
             return StoredItem(*key, Reading.FAILED, reason=f"no longer readable: {error}")
         except Exception as error:  # one bad document must not stop the rest
             _log.error("reread_failed", id_pa=key[0], receipt_id=key[1], exc_info=error)
             return StoredItem(*key, Reading.FAILED, reason=f"unexpected {type(error).__name__}: please report this")
-        if (receipt.id_pa, receipt.receipt_id) != key:
+        if united is None:
+            return StoredItem(*key, Reading.FAILED, reason="its documents contradict each other: please report this")
+        if (united.receipt.id_pa, united.receipt.receipt_id) != key:
             return StoredItem(*key, Reading.FAILED, reason="its document now yields another key: please report this")
-        return receipt, store.changes(stored, receipt)
+        return united, store.changes(stored, united.receipt)
 
     def _difference(self, change: store.Change) -> Difference:
         if change.table == "flag":
@@ -125,5 +125,5 @@ class Reread:
 
 
 def _rebuild(connection: store.Connection, changed: list[_Changed]) -> None:
-    for receipt, changes in changed:
-        store.rebuild(connection, receipt, changes)
+    for united, _ in changed:
+        store.rebuild(connection, united)

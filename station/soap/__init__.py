@@ -36,7 +36,7 @@ RETRY_AFTER_S = "60"
 NOT_OFFERED = "not offered by a broadcast station"
 AGAIN = "The receipt cannot be stored now: send it again."
 
-# Where `app` finds what the log line of a request shall say, in the WSGI environment.
+# The keys of the WSGI environment: the fields of the request's log line, the sender, the request's id.
 NOTES = "station.notes"
 PEER = "station.peer"
 PEER_SUBJECT = "station.peer_subject"  # of the certificate that the transport verified, if it did
@@ -47,11 +47,11 @@ class _Protocol(Soap11):  # type: ignore[misc]  # Spyne has no types
     """SOAP 1.1 as Spyne has it, with our parser and with elements where Spyne would build objects."""
 
     def get_context(self, parent: Any, transport: Any) -> ProtocolContext:
-        """What the protocol knows of one call."""
+        """Return the protocol's state of one call."""
         return ProtocolContext(parent, transport)
 
     def create_in_document(self, ctx: Any, charset: str | None = None) -> None:
-        """The one parse of the bytes."""
+        """Parse the bytes, once."""
         try:
             ctx.in_document = contract.parse(b"".join(ctx.in_string), charset)
         except MalformedDocumentError as error:
@@ -60,7 +60,7 @@ class _Protocol(Soap11):  # type: ignore[misc]  # Spyne has no types
             raise _client_fault(ctx, error) from error
 
     def decompose_incoming_envelope(self, ctx: Any, message: Any = Soap11.REQUEST) -> None:
-        """Dispatch is by the root element of the Body; the SOAPAction header is not looked at."""
+        """Dispatch by the root element of the Body; the SOAPAction header is ignored."""
         try:
             root = ctx.in_document.root
             if root.tag != f"{{{contract.NS_SOAP}}}Envelope":
@@ -75,18 +75,18 @@ class _Protocol(Soap11):  # type: ignore[misc]  # Spyne has no types
         ctx.method_request_string = request.tag
 
     def generate_method_contexts(self, ctx: Any) -> list[Any]:
-        """Each operation is one method's: Spyne copies the context for several."""
+        """Return the one context: each operation is one method's, and Spyne copies the context for several."""
         (ctx.descriptor,) = self.get_call_handles(ctx)
         return [ctx]
 
     def from_element(self, ctx: Any, cls: type, element: contract.Element) -> contract.Element:
-        """The request as it is: the published schema validates it, not Spyne."""
+        """Return the request as it is: the published schema validates it, not Spyne."""
         return element
 
     def to_parent(
         self, ctx: Any, cls: type, inst: Any, parent: contract.Element, ns: str, *args: Any, **kwargs: Any
     ) -> Any:
-        """Answers are elements already; faults are Spyne's."""
+        """Append the answer, an element already; faults are Spyne's."""
         if isinstance(inst, etree._Element):
             parent.append(inst)
             return None
@@ -106,7 +106,7 @@ def _server_fault(ctx: Any, status: str, text: str) -> Fault:
 
 
 def _accepted(name: str) -> bytes:
-    """The whole answer with outcome OK, which is always the same."""
+    """Return the whole answer with outcome OK, which is always the same."""
     return (
         "<?xml version='1.0' encoding='UTF-8'?>\n"
         f'<soap:Envelope xmlns:soap="{contract.NS_SOAP}" xmlns:pafn="{NS}"><soap:Body>'
@@ -115,7 +115,7 @@ def _accepted(name: str) -> bytes:
 
 
 def _answer(name: str, refusal: RefusalError, id_: str, description: str = "") -> contract.Element:
-    """A ctResponse with outcome KO and its fault."""
+    """Return a ctResponse with outcome KO and its fault."""
     answer = etree.Element(f"{{{NS}}}{name}", nsmap={"pafn": NS})
     etree.SubElement(answer, "outcome").text = "KO"
     fault = etree.SubElement(answer, "fault")
@@ -127,7 +127,7 @@ def _answer(name: str, refusal: RefusalError, id_: str, description: str = "") -
 
 
 def _receive(ctx: Any, request: contract.Element, identifiers: Identifiers, answer: str) -> contract.Element | None:
-    """Push: one receipt request through `accept`. What it says is committed before the answer leaves."""
+    """Pass a pushed receipt request to `accept`. Its outcome is committed before the answer leaves."""
     environ = ctx.transport.req_env
     notes = environ[NOTES]
     intake: Intake = ctx.app.config
@@ -171,7 +171,7 @@ def _note(notes: dict[str, Any], outcome: Outcome) -> None:
 
 
 def _decline(ctx: Any, _request: contract.Element, identifiers: Identifiers, answer: str) -> contract.Element:
-    """The other operations, for example from the back office's "verify URL": their own answer, outcome KO."""
+    """Answer another operation, such as the back office's "verify URL": its own answer, outcome KO."""
     refusal = RefusalError()
     environ, intake = ctx.transport.req_env, ctx.app.config
     notes = environ[NOTES]
@@ -228,7 +228,7 @@ class PaForNode(Service):  # type: ignore[misc]  # Spyne has no types
 
 
 def create_soap_app(intake: Intake) -> Callable[..., Iterable[bytes]]:
-    """The WSGI application that answers POSTs. Their bodies must have been read and bounded (see `app`)."""
+    """Return the WSGI application that answers POSTs. Their bodies must have been read and bounded (see `app`)."""
     application = Application(
         [PaForNode], NS, name="paForNode", in_protocol=_Protocol(), out_protocol=_Protocol(), config=intake
     )
@@ -236,7 +236,7 @@ def create_soap_app(intake: Intake) -> Callable[..., Iterable[bytes]]:
 
 
 def fault_document(text: str) -> bytes:
-    """A SOAP Fault Server outside of Spyne, for when Spyne itself failed."""
+    """Return a SOAP Fault Server without Spyne, for when Spyne itself failed."""
     return (
         '<?xml version="1.0" encoding="UTF-8"?>'
         f'<soap:Envelope xmlns:soap="{contract.NS_SOAP}"><soap:Body><soap:Fault><faultcode>soap:Server</faultcode>'

@@ -26,7 +26,7 @@ class _TransportContext(TransportContext):  # type: ignore[misc]  # Spyne has no
 
 
 class ProtocolContext(spyne.context.ProtocolContext):  # type: ignore[misc]  # Spyne has no types
-    """What a protocol knows of one call. Spyne's own refers to itself, for contexts within it that nobody asks for."""
+    """The protocol's state of one call. Spyne's own refers to itself, for contexts within it that are not used here."""
 
     def __init__(self, parent: Any, transport: Any) -> None:
         self.parent = parent
@@ -35,7 +35,7 @@ class ProtocolContext(spyne.context.ProtocolContext):  # type: ignore[misc]  # S
 
 
 class _Context(MethodContext):  # type: ignore[misc]  # Spyne has no types
-    """One call. Nobody listens to its events, and nobody needs to be kept from setting attributes."""
+    """One call. Its events have no listeners, and its attributes need no protection."""
 
     TransportContext = _TransportContext
     __setattr__ = object.__setattr__
@@ -45,12 +45,12 @@ class _Context(MethodContext):  # type: ignore[misc]  # Spyne has no types
 
 
 class Transport(ServerBase):  # type: ignore[misc]  # Spyne has no types
-    """A WSGI application for POSTs whose body was read and bounded by whoever calls it."""
+    """A WSGI application for POSTs whose body the caller has read and bounded."""
 
     transport = "http://schemas.xmlsoap.org/soap/http"
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        """Answers one request."""
+        """Answer one request."""
         ctx = _Context(self, MethodContext.SERVER)
         try:
             return self._answer(ctx, environ, start_response)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from station.store import runs
     from station.store.conditions import Filter
+    from station.store.documents import document_bytes, documents_of
     from station.store.engine import connect, parse_url, shown_url, transaction
     from station.store.gauges import (
         CLOCK_TOLERANCE,
@@ -30,26 +31,26 @@ if TYPE_CHECKING:
     from station.store.journal import write_exchange
     from station.store.paging import Cursor
     from station.store.queries import find, list_receipts, same_notice
-    from station.store.receipts import Recorded, Recording, record, record_alone
+    from station.store.receipts import NewReceipt, Saved, foresee, save_receipt
     from station.store.refused import (
+        NewRefusal,
         RefusedFilter,
         RefusedState,
-        Refusing,
         discard,
         document_of,
         find_refused,
-        keep,
-        keep_alone,
         list_refused,
         refused_ids,
+        save_refused,
         settle,
     )
     from station.store.schema import check_schema, migrate, revisions
-    from station.store.stored import Change, changes, rebuild, replace_stored, stored_page, would_record
+    from station.store.stored import Change, changes, rebuild, replace_stored, stored_page
 
 _NAMES = {
     "sqlalchemy": "Connection Engine",
     "station.store.conditions": "Filter",
+    "station.store.documents": "document_bytes documents_of",
     "station.store.engine": "connect parse_url shown_url transaction",
     "station.store.gauges": "CLOCK_TOLERANCE OPEN_COUNTED bound clock clock_problem fetched_between last_pushes"
     " open_by_fault pool_use",
@@ -57,11 +58,11 @@ _NAMES = {
     "station.store.journal": "write_exchange",
     "station.store.paging": "Cursor",
     "station.store.queries": "find list_receipts same_notice",
-    "station.store.receipts": "Recorded Recording record record_alone",
-    "station.store.refused": "RefusedFilter RefusedState Refusing discard document_of find_refused keep keep_alone"
-    " list_refused refused_ids settle",
+    "station.store.receipts": "NewReceipt Saved foresee save_receipt",
+    "station.store.refused": "NewRefusal RefusedFilter RefusedState discard document_of find_refused"
+    " list_refused refused_ids save_refused settle",
     "station.store.schema": "check_schema migrate revisions",
-    "station.store.stored": "Change changes rebuild replace_stored stored_page would_record",
+    "station.store.stored": "Change changes rebuild replace_stored stored_page",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 

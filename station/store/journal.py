@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Row, select, text, tuple_, uni
 
 from station.journal import Exchange
 from station.store import tables
+from station.store.insert import insert_rows
 from station.store.paging import Cursor, in_order
 
 
@@ -20,9 +21,7 @@ def write_exchange(connection: Connection, exchange: Exchange) -> None:
 
     The row of a receipt that is stored is written with the receipt (see `receipts`).
     """
-    from station.store.whole import insert_whole  # loads PostgreSQL's driver, which a list on SQLite does not need
-
-    insert_whole(connection, tables.journal, exchange.columns(), {})
+    insert_rows(connection, tables.journal, [exchange.columns()], if_new=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Table, delete, func, literal, select, tuple_, update
 
 from station.store import tables
+from station.store.insert import insert
 from station.store.paging import Cursor
 from station.store.refused import RefusedState
-from station.store.whole import insert
 
 REMOVED = "***"  # where a column must hold something
 
@@ -82,6 +82,9 @@ def _purge_receipts(connection: Connection, part: Part, before: datetime, at: da
     in_page = tuple_(_RECEIPT.c.id_pa, _RECEIPT.c.receipt_id).in_(keys)
     # The receipt before its transfers: a rebuild beside this one locks in the same order.
     count = connection.execute(update(_RECEIPT).where(in_page, _not_yet(part)).values(_emptied(part, at))).rowcount
+    document = tables.receipt_document
+    in_page = tuple_(document.c.id_pa, document.c.receipt_id).in_(keys)
+    connection.execute(update(document).where(in_page).values(raw=b""))
     if part is Part.PERSONAL:
         transfer = tables.transfer
         connection.execute(

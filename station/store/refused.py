@@ -7,15 +7,17 @@ from enum import StrEnum
 from hashlib import sha256
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, Table, bindparam, func, select, update
+from sqlalchemy import Connection, Engine, Row, bindparam, func, select, update
 
 from station.errors import RefusalError, StoreError
 from station.journal import Exchange
 from station.receipt import Identifiers, Source
 from station.store import tables
+from station.store.group_commit import commit, run_alone
+from station.store.insert import insert_rows
 from station.store.journal import write_exchange
 from station.store.paging import Cursor, in_order
-from station.store.whole import insert_whole, insert_whole_alone
+from station.store.rows import exchange_parameters, read_sql
 
 
 class RefusedState(StrEnum):
@@ -27,8 +29,8 @@ class RefusedState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Refusing:
-    """A request that is being refused, and why. `exchange` is its row in the journal, if it is to have one."""
+class NewRefusal:
+    """A request that is being refused, and the reason. `exchange` is its row in the journal, if there is a journal."""
 
     identifiers: Identifiers
     refusal: RefusalError
@@ -41,39 +43,20 @@ class Refusing:
     operator: str | None = None
     exchange: Exchange | None = None
 
-    @property
-    def key(self) -> tuple[str, bytes]:
-        """The EC and the hash of the bytes: the same bytes refused again are the same refused request."""
-        return _key(self.identifiers, self.raw)
-
-    @property
-    def judged(self) -> dict[str, Any]:
-        """The columns that say why."""
-        return {"fault_code": self.refusal.fault_code, "reason": str(self.refusal)}
-
-    def event(self) -> dict[str, Any]:
-        """The refusal in the request's history."""
-        return self.judged | {
-            "at": self.received_at, "result": "refused", "source": self.source.value, "operator": self.operator,
-        }  # fmt: skip
-
-    def rows(self) -> tuple[dict[str, Any], dict[Table, list[dict[str, Any]]]]:
-        """The row of a request that was never refused before, and the rows that belong to it."""
-        id_pa, raw_hash = self.key
+    def row(self) -> dict[str, Any]:
+        """Return the row of a request that was never refused before."""
         identifiers = self.identifiers
-        values = self.judged | {
+        id_pa, raw_hash = _key(identifiers, self.raw)
+        names = ("operation", "id_broker_pa", "id_station", "receipt_id", "notice_number", "iuv")
+        return {name: getattr(identifiers, name) for name in names} | {
             "id_pa": id_pa,
             "raw_hash": raw_hash,
-            "refused_id": _refused_id(raw_hash),
-            "operation": identifiers.operation,
-            "id_broker_pa": identifiers.id_broker_pa,
-            "id_station": identifiers.id_station,
-            "receipt_id": identifiers.receipt_id,
-            "notice_number": identifiers.notice_number,
-            "iuv": identifiers.iuv,
+            "refused_id": raw_hash.hex()[:16],
             "source": self.source.value,
             "peer": self.peer,
             "request_id": self.request_id,
+            "fault_code": self.refusal.fault_code,
+            "reason": str(self.refusal),
             "state": RefusedState.OPEN.value,
             "received_at": self.received_at,
             "times": 1,
@@ -81,13 +64,9 @@ class Refusing:
             "charset": self.charset,
             "raw": self.raw,
         }
-        return values, {
-            tables.refused_history: [_of(id_pa, raw_hash, 1, self.event())],
-            tables.journal: [self.exchange.columns()] if self.exchange else [],
-        }
 
 
-# Made once: what SQLAlchemy makes for each statement is held by itself until Python's collector comes.
+# Built once: SQLAlchemy's objects for a statement stay in memory until Python's collector runs.
 _IS_IT = (tables.refused.c.id_pa == bindparam("of_id_pa")) & (tables.refused.c.raw_hash == bindparam("of_raw_hash"))
 _KNOWN = (
     select(*(tables.refused.c[name] for name in ("state", "fault_code", "reason", "times")))
@@ -97,52 +76,58 @@ _KNOWN = (
 _CHANGED = update(tables.refused).where(_IS_IT)
 
 
-def _refused_id(raw_hash: bytes) -> str:
-    return raw_hash.hex()[:16]
+def save_refused(engine: Engine, new: NewRefusal, *, until: float) -> str:
+    """Save a refused request (see `write_refused`) in a transaction of its own and return its `refused_id`.
 
-
-def keep_alone(engine: Engine, refusing: Refusing, *, until: float) -> str | None:
-    """`keep` for what was never refused before, as one statement that fails or succeeds for itself; PostgreSQL only.
-
-    `None`: nothing was written, and it is for `keep`. Raises `StoreError`.
+    `until` (of `time.monotonic()`) is the deadline. Raises `StoreError`.
     """
-    if engine.dialect.name != "postgresql":
-        return None
-    kept = insert_whole_alone(engine, tables.refused, *refusing.rows(), until=until)
-    return _refused_id(refusing.key[1]) if kept else None
+    if engine.dialect.name == "postgresql":
+        row = new.row()
+        given = row | {"operator": new.operator and new.operator[:64]} | exchange_parameters(new.exchange)
+        key = ("refused", row["id_pa"], row["refused_id"])
+        if run_alone(engine, read_sql("save_refused"), given, key=key, until=until) is not None:
+            return str(row["refused_id"])
+    return commit(engine, lambda connection: write_refused(connection, new), until=until)
 
 
-def keep(connection: Connection, refusing: Refusing) -> str:
-    """Keeps a refused request with its exact bytes and returns its `refused_id`.
+def write_refused(connection: Connection, new: NewRefusal) -> str:
+    """Keep a refused request with its exact bytes and return its `refused_id`.
 
-    The same bytes refused again are the same refused request, with the latest reason. It is counted where it was sent
-    again, and not where an operator had it read again; its history tells the replays and whatever changed. It is open
-    again where somebody had discarded it, unless only the reconciliation came across it.
+    The same bytes refused again are the same refused request, with the latest reason. It is counted if it was sent
+    again, not if an operator had it read again; its history has the replays and each change. A discarded one is open
+    again, unless only the reconciliation came across it.
     """
-    table = tables.refused
-    id_pa, raw_hash = refusing.key
+    row = new.row()
+    id_pa, raw_hash, refused_id = row["id_pa"], row["raw_hash"], str(row["refused_id"])
+    judged = {name: row[name] for name in ("fault_code", "reason")}
+    event = judged | {
+        "at": new.received_at, "result": "refused", "source": new.source.value, "operator": new.operator
+    }  # fmt: skip
     # Turned away by a row that is gone when it is looked for: the retention deletes settled ones. Not twice in a row.
     for _ in range(3):
-        if insert_whole(connection, table, *refusing.rows()):
-            return _refused_id(raw_hash)
+        known = None
+        if insert_rows(connection, tables.refused, [row], if_new=True):
+            break
         known = connection.execute(_KNOWN, _of_it(id_pa, raw_hash)).one_or_none()
         if known is not None:
             break
     else:
         raise StoreError("the refused request cannot be kept now", reason="row comes and goes", retry=True)
-    judged, source = refusing.judged, refusing.source
-    changes = dict(judged)
-    if source is not Source.REPLAY:
-        changes |= {"times": known.times + 1, "last_at": refusing.received_at}
-    reopened = known.state == RefusedState.DISCARDED and source is not Source.RECONCILE
-    if reopened:
-        changes |= {"state": RefusedState.OPEN, "settled_at": None}
-    connection.execute(_CHANGED, _of_it(id_pa, raw_hash) | changes)
-    if source is Source.REPLAY or reopened or (known.fault_code, known.reason) != tuple(judged.values()):
-        _remember(connection, id_pa, raw_hash, refusing.event())
-    if refusing.exchange:
-        write_exchange(connection, refusing.exchange)
-    return _refused_id(raw_hash)
+    if known is None:
+        _remember(connection, id_pa, raw_hash, event)
+    else:
+        changes: dict[str, Any] = dict(judged)
+        if new.source is not Source.REPLAY:
+            changes |= {"times": known.times + 1, "last_at": new.received_at}
+        reopened = known.state == RefusedState.DISCARDED and new.source is not Source.RECONCILE
+        if reopened:
+            changes |= {"state": RefusedState.OPEN, "settled_at": None}
+        connection.execute(_CHANGED, _of_it(id_pa, raw_hash) | changes)
+        if new.source is Source.REPLAY or reopened or (known.fault_code, known.reason) != tuple(judged.values()):
+            _remember(connection, id_pa, raw_hash, event)
+    if new.exchange is not None:
+        write_exchange(connection, new.exchange)
+    return refused_id
 
 
 def settle(
@@ -155,9 +140,9 @@ def settle(
     operator: str | None,
     at: datetime,
 ) -> bool:
-    """Notes that what was once refused with these bytes was taken in now, with `result` stored, duplicate or replaced.
+    """Note that a request once refused with these bytes was taken in now: `result` is stored, duplicate or replaced.
 
-    Whether there was a refused request to settle; one that is settled already stays as it is.
+    Return whether there was one to settle; one that is accepted already stays as it is.
     """
     table = tables.refused
     id_pa, raw_hash = _key(identifiers, raw)
@@ -179,7 +164,7 @@ def discard(
     at: datetime,
     states: Sequence[RefusedState] = (RefusedState.OPEN,),
 ) -> bool:
-    """Notes an operator's decision that a refused request is not to be taken in. Whether it was in one of `states`."""
+    """Note an operator's decision not to take in a refused request. Return whether it was in one of `states`."""
     table = tables.refused
     statement = update(table).where(_IS_IT, table.c.state.in_(states))
     changes = {"state": RefusedState.DISCARDED, "settled_at": at}
@@ -190,18 +175,13 @@ def discard(
 
 
 def _remember(connection: Connection, id_pa: str, raw_hash: bytes, event: dict[str, Any]) -> None:
-    """Adds to the history. What came before must have locked the row in `refused`: its events are numbered."""
+    """Add to the history. The transaction must hold the lock of the row in `refused`: its events are numbered."""
     table = tables.refused_history
     key = (table.c.id_pa == id_pa) & (table.c.raw_hash == raw_hash)
     number = connection.execute(select(func.coalesce(func.max(table.c.number), 0) + 1).where(key)).scalar_one()
-    connection.execute(table.insert(), _of(id_pa, raw_hash, number, event))
-
-
-def _of(id_pa: str, raw_hash: bytes, number: int, event: dict[str, Any]) -> dict[str, Any]:
-    """An event as a row of the history."""
     operator = event.get("operator")
     cut = {"operator": operator[:64]} if operator else {}
-    return event | cut | {"id_pa": id_pa, "raw_hash": raw_hash, "number": number}
+    connection.execute(table.insert(), event | cut | {"id_pa": id_pa, "raw_hash": raw_hash, "number": number})
 
 
 def _key(identifiers: Identifiers, raw: bytes) -> tuple[str, bytes]:
@@ -209,7 +189,7 @@ def _key(identifiers: Identifiers, raw: bytes) -> tuple[str, bytes]:
 
 
 def _of_it(id_pa: str, raw_hash: bytes) -> dict[str, Any]:
-    """The parameters of `_IS_IT`."""
+    """Return the parameters of `_IS_IT`."""
     return {"of_id_pa": id_pa, "of_raw_hash": raw_hash}
 
 
@@ -245,7 +225,7 @@ def list_refused(
     newest_first: bool = False,
     limit: int = 50,
 ) -> Sequence[Row[Any]]:
-    """One page of refused requests by their first arrival, with the columns `REFUSED_LISTED`. Keyset paging."""
+    """Return one page of refused requests by first arrival, with the columns `REFUSED_LISTED`. Keyset paging."""
     table = tables.refused
     query = select(*(table.c[name] for name in REFUSED_LISTED)).where(*_conditions(wanted))
     order = (table.c.received_at, table.c.id_pa, table.c.raw_hash)
@@ -269,14 +249,14 @@ def _conditions(wanted: RefusedFilter) -> Iterable[Any]:
 
 
 def refused_ids(connection: Connection, prefix: str, *, limit: int = 10) -> list[str]:
-    """The ids of refused requests that start with `prefix` (hexadecimal digits, lower case), in order."""
+    """Return the ids of refused requests that start with `prefix` (hexadecimal digits, lower case), in order."""
     column = tables.refused.c.refused_id
     query = select(column).where(column >= prefix, column < f"{prefix}g").distinct().order_by(column).limit(limit)
     return [one for one in connection.execute(query).scalars() if one.startswith(prefix)]
 
 
 def find_refused(connection: Connection, refused_id: str) -> dict[str, Any] | None:
-    """One refused request with all its columns and its `history`."""
+    """Return one refused request with all its columns and its `history`."""
     query = select(tables.refused).where(tables.refused.c.refused_id == refused_id)
     row = connection.execute(query.order_by(tables.refused.c.received_at).limit(1)).mappings().one_or_none()
     if row is None:
@@ -289,7 +269,7 @@ def find_refused(connection: Connection, refused_id: str) -> dict[str, Any] | No
 
 
 def document_of(connection: Connection, id_pa: str, raw_hash: bytes) -> tuple[bytes, str | None] | None:
-    """The exact bytes of one refused request and the character set the transport gave them."""
+    """Return the exact bytes of one refused request and the character set the transport gave them."""
     statement = select(tables.refused.c.raw, tables.refused.c.charset).where(_IS_IT)
     row = connection.execute(statement, _of_it(id_pa, raw_hash)).first()
     return None if row is None else (row.raw, row.charset)

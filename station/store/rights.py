@@ -12,6 +12,7 @@ _CHANGES: dict[Table, tuple[str, ...]] = {
     tables.transfer: ("UPDATE", "DELETE"),  # rebuilt by a replay
     tables.receipt_flag: ("UPDATE", "DELETE"),  # likewise
     tables.receipt_route: ("UPDATE",),
+    tables.receipt_document: ("UPDATE", "DELETE"),  # its hash; DELETE where an operator replaces a receipt
     tables.refused: ("UPDATE",),  # its state
     tables.refused_history: (),
     tables.journal: (),

@@ -13,8 +13,8 @@ from typing import Any
 from sqlalchemy import ARRAY, Connection, Row, String, case, delete, func, literal, select, update
 
 from station.store.gauges import CLOCK_TOLERANCE
+from station.store.insert import insert
 from station.store.tables import UtcDateTime, receipt, reconcile_ec, reconcile_item, reconcile_run
-from station.store.whole import insert
 
 # --- receipts that are here -------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The schema's version: bring it up to date, and tell whether it is."""
+"""The schema's version: bring it up to date, and check that it is."""
 
 from collections.abc import Sequence
 
@@ -8,11 +8,11 @@ from station.errors import ConfigError, SchemaBehindError
 from station.folder import folder
 from station.store.engine import make_file, transaction
 
-_MIGRATION_LOCK = 0x5741_7469  # any number that nobody else locks in this database
+_MIGRATION_LOCK = 0x5741_7469  # any number that no other application locks in this database
 
 
 def revisions(engine: Engine) -> tuple[str | None, str | None]:
-    """The revision the database is at and the one this code needs. Raises `StoreError` where it cannot be asked."""
+    """Return the database's revision and the one this code needs. Raises `StoreError` if it cannot be asked."""
     with transaction(engine, readonly=True) as connection:
         found = None
         if inspect(connection).has_table("alembic_version"):
@@ -21,12 +21,12 @@ def revisions(engine: Engine) -> tuple[str | None, str | None]:
 
 
 def _known() -> set[str]:
-    """The revisions that this code knows, by the names of their files: alembic takes long to import."""
+    """Return the revisions that this code knows, by the names of their files: alembic takes long to import."""
     return {file.name[:4] for file in (folder("migrations") / "versions").glob("[0-9][0-9][0-9][0-9]_*.py")}
 
 
 def check_schema(engine: Engine) -> None:
-    """Raises `SchemaBehindError` where the schema is behind the one this code needs.
+    """Raise `SchemaBehindError` if the schema is behind the one this code needs.
 
     A later one will do: migrations only add, and at an upgrade the old version serves until the new one does.
     """
@@ -36,7 +36,7 @@ def check_schema(engine: Engine) -> None:
 
 
 def _is_later(revision: str | None) -> bool:
-    """Whether a revision is none of those that this code knows."""
+    """Tell whether a revision is none of those that this code knows."""
     return revision is not None and revision not in _known()
 
 

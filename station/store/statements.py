@@ -1,6 +1,6 @@
-"""Statements by the lower half of PostgreSQL's driver, which talks libpq: one, or several in one transaction.
+"""Run statements through libpq's pipeline: one, or several in one transaction and one round trip. PostgreSQL only.
 
-A cursor, and a connection that changes to autocommit and back, took three times as long for a receipt.
+psycopg's cursors, and a connection that changes to autocommit and back, took three times as long for a receipt.
 """
 
 import re
@@ -25,11 +25,11 @@ Statement: TypeAlias = tuple[str, Mapping[str, Any]]
 
 
 def run(connection: Any, statements: Sequence[Statement], until: float | None) -> list[str | None]:
-    """Runs statements as one transaction, in one round trip. The first value of the first row of each, or `None`.
+    """Run statements as one transaction, in one round trip. Return the first value of the first row of each, or `None`.
 
-    The transaction has failed at `until` (of `time.monotonic()`). Raises `UndoneError` where one of several failed, and
-    the driver's error otherwise: then it may have been committed, and it was where that is `UnconfirmedError`.
-    Parameters go to the server without a type: it takes that from the statement.
+    `until` (of `time.monotonic()`) is the deadline. Raises `UndoneError` if one of several failed, and the driver's
+    error otherwise: then the transaction may have been committed, and it was if that is `UnconfirmedError`. Parameters
+    go to the server without a type, which it takes from the statement.
     """
     set_deadline(connection, until)
     connection.warnings.clear()
@@ -44,7 +44,7 @@ def _run_known(connection: Any, statements: Sequence[Statement]) -> list[str | N
     except (InvalidSqlStatementName, UndoneError) as error:
         if not isinstance(error.__cause__ or error, InvalidSqlStatementName):
             raise
-    # The server no longer keeps it: psycopg has it forget all after some ROLLBACKs, and a pooler may. Nothing was done.
+    # It is no longer prepared: psycopg deallocates all after some ROLLBACKs, and a pooler may. Nothing was done.
     connection.named.clear()
     return _run(connection, statements)
 
@@ -58,7 +58,7 @@ def _run(connection: Any, statements: Sequence[Statement]) -> list[str | None]:
     except UndoneError:
         raise
     except BaseException:
-        connection.pgconn.finish()  # who knows what it would answer next
+        connection.pgconn.finish()  # answers to these statements may still arrive on it
         raise
 
 
@@ -86,7 +86,7 @@ def _run_together(connection: Any, statements: Sequence[Statement]) -> list[str 
 
 
 def _ready(connection: Any, statement: str, given: Mapping[str, Any]) -> tuple[bytes, list[bytes | None], list[bool]]:
-    """The statement, or the name under which the server keeps it, its parameters, and which of them are binary."""
+    """Return the statement, or the name under which it is prepared, its parameters, and which of them are binary."""
     command, values_of = _numbered(statement)
     values = values_of(given)
     dumps, texts, binary = _dumps(tuple(map(type, values)))
@@ -96,7 +96,7 @@ def _ready(connection: Any, statement: str, given: Mapping[str, Any]) -> tuple[b
 
 
 def _known(connection: Any, command: bytes) -> bytes:
-    """The name under which the server keeps a statement, or the statement, where it is to keep none."""
+    """Return the name under which a statement is prepared, or the statement where none is to be prepared."""
     if connection.prepare_threshold is None:
         return command
     name: bytes | None = connection.named.get(command)
@@ -116,14 +116,14 @@ def _send(connection: Any, known: bytes, values: list[bytes | None], formats: li
 
 
 def _answer(connection: Any) -> str | None:
-    """Sends what is not sent yet: what the statement returned, once that is committed. Raises the driver's error."""
+    """Wait for the answer to one statement and its commit, and return its value. Raises the driver's error."""
     results = connection.wait(generators.execute(connection.pgconn))
     value, *_ = [_value(result) for result in results]  # the commit has no result of its own, unless it failed
     return value
 
 
 def _value(result: Any) -> str | None:
-    """The first value of the first row. Raises the driver's error where the statement failed."""
+    """Return the first value of the first row. Raises the driver's error if the statement failed."""
     match result.status:
         case ExecStatus.TUPLES_OK:
             value = result.get_value(0, 0) if result.ntuples else None
@@ -135,23 +135,20 @@ def _value(result: Any) -> str | None:
 
 @cache
 def _numbered(statement: str) -> tuple[bytes, Callable[[Mapping[str, Any]], tuple[Any, ...]]]:
-    """The statement as the server knows it, and what takes its parameters in that order."""
-    command, names = numbered(statement, "$")
+    """Return the statement with a number for each name, and a function that returns the parameters in that order."""
+    numbers: dict[str, int] = {}
+    command = _NAMED.sub(lambda found: f"${numbers.setdefault(found[1], len(numbers) + 1)}", statement)
+    names = list(numbers)
     # Of one name or none, `itemgetter` makes no tuple.
     return command.encode(), itemgetter(*names) if len(names) > 1 else lambda given: tuple(given[one] for one in names)
 
 
-@cache
-def numbered(statement: str, sign: str) -> tuple[str, list[str]]:
-    """The statement with a number behind `sign` for each of its names, and the names in the order of these."""
-    numbers: dict[str, int] = {}
-    named = re.compile(r"%\(([^)]+)\)s")
-    return named.sub(lambda found: f"{sign}{numbers.setdefault(found[1], len(numbers) + 1)}", statement), list(numbers)
+_NAMED = re.compile(r"%\(([^)]+)\)s")
 
 
 @lru_cache(maxsize=256)
 def _dumps(kinds: tuple[type, ...]) -> tuple[list[Callable[[Any], bytes | None]], list[bool], list[bool]]:
-    """What makes of values of these kinds what is sent to the server, which of them are text, and which binary.
+    """Return the functions that encode values of these kinds, which of them are text, and which are binary.
 
     Bytes are sent as they are, all else in PostgreSQL's text.
     """

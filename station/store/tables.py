@@ -1,4 +1,4 @@
-"""The tables. Migrations build them; this is what the code of today expects to find.
+"""The tables. Migrations build them; this is the schema that the code of today expects.
 
 Every key starts with `id_pa`, so that the tables can be distributed by it one day. Constraints have names.
 """
@@ -164,7 +164,7 @@ receipt = Table(
         "received_at",
         info={"where": _PAID_BY_OTHER},
     ),
-    # Without the time, an amount that many paid once and nobody since would be looked for through all that is newer.
+    # Without the time, an amount that many paid long ago and none since would be looked for through all that is newer.
     Index("ix_receipt_amount", "amount", "received_at"),
     Index("ix_receipt_payment_date_time", "payment_date_time"),  # about 20 us: payments come nearly in order
     # Nothing to pay for most of what comes by push: few receipts have digital stamps.
@@ -224,6 +224,24 @@ receipt_route = Table(
     ForeignKeyConstraint(["id_pa", "receipt_id"], ["receipt.id_pa", "receipt.receipt_id"], ondelete="CASCADE"),
     Index("ix_receipt_route_id_station", "id_station", "received_at", "id_pa", "receipt_id"),
     Index("ix_receipt_route_id_broker_pa", "id_broker_pa", "received_at", "id_pa", "receipt_id"),
+)
+
+# The documents of a receipt of which several came that say the same, one of them more than another: in the order in
+# which they were accepted. `receipt` has the fullest again. A receipt with one document has no rows here.
+receipt_document = Table(
+    "receipt_document",
+    metadata,
+    Column("id_pa", String(35), nullable=False),
+    Column("receipt_id", Text, nullable=False),
+    Column("number", SmallInteger, nullable=False),  # 1 for the document that the receipt was stored with
+    Column("content_hash", LargeBinary(32), nullable=False),
+    Column("version", SmallInteger, nullable=False),
+    Column("source", String(10), nullable=False),
+    Column("received_at", UtcDateTime, nullable=False),
+    Column("charset", String(40)),
+    Column("raw", LargeBinary, nullable=False),  # empty once it was purged
+    PrimaryKeyConstraint("id_pa", "receipt_id", "number"),
+    ForeignKeyConstraint(["id_pa", "receipt_id"], ["receipt.id_pa", "receipt.receipt_id"], ondelete="CASCADE"),
 )
 
 # Requests that were refused: they live nowhere else. Identifiers are as read and may be wrong or missing; `id_pa` is

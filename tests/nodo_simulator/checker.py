@@ -85,7 +85,7 @@ def check(
             report.wrong(f"{key} is stored and was never sent")
         elif key in copies:
             _content(report, key, found[0], transfers.get(key, []), copies[key], cents)
-    for part in ("transfer", "receipt_flag", "receipt_route"):
+    for part in ("transfer", "receipt_flag", "receipt_route", "receipt_document"):
         found_in_part = rows(database_url, f"SELECT DISTINCT id_pa, receipt_id FROM {part}")
         for key in {(row["id_pa"], row["receipt_id"]) for row in found_in_part} - stored.keys():
             report.wrong(f"{key} has rows in {part} and no receipt")
