@@ -92,7 +92,7 @@ def analyze(database_url: str) -> None:
 
 def empty(database_url: str) -> None:
     """Throws away what earlier runs stored."""
-    names = ("receipt_flag", "receipt_route", "transfer", "receipt", "refused_history", "refused")
+    names = ("receipt_flag", "receipt_route", "receipt_document", "transfer", "receipt", "refused_history", "refused")
     with _connect(database_url).begin() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(text(f"TRUNCATE {', '.join(names)} CASCADE"))

@@ -7,7 +7,7 @@ receipt), `values` (numbers, times and days). No SOAP answers here (see `soap`),
 receipt (see `intake`).
 """
 
-from station.contract.comparison import Copy, United, read_copy, unite
+from station.contract.comparison import ReadDocument, United, read_copy, unite
 from station.contract.parsing import (
     NS,
     NS_SOAP,
@@ -28,9 +28,9 @@ __all__ = [
     "NS_SOAP",
     "NS_XSI",
     "RECEIPT_OPERATIONS",
-    "Copy",
     "Document",
     "Element",
+    "ReadDocument",
     "United",
     "identify",
     "load_schema",

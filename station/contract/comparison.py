@@ -13,7 +13,7 @@ from station.contract.reading import read
 from station.receipt import Flag, Receipt, Transfer, oddities
 
 
-class Copy(NamedTuple):
+class ReadDocument(NamedTuple):
     """One document of a receipt, as it is read today."""
 
     receipt: Receipt
@@ -37,13 +37,13 @@ class United(NamedTuple):
 _LASTING = {Flag.UNKNOWN_ELEMENTS, Flag.DATE_OUT_OF_RANGE, Flag.RECEIPT_ID_HASHED}
 
 
-def read_copy(raw: bytes, charset: str | None) -> Copy:
+def read_copy(raw: bytes, charset: str | None) -> ReadDocument:
     """Return the receipt in a document, with its statements. Raises `DocumentError` or the refusal."""
     request = request_element(parse(raw, charset).root)
-    return Copy(read(request), read_statements(request))
+    return ReadDocument(read(request), read_statements(request))
 
 
-def unite(copies: Sequence[Copy]) -> United | None:
+def unite(copies: Sequence[ReadDocument]) -> United | None:
     """Return the receipt that documents of one `idPA` and `receiptId` make together, `None` if two contradict.
 
     They contradict where the schema knows a field and two of them state it with different values. Content that the

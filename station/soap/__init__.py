@@ -20,7 +20,7 @@ from station.errors import (
     StoreError,
     out_of_resource,
 )
-from station.intake import Intake, Origin, Outcome, Result
+from station.intake import Intake, Origin
 from station.journal import DECLINED
 from station.receipt import Identifiers, Source
 from station.soap import spyne_import  # noqa: F401  (before Spyne)
@@ -105,13 +105,15 @@ def _server_fault(ctx: Any, status: str, text: str) -> Fault:
     return Fault("Server", text)
 
 
-def _accepted(name: str) -> bytes:
-    """Return the whole answer with outcome OK, which is always the same."""
-    return (
+# The whole answer with outcome OK, by the name of its element.
+_ACCEPTED = {
+    name: (
         "<?xml version='1.0' encoding='UTF-8'?>\n"
         f'<soap:Envelope xmlns:soap="{contract.NS_SOAP}" xmlns:pafn="{NS}"><soap:Body>'
         f"<pafn:{name}><outcome>OK</outcome></pafn:{name}></soap:Body></soap:Envelope>"
     ).encode()
+    for name in ("paSendRTRes", "paSendRTV2Response")
+}
 
 
 def _answer(name: str, refusal: RefusalError, id_: str, description: str = "") -> contract.Element:
@@ -146,10 +148,13 @@ def _receive(ctx: Any, request: contract.Element, identifiers: Identifiers, answ
         _log.error("unexpected_error", exc_info=error)
         notes.update(result="unexpected_error")
         raise _server_fault(ctx, "500 Internal Server Error", "Internal error: send the receipt again.") from error
-    _note(notes, outcome)
+    notes["result"] = outcome.result.value
+    if outcome.flags:
+        notes["flags"] = sorted(outcome.flags)
     if outcome.refusal is None:
-        ctx.out_string = [_accepted(answer)]  # which Spyne then leaves alone
+        ctx.out_string = [_ACCEPTED[answer]]  # which Spyne then leaves alone
         return None
+    notes.update(fault_code=outcome.refusal.fault_code, reason=str(outcome.refusal), refused_id=outcome.refused_id)
     return _answer(answer, outcome.refusal, id_=outcome.identifiers.id_pa or intake.settings.own_id)
 
 
@@ -160,14 +165,6 @@ def _origin(environ: dict[str, Any]) -> Origin:
         request_id=environ[REQUEST_ID],
         peer_subject=environ.get(PEER_SUBJECT),
     )
-
-
-def _note(notes: dict[str, Any], outcome: Outcome) -> None:
-    notes["result"] = outcome.result.value
-    if outcome.flags:
-        notes["flags"] = sorted(outcome.flags)
-    if outcome.result is Result.REFUSED and outcome.refusal is not None:
-        notes.update(fault_code=outcome.refusal.fault_code, reason=str(outcome.refusal), refused_id=outcome.refused_id)
 
 
 def _decline(ctx: Any, _request: contract.Element, identifiers: Identifiers, answer: str) -> contract.Element:

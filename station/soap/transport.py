@@ -51,26 +51,24 @@ class Transport(ServerBase):  # type: ignore[misc]  # Spyne has no types
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer one request."""
-        ctx = _Context(self, MethodContext.SERVER)
+        initial = ctx = _Context(self, MethodContext.SERVER)
         try:
-            return self._answer(ctx, environ, start_response)
+            ctx.transport.req_env = environ
+            ctx.in_string = [environ["wsgi.input"].read()]
+            ctx = self.generate_contexts(ctx, media_type.read(environ.get("CONTENT_TYPE", "")).charset)[0]
+            if ctx.in_error is None:
+                self.get_in_object(ctx)
+            if ctx.in_error is None:
+                self.get_out_object(ctx)
+            self.get_out_string(ctx)
+            answer = b"".join(ctx.out_string)
+            status = ctx.transport.resp_code
+            if status is None:
+                error = ctx.out_error
+                status = "200 OK" if error is None else ctx.out_protocol.fault_to_http_response_code(error)
+            headers = {"Content-Type": "text/xml; charset=utf-8", "Content-Length": str(len(answer))}
+            start_response(status, [*headers.items(), *ctx.transport.resp_headers.items()])
+            return [answer]
         finally:
             # They refer to each other: documents and their trees would stay in memory until Python looks for cycles.
-            ctx.__dict__.clear()
-
-    def _answer(self, ctx: Any, environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
-        ctx.transport.req_env = environ
-        ctx.in_string = [environ["wsgi.input"].read()]
-        ctx = self.generate_contexts(ctx, media_type.read(environ.get("CONTENT_TYPE", "")).charset)[0]
-        if ctx.in_error is None:
-            self.get_in_object(ctx)
-        if ctx.in_error is None:
-            self.get_out_object(ctx)
-        self.get_out_string(ctx)
-        answer = b"".join(ctx.out_string)
-        status = ctx.transport.resp_code
-        if status is None:
-            status = "200 OK" if ctx.out_error is None else ctx.out_protocol.fault_to_http_response_code(ctx.out_error)
-        headers = {"Content-Type": "text/xml; charset=utf-8", "Content-Length": str(len(answer))}
-        start_response(status, [*headers.items(), *ctx.transport.resp_headers.items()])
-        return [answer]
+            initial.__dict__.clear()
