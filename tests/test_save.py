@@ -19,7 +19,7 @@ from station.config import Retention, Settings
 from station.intake import Intake, Result
 from station.purge import purge
 from station.receipt import Source
-from station.replay import Limits, Reading, Replay, Reread, Verdict
+from station.replay import Reading, Replay, Reread, UnpackLimits, Verdict
 from station.store import documents, tables
 from station.store.rows import read_sql
 
@@ -259,7 +259,7 @@ def test_dry_run_foresees_it(door, tmp_path):
 
     for dry_run in (True, False):
         replay = Replay(Intake(door.engine, Settings.model_validate(OURS)), "anna", dry_run)
-        verdicts.append([item.verdict for item in replay.files(paths, Limits(1 << 20), None)])
+        verdicts.append([item.verdict for item in replay.files(paths, UnpackLimits(1 << 20), None)])
     assert verdicts[0] == verdicts[1]
     assert verdicts[0].count(Verdict.DUPLICATE) == 3
 
