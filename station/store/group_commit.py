@@ -29,6 +29,9 @@ T = TypeVar("T")
 _log = log.get(__name__)
 
 BATCH_MAX = 16
+# A leader waits for company no longer once as many entries wait: the database works on these while the next ones are
+# computed. With PostgreSQL at 32 connections 16 gave 0.7 of the rate.
+BATCH_ENOUGH = 8
 # How long an entry waits behind a batch that is blocked, as by a row lock, before it leads another one.
 BLOCKED_S = 0.01
 # Batches in flight on PostgreSQL: one, and two more where the first is blocked. More would exhaust max_connections when
@@ -77,6 +80,7 @@ class GroupCommit:
         self._leaders_max = leaders_max
         self._leaders = 0
         self._led_at = 0.0
+        self._filling = False  # a leader lets others run, which may join its batch
         self._pending: deque[Entry] = deque()
         self._lock = threading.Lock()
         self._slots = threading.BoundedSemaphore(slots)  # transactions at once
@@ -89,10 +93,14 @@ class GroupCommit:
         try:
             with self._lock:
                 self._pending.append(entry)
+                if self._filling and len(self._pending) >= BATCH_ENOUGH and self._leaders < self._leaders_max:
+                    self._filling = False  # the leader waits for company: lead at once instead of it
+                    self._leaders += 1
+                    leads = True
             while not entry.done:
                 if not (leads or (leads := self._take_lead(entry))):
                     self._wait(entry)
-                elif not self._lead(engine, deadline):  # another leader has taken the entry
+                elif not self._lead(engine, entry):  # another leader has taken the entry
                     with self._lock:
                         self._leaders -= 1
                         leads = False
@@ -131,15 +139,19 @@ class GroupCommit:
             self._leaders += 1
             return True
 
-    def _lead(self, engine: Engine, deadline: float) -> bool:
-        """Run the next batch, whose transaction begins before the leader's deadline. Return whether there was one."""
-        if len(self._pending) < BATCH_MAX:
+    def _lead(self, engine: Engine, own: Entry) -> bool:
+        """Run the next batch. Return False where another leader has taken the own entry."""
+        if len(self._pending) < BATCH_ENOUGH:
+            self._filling = True
             waiting.let_others_run()
+            self._filling = False
+        if own not in self._pending:
+            return False
         batch: list[Entry] = []
         take = partial(self._take, batch)
         try:
-            with self.slot(deadline):
-                results = self._run(engine, deadline, take)
+            with self.slot(own.deadline):
+                results = self._run(engine, own.deadline, take)
         except UndoneError:
             for entry in batch:
                 entry.alone = True
@@ -154,7 +166,7 @@ class GroupCommit:
             for entry in batch:
                 entry.done = True
                 entry.ready.set()
-        return bool(batch)
+        return True
 
     def _take(self, batch: list[Entry]) -> list[Entry]:
         """Move the entries that wait into a batch, in the order of their keys, but for those with too little time."""
