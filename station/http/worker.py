@@ -1,9 +1,9 @@
 """The gunicorn worker: gevent's, with the station's own HTTP reader, deadlines, and bounds on load.
 
 Each connection is a greenlet that reads a request, answers it and reads the next one, so that a slow client costs a
-greenlet and no thread. A request begins when all of it is in memory, and has a deadline for that. Connections, bytes in
-memory and requests in progress have their bounds, beyond which the answer is 503 at once (load shedding): the Nodo
-sends again.
+greenlet and no thread. Processing starts when the whole request is in memory; it has a deadline to arrive. Connections,
+bytes in memory and requests in progress have their bounds, beyond which the answer is 503 at once (load shedding): the
+Nodo sends again.
 """
 
 import os
@@ -36,8 +36,9 @@ _log = log.get(__name__)
 MAX_RUNNING = 32  # requests in progress: each holds its document's tree
 QUEUE_TIMEOUT_S = 5.0  # a request that waited longer is answered 503: the Nodo gives up after 15 s
 MAX_HELD = 64 * 1024 * 1024  # bytes of requests in memory; beyond it those of more than ordinary size get 503
-ORDINARY = 64 * 1024
-# Documents of this size take up to 60 ms to parse: one of them at a time, so that the others wait for one only.
+ORDINARY = 64 * 1024  # bytes: a connection that holds no more than this is read on even above MAX_HELD
+# Parsing a document of this many bytes may block the event loop for 60 ms: one at a time, and the network is looked at
+# in between.
 LONG = 16 * 1024
 LINGER_S = 2.0  # for the client to read the last answer; and at a stop, for requests that are on their way already
 # Accept throttling: delay accept() by this much for each open connection, so that a less loaded worker wins.
@@ -48,6 +49,8 @@ ACCEPT_DELAYS_MAX_S = 0.2  # all delays of a second: a stream of new connections
 # Connections that are accepted at once where no other worker could take them, or this one is late: a worker that is
 # busy with long documents would otherwise accept one for each of them.
 ACCEPT_MAX = 16
+SWEEP_S = 0.25  # how often deadlines are looked at
+TURN_S = 0.005  # how long connections may run before the event loop looks at the network again
 ACCEPT_LATE_S = 0.05
 
 
@@ -84,7 +87,7 @@ class _ExpiredError(Exception):
 
 
 class Client:
-    """A client's connection, as worker and application see it (which asks for its addresses and certificate)."""
+    """A client's connection. The application asks it for its addresses and certificate."""
 
     def __init__(self, socket: Any, peer: Any, limits: Limits) -> None:
         self.socket = socket
@@ -93,7 +96,7 @@ class Client:
         self.local: tuple[str, int] | str = socket.getsockname()
         self.incoming = Incoming(limits)
         self.greenlet = gevent.getcurrent()
-        self.timer: Any = None
+        self.deadline: float | None = None  # of the wait for the network, of `time.monotonic()`
         self.evicted = False  # it gives way to another connection
         self.health = False
         self.last = False  # the connection ends with the next answer
@@ -102,21 +105,6 @@ class Client:
 
     def __str__(self) -> str:
         return str(self.peer[0]) if self.peer else "unix"
-
-    def expire_in(self, seconds: float) -> None:
-        """Set the deadline: `_ExpiredError` is then raised in this connection's greenlet.
-
-        `gevent.Timeout` would raise in the greenlet that sets it, and any may end this connection.
-        """
-        self.stop_timer()
-        self.timer = gevent.get_hub().loop.timer(seconds)
-        self.timer.start(self.greenlet.throw, _ExpiredError)
-
-    def stop_timer(self) -> None:
-        """Remove the deadline."""
-        if self.timer is not None:
-            self.timer.close()
-            self.timer = None
 
     def end_sending(self) -> None:
         """Tell the client that nothing more comes."""
@@ -185,6 +173,8 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         self._polled = time.monotonic()
         polled = gevent.get_hub().loop.check()
         polled.start(self._note_poll)
+        sweep = gevent.get_hub().loop.timer(SWEEP_S, repeat=SWEEP_S)
+        sweep.start(self._sweep)
         accepting = []
         for listener in self.sockets:
             listener.setblocking(False)
@@ -204,12 +194,22 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         while self._clients and time.monotonic() < stop:
             if time.monotonic() >= linger:
                 for client in [client for client, for_request in self._waiting.items() if for_request]:
-                    client.expire_in(0)
+                    client.deadline = 0.0
             self.tmp.notify()
             gevent.sleep(0.05)
 
     def _note_poll(self) -> None:
         self._polled = time.monotonic()
+
+    def _sweep(self) -> None:
+        """End the waits whose deadlines have passed. A timer for each wait would cost a tenth of a push's rate."""
+        for client in list(self._waiting):
+            self._expire(client)
+
+    def _expire(self, client: Client) -> None:
+        """Raise `_ExpiredError` in a connection's greenlet, if its deadline has passed. Called by the event loop."""
+        if client.deadline is not None and client.deadline <= time.monotonic():
+            client.greenlet.throw(_ExpiredError)
 
     def _report(self) -> None:
         """Tell the metrics, once a second, how many requests wait and how many were turned away."""
@@ -250,15 +250,18 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
                     gevent.sleep(0.05)  # all are at work
 
     def _make_room(self) -> bool:
-        """Close the oldest connection that never sent a request, or else the one that waits for longest."""
-        client = next((client for client in self._waiting if not client.served), None) or next(
-            iter(self._waiting), None
-        )
-        if client is None:
+        """Close the oldest connection that waits for its first request, or else the one that waits for longest.
+
+        A client that does not read its answer gives way last: its request is done.
+        """
+        if not self._waiting:
             return False
+        # The first of those that are least: the dictionary has them in the order in which they began to wait.
+        client = min(self._waiting, key=lambda client: (not self._waiting[client], client.served > 0))
         del self._waiting[client]  # at once, or the next call would choose it again
         client.evicted = True
-        client.expire_in(0)
+        client.deadline = 0.0
+        gevent.get_hub().loop.run_callback(self._expire, client)
         return True
 
     def _serve(self, socket: Any, peer: Any) -> None:
@@ -273,7 +276,11 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             while not client.last and (request := self._read(client)):
                 self._send(client, self._respond(client, request), self._read_timeout)
                 client.served += 1
-                gevent.sleep(0)  # a client that always has a next request ready must not keep the others waiting
+                if client.evicted:  # while it was sent the last bytes
+                    return
+                # A client that always has a next request ready must not keep the others waiting.
+                if time.monotonic() - self._polled > TURN_S:
+                    gevent.sleep(0)
             if client.last:
                 self._linger(client)
         except (OSError, _ExpiredError):
@@ -293,11 +300,11 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     def _until(self, client: Client, seconds: float, *, for_request: bool = False) -> Iterator[None]:
         """Wait for the network until a deadline. Meanwhile the connection may give way to others."""
         self._waiting[client] = for_request
-        client.expire_in(seconds)
+        client.deadline = time.monotonic() + seconds
         try:
             yield
         finally:
-            client.stop_timer()
+            client.deadline = None
             self._waiting.pop(client, None)
 
     def _handshake(self, client: Client) -> None:
@@ -317,17 +324,18 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         incoming = client.incoming
         if request := incoming.take():
             return request
-        idle_s = self._read_timeout if not client.served else self._keepalive if self.alive else LINGER_S
+        begun = incoming.begun
+        idle_s = self._read_timeout if begun or not client.served else self._keepalive if self.alive else LINGER_S
         try:
             with self._until(client, idle_s, for_request=True):
                 while (request := incoming.take()) is None:
-                    begun = incoming.begun
                     data = client.socket.recv(65536)
                     if not data or client.evicted:
                         return None
+                    if not begun:  # with its first byte, whatever that is
+                        begun = True
+                        client.deadline = time.monotonic() + self._read_timeout
                     incoming.feed(data)
-                    if not begun:
-                        client.expire_in(self._read_timeout)
                     if incoming.expects_continue:
                         incoming.expects_continue = False
                         client.socket.sendall(_CONTINUE)
@@ -345,7 +353,8 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def _send(self, client: Client, answer: bytes, seconds: float) -> None:
         with self._until(client, seconds):
-            client.socket.sendall(answer)
+            if (sent := client.socket.send(answer)) < len(answer):
+                client.socket.sendall(answer[sent:])
 
     def _reply_and_close(self, client: Client, answer: bytes) -> None:
         client.last = True
@@ -384,20 +393,31 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         self._hold(client, len(client.incoming) + request.size)
         try:
             end = arrived + QUEUE_TIMEOUT_S
-            if not self._running.acquire(timeout=max(0.0, end - time.monotonic())):
+            long = request.size > LONG
+            if long and not self._long.acquire(timeout=max(0.0, end - time.monotonic())):
                 return self._busy(client)
             try:
-                if request.size > LONG:
-                    if not self._long.acquire(timeout=max(0.0, end - time.monotonic())):
-                        return self._busy(client)
-                    # It is parsed by when the event loop next runs, which first looks at the other connections.
-                    gevent.spawn_later(0.001, self._long.release)
+                running = self._running.acquire(timeout=max(0.0, end - time.monotonic()))
+            finally:
+                if long:
+                    self._release_long()
+            if not running:
+                return self._busy(client)
+            try:
                 return self._run(client, request, arrived)
             finally:
                 self._running.release()
         finally:
             self._pending -= 1
             self._hold(client, len(client.incoming))
+
+    def _release_long(self) -> None:
+        """Let the next long document begin when this one is parsed and the other connections had their turn."""
+        try:
+            gevent.spawn_later(0.001, self._long.release)
+        except MemoryError:
+            self._long.release()
+            raise
 
     def _run(self, client: Client, request: Request, arrived: float) -> bytes:
         """Let the application answer."""
@@ -421,8 +441,8 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
                 _log.error("unexpected_error", exc_info=error)
             client.last = True
             return _BUSY if out_of_resource(error) else _FAILED
-        # A client that was told "ready" while the stop came asks again on the same connection and is told otherwise: no
-        # new one is accepted.
+        # Keep a health connection open if the stop came during its request: no new connection is accepted, and its next
+        # request must be answered "stopping".
         alive = was_alive if client.health else self.alive
         client.last = client.last or LAST in environ or not alive or not self._keepalive
         return gateway.head(status, fields, last=client.last) + (b"" if request.method == "HEAD" else body)

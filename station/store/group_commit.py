@@ -3,7 +3,7 @@
 A commit waits for the disk, which takes longer than all else a receipt needs. On PostgreSQL the statements of a batch
 go in one pipelined transaction, in one round trip; on SQLite, which has one writer, their work is done one after the
 other in one transaction. Each caller is told the outcome of its own entry once that is on the disk: where one entry
-fails, nothing of the batch is done, and each is run alone.
+fails, the transaction is rolled back, and each entry runs in a transaction of its own.
 """
 
 import threading
@@ -34,8 +34,9 @@ BATCH_MAX = 16
 BATCH_ENOUGH = 8
 # How long an entry waits behind a batch that is blocked, as by a row lock, before it leads another one.
 BLOCKED_S = 0.01
-# Batches in flight on PostgreSQL: one, and two more where the first is blocked. More would exhaust max_connections when
-# the server hangs: each that is given up keeps its server process.
+# Batches at once on PostgreSQL: a further one starts if the last was taken BLOCKED_S ago and is not done, or if enough
+# entries wait. More would exhaust max_connections when the server hangs, since each that is given up keeps its server
+# process.
 LEADERS_MAX = 3
 # Drop entries whose deadline is closer than this: a batch runs under its earliest deadline and would cut the others
 # short.
@@ -61,7 +62,7 @@ class Entry:
         self.alone = False  # its batch was rolled back: run it by itself
         self.committed = False
         self.result: Any = None
-        self.error: Exception | None = None  # where it is none and nothing is committed: the entry was given up
+        self.error: Exception | None = None  # none without `committed`: dropped for lack of time, and may be retried
 
 
 Take: TypeAlias = Callable[[], list[Entry]]
@@ -80,7 +81,7 @@ class GroupCommit:
         self._leaders_max = leaders_max
         self._leaders = 0
         self._led_at = 0.0
-        self._filling = False  # a leader lets others run, which may join its batch
+        self._filling = False  # a leader waits (10 ms at most) for more entries
         self._pending: deque[Entry] = deque()
         self._lock = threading.Lock()
         self._slots = threading.BoundedSemaphore(slots)  # transactions at once
@@ -161,7 +162,8 @@ class GroupCommit:
             for entry, result in zip(batch, results, strict=True):
                 entry.result = result
                 entry.committed = True
-            self.observe(len(batch))
+            if batch:
+                self.observe(len(batch))
         finally:
             for entry in batch:
                 entry.done = True
@@ -187,7 +189,8 @@ class GroupCommit:
 
     def _fail(self, batch: list[Entry], error: Exception) -> None:
         if len(batch) > 1 and not isinstance(error, StoreError):
-            # A defect, or no memory: nothing tells whose, nor whether it was before the commit. All try again.
+            # A defect, or no memory. The error does not tell which entry caused it, nor whether the commit happened:
+            # all callers retry.
             _log.error("transaction_given_up", exc_info=error)
             error = _given_up()
         for entry in batch:
