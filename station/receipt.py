@@ -35,6 +35,15 @@ class Flag(StrEnum):
     RECEIPT_ID_HASHED = "receipt_id_hashed"  # receiptId too long for an index: its hash stands for it
 
 
+# Flags that follow from the fields (see `oddities`): of a receipt with several documents they tell of all together.
+ODDITIES = frozenset(
+    {Flag.TRANSFER_SUM_DIFFERS, Flag.OUTCOME_KO, Flag.NOTICE_IUV_DIFFER, Flag.SECONDARY_BENEFICIARY, Flag.STAND_IN}
+)
+# Flags of the arrival: no document gives them, so reading it again does not take them away.
+ARRIVAL_FLAGS = frozenset({Flag.SECOND_RECEIPT, Flag.UNKNOWN_STATION})
+# Each other flag is of a document, and one document of a receipt is enough for it.
+
+
 class Subject(NamedTuple):
     """A debtor or payer: type F (natural) or G (legal person), fiscal code or ANONIMO, full name."""
 

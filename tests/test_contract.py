@@ -14,7 +14,7 @@ from lxml import etree
 
 from station import contract
 from station.errors import DocumentError, InvalidReceiptError, MalformedDocumentError
-from station.receipt import Flag
+from station.receipt import ODDITIES, Flag, oddities
 
 DATA = Path(__file__).parent / "data"
 ENVELOPE = '<s:Envelope xmlns:s="http://schemas.xmlsoap.org/soap/envelope/">{}</s:Envelope>'
@@ -858,3 +858,13 @@ def test_breaches_of_two_threads_do_not_mix():
 
     with ThreadPoolExecutor(len(elements)) as pool:
         assert list(pool.map(rules, elements)) == [{name} for name in elements]
+
+
+def test_flags_of_the_fields():
+    """`ODDITIES` names each flag that a receipt's fields can ask for, and no other."""
+    one = read(an_envelope(a_request()))
+    odd = one._replace(
+        amount=one.amount + 1, outcome="KO", iuv="another", fiscal_code="00000000000", stand_in=True
+    )  # fmt: skip
+    assert oddities(one._replace(id_pa=one.fiscal_code)) == frozenset()
+    assert oddities(odd) == ODDITIES

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from station.contract.content import Statements, read_statements
 from station.contract.parsing import parse, request_element
 from station.contract.reading import read
-from station.receipt import Flag, Receipt, Transfer, oddities
+from station.receipt import ODDITIES, Flag, Receipt, Transfer, oddities
 
 
 class ReadDocument(NamedTuple):
@@ -31,10 +31,6 @@ class United(NamedTuple):
     receipt: Receipt
     hashes: tuple[bytes, ...]
     fullest: int
-
-
-# Flags of a document that stay true of the receipt whatever another document adds.
-_LASTING = {Flag.UNKNOWN_ELEMENTS, Flag.DATE_OUT_OF_RANGE, Flag.RECEIPT_ID_HASHED}
 
 
 def read_copy(raw: bytes, charset: str | None) -> ReadDocument:
@@ -62,7 +58,7 @@ def unite(copies: Sequence[ReadDocument]) -> United | None:
     receipt = copies[fullest].receipt
     for copy in copies:
         receipt = _filled(receipt, copy.receipt)
-    flags = oddities(receipt).union(*(copy.receipt.flags & _LASTING for copy in copies))
+    flags = oddities(receipt).union(*(copy.receipt.flags - ODDITIES for copy in copies))
     first = copies[0].receipt
     receipt = receipt._replace(
         id_broker_pa=first.id_broker_pa,

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Table, delete, func, literal, select, update
 
 from station import contract
 from station.errors import DocumentError, RefusalError
-from station.receipt import Flag, Receipt
+from station.receipt import ARRIVAL_FLAGS, Flag, Receipt
 from station.store import tables
 from station.store.insert import insert_rows
 from station.store.rows import receipt_row, transfer_rows
@@ -19,9 +19,6 @@ from station.store.rows import receipt_row, transfer_rows
 # Each new document is compared with all that are there. The Nodo and the GPD API send three that differ at most; more
 # than this are refused, and kept as refused requests.
 DOCUMENTS_MAX = 20
-
-# Flags of the arrival, not of the content: they stay whatever the documents say.
-ARRIVAL_FLAGS = frozenset({Flag.SECOND_RECEIPT, Flag.UNKNOWN_STATION})
 
 
 def documents_of(connection: Connection, id_pa: str, receipt_id: str) -> list[dict[str, Any]]:

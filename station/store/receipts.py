@@ -53,7 +53,7 @@ class NewReceipt:
 
 
 # A retry has lost a race for a key or for one ordinal of the same notice. Twenty in a row means a defect.
-_RETRIES_MAX = 20
+_TRIES_MAX = 20
 
 
 def save_receipt(
@@ -70,10 +70,10 @@ def save_receipt(
         return commit(engine, lambda connection: _save_on_sqlite(connection, new, in_doubt), until=until)
     statement, given = read_sql("save_receipt"), _parameters(new, in_doubt)
     key = ("receipt", new.receipt.id_pa, new.receipt.receipt_id)
-    outcome = "retry"
-    for _ in range(_RETRIES_MAX):
-        if outcome == "retry":
-            outcome = run_alone(engine, statement, given, key=key, until=until) or outcome
+    for _ in range(_TRIES_MAX):
+        outcome = run_alone(engine, statement, given, key=key, until=until)
+        if outcome != "retry":
+            break
 
     def save_differing(connection: Connection) -> tuple[Saved, frozenset[Flag]]:
         flags = add_document(connection, new.receipt, new.document)

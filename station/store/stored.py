@@ -13,9 +13,9 @@ from sqlalchemy import Connection, delete, func, select, tuple_, update
 
 from station import contract
 from station.errors import ReceiptConflictError
-from station.receipt import Identifiers, Receipt, Source
+from station.receipt import ARRIVAL_FLAGS, Identifiers, Receipt, Source
 from station.store import tables
-from station.store.documents import ARRIVAL_FLAGS, document_bytes, documents_of, write_united
+from station.store.documents import document_bytes, documents_of, write_united
 from station.store.paging import Cursor
 from station.store.receipts import next_ordinal
 from station.store.refused import NewRefusal, RefusedState, discard, write_refused
