@@ -63,9 +63,9 @@ class Transport(ServerBase):  # type: ignore[misc]  # Spyne has no types
             self.get_out_string(ctx)
             answer = b"".join(ctx.out_string)
             status = ctx.transport.resp_code
-            if status is None:
-                error = ctx.out_error
-                status = "200 OK" if error is None else ctx.out_protocol.fault_to_http_response_code(error)
+            if status is None:  # no local name for the error: its traceback holds this frame, which would hold it
+                failed = ctx.out_error is not None
+                status = ctx.out_protocol.fault_to_http_response_code(ctx.out_error) if failed else "200 OK"
             headers = {"Content-Type": "text/xml; charset=utf-8", "Content-Length": str(len(answer))}
             start_response(status, [*headers.items(), *ctx.transport.resp_headers.items()])
             return [answer]
