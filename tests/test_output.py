@@ -58,6 +58,7 @@ REAL = {
     "transfer": {"id_pa": EC, "receipt_id": HOSTILE},
     "receipt_flag": {"id_pa": EC, "receipt_id": HOSTILE},
     "receipt_route": {"id_pa": EC, "receipt_id": HOSTILE},
+    "receipt_document": {"id_pa": EC, "receipt_id": HOSTILE},
     "refused": {"id_pa": EC, "state": "open", "refused_id": "9ad2f1c05b7e44aa", "raw": b"\x1b[31m\n<x"},
     "refused_history": {"id_pa": EC},
     "journal": {"id_pa": EC},
