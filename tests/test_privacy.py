@@ -39,6 +39,7 @@ PERSONAL = {
 KEEPS = {
     "receipt": {"raw", "description", "debtor_name", "debtor_id", "payer_name", "payer_id", "payment_note", "metadata"},
     "transfer": {"remittance_information", "metadata", "iban"},
+    "receipt_document": {"raw"},
     "refused": {"raw"},
 }
 

@@ -122,6 +122,21 @@ def test_personal(door):
         assert word not in everything
 
 
+@pytest.mark.parametrize("part", ["raw_months", "personal_months"])
+def test_all_documents(door, part):
+    """Of a receipt with several documents all become empty, and each of them is still a duplicate."""
+    request = a_request()
+    raws = [an_envelope(request), an_envelope(request.but(newThing="x"))]
+    for raw in raws:
+        door.take(raw)
+    assert sorted(row["raw"] for row in door.rows(tables.receipt_document)) == sorted(raws)
+    age(door, tables.receipt, received_at=OLD)
+    run(door, **{part: 24})
+    assert [row["raw"] for row in door.rows(tables.receipt_document)] == [b"", b""]
+    assert door.receipt(request)["raw"] == b""
+    assert [door.take(raw).result for raw in raws] == ["duplicate", "duplicate"]
+
+
 def test_still_told_apart(door):
     """A receipt that was purged is a duplicate when it comes again, and a conflict with other content."""
     request = a_request()
