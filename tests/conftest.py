@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import databases
 import forked
@@ -102,6 +103,22 @@ def postgres_url(postgres_migrated: str) -> str:
 def database_url(request: pytest.FixtureRequest) -> str:
     """URL of a migrated, empty database: the test runs once on SQLite and once on PostgreSQL."""
     return request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url")
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[..., Any]]:
+    """Connect as `store.connect` does, and disconnect at the test's end, even where it fails: a connection that is left
+    open fails another test, in which Python's collector finds it."""
+    from station import store
+
+    with ExitStack() as stack:
+
+        def connect(url: str, **how: Any) -> store.Engine:
+            engine = store.connect(url, **how)
+            stack.callback(engine.dispose)
+            return engine
+
+        yield connect
 
 
 # --- processes --------------------------------------------------------------------------------------------------------

@@ -43,9 +43,9 @@ def door(database_url):
 
 
 @pytest.mark.parametrize("days", [-40, 40, 4000])
-def test_set(database_url, monkeypatch, days):
+def test_set(database_url, monkeypatch, days, connect):
     """Whatever the journal then says of the time it took, the receipt is stored."""
-    engine = store.connect(database_url)
+    engine = connect(database_url)
     shifted = datetime.now(UTC) - timedelta(days=days)
     monkeypatch.setattr(intake, "datetime", clock_at(shifted))  # when it arrived; the journal looks at it afterwards
     document = contract.parse(an_envelope(a_request()), None)
@@ -53,7 +53,6 @@ def test_set(database_url, monkeypatch, days):
         document, contract.request_element(document.root), Origin(Source.PUSH)
     )
     assert outcome.result is Result.STORED
-    engine.dispose()
 
 
 def date_everything(door, moment):
@@ -122,16 +121,15 @@ def test_purge_says_what_lies_in_the_future(door, run_station):
 # --- reconcile --------------------------------------------------------------------------------------------------------
 
 
-def test_reconcile_by_a_clock_that_is_not_the_databases(postgres_url, monkeypatch):
+def test_reconcile_by_a_clock_that_is_not_the_databases(postgres_url, monkeypatch, connect):
     """It does nothing: its times would be watermarks."""
-    engine = store.connect(postgres_url)
+    engine = connect(postgres_url)
     settings = Settings.model_validate({"ec": [{"id": EC}], "gpd": {"key": "k", "url": "http://127.0.0.1:9/"}})
     monkeypatch.setattr(run, "datetime", clock_at(AHEAD))
     with pytest.raises(ClockError, match="and the database's"):
         reconcile(settings, engine, Order())
     with store.transaction(engine, readonly=True) as connection:
         assert connection.execute(text("SELECT count(*) FROM reconcile_run")).scalar() == 0
-    engine.dispose()
 
 
 # --- what is counted and listed ---------------------------------------------------------------------------------------

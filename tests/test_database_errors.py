@@ -111,14 +111,13 @@ def test_host_that_is_none(said):
     assert "cannot be reached" in said(f"postgresql://station@{'x' * 70}.invalid/receipts")
 
 
-def test_statement(postgres_url):
+def test_statement(postgres_url, connect):
     """Of a statement that fails the driver's words stay away: they may quote the row."""
-    engine = store.connect(postgres_url)
+    engine = connect(postgres_url)
     with pytest.raises(StoreError) as error, store.transaction(engine) as connection:
         connection.execute(text("SELECT CAST('RSSMRA80A01H501U' AS int)"))
     assert str(error.value).startswith("the database postgres at /")
     assert "RSSMRA" not in str(error.value)
-    engine.dispose()
 
 
 def test_commands(postgres_server, tmp_path):

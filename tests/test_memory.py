@@ -16,9 +16,9 @@ from station.contract import schema
 from station.errors import out_of_resource
 
 
-def test_a_connection_that_could_not_be_given_back(database_url, monkeypatch):
+def test_a_connection_that_could_not_be_given_back(database_url, monkeypatch, connect):
     """It is dropped at the next use: else the pool has one less for ever, and SQLite may stay locked by it."""
-    engine = store.connect(database_url, pool_size=1)
+    engine = connect(database_url, pool_size=1)
 
     def no_memory(_connection):
         raise MemoryError
@@ -33,7 +33,6 @@ def test_a_connection_that_could_not_be_given_back(database_url, monkeypatch):
     assert engine.pool.checkedout() == 0
     kept.detach()
     kept.close()
-    engine.dispose()
 
 
 def test_wherever_memory_ends_in_a_push(sqlite_url):

@@ -57,16 +57,15 @@ def test_up_down_up(empty_url):
     alembic(empty_url, "upgrade head", "check")
 
 
-def test_alembic_as_a_process(tmp_path):
+def test_alembic_as_a_process(tmp_path, connect):
     """A developer's `alembic` in this folder finds its settings and the database of the environment."""
     subprocess.run(
         [sys.executable, "-m", "alembic", "upgrade", "head"],
         cwd=ROOT, check=True, capture_output=True,
         env={**os.environ, "STATION_DATABASE_URL": f"sqlite:///{tmp_path / 'empty.sqlite3'}"},
     )  # fmt: skip
-    engine = store.connect(f"sqlite:///{tmp_path / 'empty.sqlite3'}")
+    engine = connect(f"sqlite:///{tmp_path / 'empty.sqlite3'}")
     store.check_schema(engine)
-    engine.dispose()
 
 
 # SQLAlchemy says of SQLite that it does not read indexes of expressions.
@@ -88,15 +87,14 @@ def test_every_constraint_has_a_name(empty_url):
 
 
 @both
-def test_behind(empty_url):
+def test_behind(empty_url, connect):
     """A schema that is behind is told, with the command that helps; migrating mends it, twice does no harm."""
-    engine = store.connect(empty_url)
+    engine = connect(empty_url)
     with pytest.raises((SchemaBehindError, MissingDatabaseError), match="station migrate"):
         store.check_schema(engine)
     store.migrate(engine)
     store.migrate(engine)
     store.check_schema(engine)
-    engine.dispose()
 
 
 @both
@@ -125,10 +123,10 @@ def test_keys_start_with_id_pa(empty_url):
 
 
 @both
-def test_receipts_of_the_schema_before(empty_url):
+def test_receipts_of_the_schema_before(empty_url, connect):
     """A receipt that was stored before there was a table for documents becomes one of several documents."""
     migrate(empty_url)
-    engine = store.connect(empty_url)
+    engine = connect(empty_url)
     door = Door(engine)
     request = a_request()
     poorer, fuller = an_envelope(request.but(paymentNote=ABSENT)), an_envelope(request)
@@ -137,7 +135,6 @@ def test_receipts_of_the_schema_before(empty_url):
     assert door.take(fuller).result is Result.DUPLICATE
     assert (door.receipt(request)["raw"], door.receipt(request)["payment_note"]) == (fuller, request["paymentNote"])
     assert {row["number"]: row["raw"] for row in door.rows(tables.receipt_document)} == {1: poorer, 2: fuller}
-    engine.dispose()
 
 
 def test_later_schema(database_url):

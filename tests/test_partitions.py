@@ -77,9 +77,9 @@ def test_keys_start_with_the_ec():
             assert not index.unique, index.name
 
 
-def test_intake_on_partitions(partitioned_url):
+def test_intake_on_partitions(partitioned_url, connect):
     """Receipts, resends, second receipts, conflicts and refusals are told apart as ever, and found again."""
-    engine = store.connect(partitioned_url, pool_size=16)
+    engine = connect(partitioned_url, pool_size=16)
     intake = Intake(engine, Settings())
 
     def take(request):
@@ -105,4 +105,3 @@ def test_intake_on_partitions(partitioned_url):
     with psycopg.connect(partitioned_url) as connection:
         used = connection.execute("SELECT count(DISTINCT tableoid) FROM receipt").fetchone()
     assert used == (4,)
-    engine.dispose()

@@ -110,12 +110,15 @@ class Station:
         """No column but those that keep documents holds it."""
         engine = store.connect(self.url)
         with engine.connect() as connection:
-            for table in tables.metadata.sorted_tables:
-                for row in connection.execute(table.select()).mappings():
-                    for name, value in row.items():
-                        if name not in KEEPS.get(table.name, set()):
-                            without_mark(str(value), f"{table.name}.{name}")
+            found = {
+                one.name: connection.execute(one.select()).mappings().all() for one in tables.metadata.sorted_tables
+            }
         engine.dispose()
+        for table, rows in found.items():
+            for row in rows:
+                for name, value in row.items():
+                    if name not in KEEPS.get(table, set()):
+                        without_mark(str(value), f"{table}.{name}")
 
 
 @pytest.fixture

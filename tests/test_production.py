@@ -138,16 +138,15 @@ def test_registry(settings, engine):
     assert names(settings.model_copy(update={"ec": (), "broker": ()}), engine) == ["registry_open", "brokers_open"]
 
 
-def test_not_reconciled(settings, app_url):
+def test_not_reconciled(settings, app_url, connect):
     """An EC that was never walked, or not for too long, is named."""
-    engine = store.connect(app_url)
+    engine = connect(app_url)
     [finding] = [one for one in production.findings(settings, engine) if one.name == "not_reconciled"]
     assert "77777777777" in finding.what
     long_ago = datetime.now(UTC) - timedelta(days=30)
     with store.transaction(engine) as connection:
         store.runs.set_watermark(connection, "77777777777", long_ago, walked_at=long_ago)
     assert names(settings, engine) == ["not_reconciled"]
-    engine.dispose()
 
 
 def test_sqlite_with_several_workers(settings, sqlite_url):
@@ -220,12 +219,11 @@ def test_where_sqlite_is(settings, tmp_path, url, expected):
     assert found == expected
 
 
-def test_one_role_for_all(settings, postgres_url):
+def test_one_role_for_all(settings, postgres_url, connect):
     """A service that runs with the role that owns the tables is named."""
-    engine = store.connect(postgres_url)
+    engine = connect(postgres_url)
     [finding] = [one for one in production.findings(settings, engine) if one.name == "role_may_too_much"]
     assert "drop the tables, delete receipts, create tables" in finding.what
-    engine.dispose()
 
 
 @pytest.mark.parametrize(
@@ -243,10 +241,9 @@ def test_durability(settings, engine, monkeypatch, seen, expected):
     assert [finding.name for finding in production.findings(settings, engine)] == expected
 
 
-def test_durability_is_seen(postgres_url):
+def test_durability_is_seen(postgres_url, connect):
     """A setting that is off is seen, be it for this session alone."""
-    engine = store.connect(postgres_url)
+    engine = connect(postgres_url)
     with store.transaction(engine) as connection:
         connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
         assert gauges.durability(connection) == gauges.Durability(("synchronous_commit",), False, False, 0)
-    engine.dispose()

@@ -297,10 +297,9 @@ def test_months_before(moment, months, before):
     assert months_before(date.fromisoformat(moment), months) == date.fromisoformat(before)
 
 
-def test_database_stays_away(monkeypatch):
+def test_database_stays_away(monkeypatch, connect):
     """A database that cannot be had ends the purge with an error, after it was waited for."""
     monkeypatch.setattr("station.retry._PAUSES_S", (0, 0, 0))
-    engine = store.connect("postgresql://nobody@127.0.0.1:1/none")
+    engine = connect("postgresql://nobody@127.0.0.1:1/none")
     with pytest.raises(StoreError):
         list(purge(engine, Retention(raw_months=1)))
-    engine.dispose()

@@ -176,9 +176,9 @@ def test_no_thread(own, monkeypatch, start):
     assert ask(own) == 1
 
 
-def test_forked(database_url):
+def test_forked(database_url, connect):
     """A process that is forked has no part in the connections of the one it came from."""
-    engine = store.connect(database_url)
+    engine = connect(database_url)
     ask(engine)
     assert engine.pool.checkedin() == 1
     child = os.fork()
@@ -187,13 +187,12 @@ def test_forked(database_url):
         os._exit(0 if fresh else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert ask(engine) == 1
-    engine.dispose()
 
 
-def test_committed_between_two_looks(postgres_url):
+def test_committed_between_two_looks(postgres_url, connect):
     """A copy turned away by another receipt of its notice, while the same receipt is just being stored by another copy,
     is counted, and the station it came by is kept."""
-    engine = store.connect(postgres_url)
+    engine = connect(postgres_url)
     intake = Intake(engine, config.Settings())
     other = a_request()
     assert push(intake, other) is Result.STORED
@@ -212,7 +211,6 @@ def test_committed_between_two_looks(postgres_url):
         resends = connection.execute(text("SELECT resends FROM receipt WHERE receipt_id = :id"), of).scalar_one()
         routes = connection.execute(text("SELECT id_station FROM receipt_route WHERE receipt_id = :id"), of).scalars()
         assert (resends, list(routes)) == (1, ["99999999990_09"])
-    engine.dispose()
 
 
 def push(intake, request):
@@ -220,9 +218,9 @@ def push(intake, request):
     return intake.accept(document, contract.request_element(document.root), Origin(Source.PUSH)).result
 
 
-def test_sqlite_can_be_written_again(sqlite_url):
+def test_sqlite_can_be_written_again(sqlite_url, connect):
     """Connections that were made while SQLite's file was read-only are all closed: they would be so for ever."""
-    engine = store.connect(sqlite_url)
+    engine = connect(sqlite_url)
     with ExitStack() as stack:
         for _ in range(2):
             connection = stack.enter_context(store.transaction(engine, readonly=True))
@@ -234,4 +232,3 @@ def test_sqlite_can_be_written_again(sqlite_url):
     assert [one.path for one in psutil.Process().open_files() if one.path.startswith(engine.url.database)] == []
     with store.transaction(engine) as connection:
         connection.execute(text("CREATE TABLE one (n)"))
-    engine.dispose()

@@ -228,12 +228,12 @@ def test_other_warnings(engine, execute):
 # --- what waits -------------------------------------------------------------------------------------------------------
 
 
-def test_bounded(url, execute, monkeypatch):
+def test_bounded(url, execute, monkeypatch, connect):
     """Commits that are given up keep their server processes, but never so many that others find no place; what comes
     then fails at once, until the standby is back."""
     monkeypatch.setattr(postgres, "_GIVEN_UP_S", 0.0)
     execute("CREATE TABLE IF NOT EXISTS tries (n int)")
-    engine = store.connect(url, pool_size=2)
+    engine = connect(url, pool_size=2)
 
     def attempt(seconds):
         run_statements(engine, [("INSERT INTO tries VALUES (1)", {})], until=time.monotonic() + seconds)
@@ -253,4 +253,3 @@ def test_bounded(url, execute, monkeypatch):
             assert time.monotonic() < deadline
         attempt(30)
     assert execute("SELECT count(*) FROM tries").fetchone() == (crowd + 1,)
-    engine.dispose()
