@@ -52,6 +52,7 @@ class NewReceipt:
         }  # fmt: skip
 
 
+_SAVE = read_sql("save_receipt")  # on PostgreSQL
 # A retry has lost a race for a key or for one ordinal of the same notice. Twenty in a row means a defect.
 _TRIES_MAX = 20
 
@@ -68,10 +69,10 @@ def save_receipt(
     """
     if engine.dialect.name == "sqlite":
         return commit(engine, lambda connection: _save_on_sqlite(connection, new, in_doubt), until=until)
-    statement, given = read_sql("save_receipt"), _parameters(new, in_doubt)
+    given = _parameters(new, in_doubt)
     key = ("receipt", new.receipt.id_pa, new.receipt.receipt_id)
     for _ in range(_TRIES_MAX):
-        outcome = run_alone(engine, statement, given, key=key, until=until)
+        outcome = run_alone(engine, _SAVE, given, key=key, until=until)
         if outcome != "retry":
             break
 
@@ -84,7 +85,7 @@ def save_receipt(
             id_pa=new.receipt.id_pa, receipt_id=new.receipt.receipt_id
         )
         counted = given | {"same_as": connection.execute(stored).scalar_one()}
-        return Saved(connection.exec_driver_sql(statement, counted).scalar_one()), flags
+        return Saved(connection.exec_driver_sql(_SAVE, counted).scalar_one()), flags
 
     match outcome:
         case "retry":

@@ -74,6 +74,7 @@ _KNOWN = (
     .with_for_update()
 )
 _CHANGED = update(tables.refused).where(_IS_IT)
+_SAVE = read_sql("save_refused")  # on PostgreSQL
 
 
 def save_refused(engine: Engine, new: NewRefusal, *, until: float) -> str:
@@ -85,7 +86,7 @@ def save_refused(engine: Engine, new: NewRefusal, *, until: float) -> str:
         row = new.row()
         given = row | {"operator": new.operator and new.operator[:64]} | exchange_parameters(new.exchange)
         key = ("refused", row["id_pa"], row["refused_id"])
-        if run_alone(engine, read_sql("save_refused"), given, key=key, until=until) is not None:
+        if run_alone(engine, _SAVE, given, key=key, until=until) is not None:
             return str(row["refused_id"])
     return commit(engine, lambda connection: write_refused(connection, new), until=until)
 

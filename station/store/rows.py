@@ -1,7 +1,6 @@
 """A receipt as rows of tables, and as parameters of the statements in `sql/`."""
 
 import json
-from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -43,8 +42,10 @@ def exchange_parameters(exchange: Exchange | None) -> dict[str, Any]:
 as_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
 
 
-@cache
 def read_sql(name: str) -> str:
-    """Return the statement in `sql/NAME.sql`, without its comments: the driver would look for parameters in them."""
+    """Return the statement in `sql/NAME.sql`, without its comments: the driver would look for parameters in them.
+
+    Call it as a module is loaded: there may be no file descriptor left when a request comes.
+    """
     text = files("station.store").joinpath("sql", f"{name}.sql").read_text("utf-8")
     return "\n".join(line.partition("--")[0].rstrip() for line in text.splitlines() if not line.startswith("--"))
