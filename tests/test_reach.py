@@ -5,19 +5,20 @@ import signal
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
 import psutil
 import pytest
 from build import a_request, an_envelope
-from sqlalchemy import event, text
+from sqlalchemy import delete, select, text
 
 from station import config, contract, store
 from station.errors import StoreError
 from station.intake import Intake, Origin, Result
 from station.receipt import Source
 from station.store import engine as engine_module
-from station.store import postgres, waiting
+from station.store import postgres, tables, waiting
 
 
 @pytest.fixture
@@ -194,18 +195,21 @@ def test_committed_between_two_looks(postgres_url, connect):
     is counted, and the station it came by is kept."""
     engine = connect(postgres_url)
     intake = Intake(engine, config.Settings())
-    other = a_request()
-    assert push(intake, other) is Result.STORED
-    request = a_request(creditorReferenceId=other["creditorReferenceId"])
-    done = []
-
-    def between(_connection, _cursor, statement, *_):
-        if statement.startswith("UPDATE receipt SET resends") and not done:
-            done.append(True)
-            assert push(intake, request) is Result.STORED
-
-    event.listen(engine, "after_cursor_execute", between)
-    assert push(intake, request.but(idStation="99999999990_09")) is Result.DUPLICATE
+    first = a_request()
+    other, request = (a_request(creditorReferenceId=first["creditorReferenceId"]) for _ in range(2))
+    for one in (first, other, request):
+        assert push(intake, one) is Result.STORED
+    both = tables.receipt.c.receipt_id.in_([other["receiptId"], request["receiptId"]])
+    with store.transaction(engine) as connection:  # to store them again, in one transaction
+        rows = [dict(row) for row in connection.execute(select(tables.receipt).where(both)).mappings()]
+        connection.execute(delete(tables.receipt).where(both))
+    with ThreadPoolExecutor(1) as pool:
+        with store.transaction(engine) as connection:
+            connection.execute(tables.receipt.insert(), rows)
+            copy = pool.submit(push, intake, request.but(idStation="99999999990_09"))
+            while not connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar():
+                assert not copy.done()
+        assert copy.result() is Result.DUPLICATE
     with store.transaction(engine, readonly=True) as connection:
         of = {"id": request["receiptId"]}
         resends = connection.execute(text("SELECT resends FROM receipt WHERE receipt_id = :id"), of).scalar_one()
