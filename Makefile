@@ -42,7 +42,7 @@ test-spreadsheets: $(VENV)/dev ## open exports with LibreOffice, set to Italian,
 SCENARIO ?=
 SEED ?= 1
 REPORT ?= var/chaos.jsonl
-chaos: $(VENV)/dev ## kill, freeze, fill and cut off everything under load; SCENARIO=name SEED=number (an hour)
+chaos: $(VENV)/dev ## kill, freeze, fill and cut off everything under load; SCENARIO=name SEED=number (up to an hour)
 	@mkdir -p $(dir $(REPORT))
 	CHAOS_SEED=$(SEED) CHAOS_REPORT=$(REPORT) $(BIN)/python -m pytest tests/chaos $(if $(SCENARIO),-k "$(SCENARIO)")
 
