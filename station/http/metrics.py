@@ -65,7 +65,7 @@ class Metrics:
         )
         self._answers = Counter("station_http_answers", "Answers by HTTP status.", ("status",), registry=own)
         self._turned_away = Counter(
-            "station_turned_away", "Requests answered 503 because too many were waiting.", registry=own
+            "station_turned_away", "Requests answered 503: too many waited or held too much memory.", registry=own
         )
         self._pending = Gauge(
             "station_requests_pending", "Requests in progress or waiting.",
@@ -136,7 +136,7 @@ class Metrics:
             self._store_errors.labels(_kind(log_context.get("reason", ""))).inc()
 
     def turned_away(self, number: int) -> None:
-        """Count requests that were answered 503 because too many were waiting (load shedding)."""
+        """Count requests that were answered 503 before the application saw them (load shedding)."""
         self._turned_away.inc(number)
         self._answers.labels(503).inc(number)
 

@@ -68,8 +68,9 @@ def compare(
     stored: Sequence[dict[str, Any]],
     earlier: Sequence[tuple[bytes, str | None]] = (),
 ) -> Comparison | None:
-    """Compare a document (bytes and character set) with the `stored` ones of its receipt, and `earlier` ones besides.
+    """Compare a document (bytes and character set) with the `stored` ones of its receipt and with `earlier`.
 
+    `earlier`: documents not stored yet (a dry run of replay).
     Return `None` for a conflict: a field that the schema knows has another value, there are too many documents already,
     or one that is stored was purged or cannot be read any more.
     """

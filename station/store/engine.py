@@ -268,8 +268,8 @@ def transaction(
     """Open a transaction: it commits at the end and rolls back on any error. Raises `StoreError`.
 
     Only the use cases open transactions; the functions of `store` never commit. `until` (of `time.monotonic()`) is a
-    deadline for all of it, and `timeout` the server's limit for each statement, in seconds; `None`: no limit. Both are
-    of PostgreSQL.
+    deadline: on PostgreSQL for all of it, on SQLite for getting the writer's lock. `timeout` is PostgreSQL's limit for
+    each statement, in seconds; `None`: no limit.
     """
     on_postgresql = engine.dialect.name == "postgresql"
     with _guarded(engine) as reached:

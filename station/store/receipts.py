@@ -33,8 +33,11 @@ class Saved(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class NewReceipt:
-    """A receipt that is to be saved. `flags` are those it deserves; `exchange` is its row in the journal as if it were
-    stored, if there is a journal."""
+    """A receipt that is to be saved.
+
+    `flags`: from content and configuration, without `second_receipt`. `exchange`: its row in the journal as if it were
+    stored, if there is a journal.
+    """
 
     receipt: Receipt
     flags: frozenset[Flag]
@@ -53,19 +56,19 @@ class NewReceipt:
 
 
 _SAVE = read_sql("save_receipt")  # on PostgreSQL
-# A retry has lost a race for a key or for one ordinal of the same notice. Twenty in a row means a defect.
+# The statement asks for a retry if a concurrent transaction took the key or ordinal. Twenty in a row mean a defect.
 _TRIES_MAX = 20
 
 
 def save_receipt(
     engine: Engine, new: NewReceipt, *, in_doubt: bool = False, until: float
 ) -> tuple[Saved, frozenset[Flag]]:
-    """Save a receipt in a transaction of its own. Return what became of it and the flags that it brought.
+    """Save a receipt by group commit. Return whether it is new, a duplicate or a conflict, and the flags it brought.
 
-    Where it is stored already, it is counted as resent if it came by push, the station it came by is kept, and so is
-    its document, unless it is one of those that are kept. The journal's row goes with either; a conflict writes
-    nothing. `in_doubt`: an earlier try of the same arrival may have been committed, and counts as no resend. `until`
-    (of `time.monotonic()`) is the deadline. Raises `StoreError`.
+    If it is stored already, a push is counted as a resend, and the station it came by is kept. A document with a new
+    hash is kept too. The journal's row goes with either; a conflict writes nothing. `in_doubt`: an earlier try of the
+    same arrival may have been committed, and counts as no resend. `until` (of `time.monotonic()`) is the deadline.
+    Raises `StoreError`.
     """
     if engine.dialect.name == "sqlite":
         return commit(engine, lambda connection: _save_on_sqlite(connection, new, in_doubt), until=until)

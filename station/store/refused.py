@@ -78,7 +78,7 @@ _SAVE = read_sql("save_refused")  # on PostgreSQL
 
 
 def save_refused(engine: Engine, new: NewRefusal, *, until: float) -> str:
-    """Save a refused request (see `write_refused`) in a transaction of its own and return its `refused_id`.
+    """Save a refused request (see `write_refused`) by group commit and return its `refused_id`.
 
     `until` (of `time.monotonic()`) is the deadline. Raises `StoreError`.
     """

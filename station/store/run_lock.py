@@ -9,7 +9,7 @@ from sqlalchemy import Engine, exc, text
 
 from station.store.engine import translate_error
 
-_LOCK_KEY = 0x5741_7270  # of PostgreSQL's advisory locks in this database; the station takes no other
+_LOCK_KEY = 0x5741_7270  # of PostgreSQL's advisory locks in this database; `schema.migrate` takes another one
 
 
 @contextmanager
