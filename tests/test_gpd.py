@@ -31,7 +31,7 @@ from station.errors import (
     GpdUnavailableError,
     StoppedError,
 )
-from station.pagopa import Client, EcClient, usable_iuv
+from station.pagopa import ApiClient, EcClient, usable_iuv
 from station.reconcile.listing import Span
 from station.reconcile.windows import cut, italian_day, midnight, padded, windows
 from station.token_bucket import TokenBucket
@@ -67,7 +67,7 @@ def connect(gpd: GpdSimulator, stop: threading.Event) -> Iterator[Callable[..., 
 
     def connect(key: str = "receipts-key", core_key: str | None = "core-key", **over: Any) -> EcClient:
         settings = Gpd(**({"url": gpd.receipts_url, "positions_url": gpd.core_url} | QUICK | over))
-        clients.append(Client(settings, stop))
+        clients.append(ApiClient(settings, stop))
         return EcClient(clients[-1], ORG, key, core_key)
 
     yield connect
@@ -311,7 +311,7 @@ def test_hostile_fields(gpd, connect, hostile):
 def test_iuv_stays_in_its_place(text):
     """Whatever passes for an IUV is one segment of the URL's path."""
     if usable_iuv(text):
-        client = EcClient(Client(Gpd(url="https://example.invalid/v1"), threading.Event()), ORG, "key")
+        client = EcClient(ApiClient(Gpd(url="https://example.invalid/v1"), threading.Event()), ORG, "key")
         import httpx
 
         asked = []

@@ -7,11 +7,11 @@ answer). They return pages of listed receipts, documents as bytes, `None` for pa
 
 from station.pagopa.answers import Page, PaidPosition, PositionsPage, Row, error_text, usable_iuv
 from station.pagopa.calls import EcClient, check_access
-from station.pagopa.http import ApiResponse, Client
+from station.pagopa.http import ApiClient, ApiResponse
 
 __all__ = [
+    "ApiClient",
     "ApiResponse",
-    "Client",
     "EcClient",
     "Page",
     "PaidPosition",

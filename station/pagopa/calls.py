@@ -32,7 +32,7 @@ from station.pagopa.answers import (
     read_page,
     read_positions,
 )
-from station.pagopa.http import ApiResponse, Client
+from station.pagopa.http import ApiClient, ApiResponse
 
 T = TypeVar("T")
 
@@ -50,14 +50,14 @@ _CHECK_TIMEOUT_S = 10.0
 def check_access(settings: Gpd, id_pa: str, key: str) -> None:
     """Make one call for an EC, without retries and with a short timeout. Raise `GpdError`."""
     short = settings.model_copy(update={"retries": 0, "timeout": min(settings.timeout, _CHECK_TIMEOUT_S)})
-    with Client(short, threading.Event()) as client:
+    with ApiClient(short, threading.Event()) as client:
         EcClient(client, id_pa, key).probe()
 
 
 class EcClient:
     """The calls for one EC, counted in `calls`; threads share it. Each raises `GpdError`."""
 
-    def __init__(self, client: Client, id_pa: str, key: str, positions_key: str | None = None) -> None:
+    def __init__(self, client: ApiClient, id_pa: str, key: str, positions_key: str | None = None) -> None:
         self.id_pa = id_pa
         self.calls = 0
         self._client = client

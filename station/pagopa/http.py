@@ -37,7 +37,7 @@ class ApiResponse:
     retry_after: float | None = None
 
 
-class Client:
+class ApiClient:
     """Connections and rates for all ECs; threads share it. Use it in a `with` block.
 
     Setting `stop` ends every wait with a `StoppedError`. The circuit breaker opens after some calls in a row that
@@ -61,7 +61,7 @@ class Client:
             headers={"Accept-Encoding": "identity", "User-Agent": "station-reconcile"},
         )
 
-    def __enter__(self) -> "Client":
+    def __enter__(self) -> "ApiClient":
         return self
 
     def __exit__(self, *_: object) -> None:

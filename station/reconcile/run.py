@@ -154,7 +154,7 @@ class _Run:
         ec_runs = [EcRun(id_pa, self.run_id, self.started_at) for id_pa in id_pas]
         _log.info("reconcile_started", run_id=self.run_id, ecs=len(id_pas), dry_run=self._order.dry_run)
         with (
-            pagopa.Client(self._settings.gpd, self._stop) as client,
+            pagopa.ApiClient(self._settings.gpd, self._stop) as client,
             ThreadPoolExecutor(workers, "fetch") as receipts,
             ThreadPoolExecutor(workers, "walk") as ecs,
         ):
@@ -171,7 +171,7 @@ class _Run:
         )
         return summary
 
-    def _run_ec(self, ec_run: EcRun, client: pagopa.Client, receipts: ThreadPoolExecutor) -> None:
+    def _run_ec(self, ec_run: EcRun, client: pagopa.ApiClient, receipts: ThreadPoolExecutor) -> None:
         """Walk one EC, in a thread. Its errors do not reach the other ECs."""
         ec_run.started_at = datetime.now(UTC)
         try:
@@ -200,7 +200,7 @@ class _Run:
                 ec_run.outcome = "failed"
                 ec_run.add_error(f"the ledger could not be written: {error}")
 
-    def _walk_ec(self, ec_run: EcRun, client: pagopa.Client, receipts: ThreadPoolExecutor) -> None:
+    def _walk_ec(self, ec_run: EcRun, client: pagopa.ApiClient, receipts: ThreadPoolExecutor) -> None:
         if self._stop.is_set():
             raise StoppedError("stopped by a signal before this EC's turn; the next run continues")
         key = self._settings.gpd_key(ec_run.id_pa)
