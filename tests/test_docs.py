@@ -138,6 +138,13 @@ def test_tests_exist():
         assert not test or f"def {test}(" in (ROOT / "tests" / file).read_text(), f"{file}::{test}"
 
 
+def test_modules_exist():
+    """Each module that the glossary and the way of a receipt name exists."""
+    for page in ("glossary.md", "the-way-of-a-receipt.md"):
+        for name in re.findall(r"`([a-z_/]+(?:/|\.py|\.sql))`", (DOCS / page).read_text()):
+            assert (ROOT / "station" / name).exists(), f"{page}: {name}"
+
+
 @pytest.mark.parametrize("page", [README, DOCS / "receipts.md"], ids=lambda page: page.name)
 def test_flags_are_described(page):
     """Each flag is described where operators look for it."""
