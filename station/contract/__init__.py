@@ -2,12 +2,12 @@
 
 What comes in may be a SOAP 1.1 envelope, a bare request element, or the GPD API's document (the same request with its
 root in no namespace). In here: `parsing` (bytes to a tree, the request in it, its identifiers), `schema` (validity),
-`content` (a receipt's fields and their hash), `reading` (the `Receipt`), `comparison` (several documents of one
-receipt), `values` (numbers, times and days). No SOAP answers here (see `soap`), no decision about what to do with a
-receipt (see `intake`).
+`content` (a receipt's fields, values and hash), `reading` (the `Receipt`), `comparison` (several documents of one
+receipt). No SOAP answers here (see `soap`), no decision about what to do with a receipt (see `intake`).
 """
 
 from station.contract.comparison import ReadDocument, United, read_copy, unite
+from station.contract.content import read_date_time
 from station.contract.parsing import (
     NS,
     NS_SOAP,
@@ -21,7 +21,6 @@ from station.contract.parsing import (
 )
 from station.contract.reading import read
 from station.contract.schema import load_schema
-from station.contract.values import read_date_time
 
 __all__ = [
     "NS",

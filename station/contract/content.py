@@ -3,15 +3,15 @@ single statement of a document, to be compared with another document's."""
 
 import re
 from collections.abc import Callable, Mapping
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from hashlib import sha256
 from json import JSONEncoder
 from typing import Any, NamedTuple, TypeAlias
 
-from station.contract.parsing import RECEIPT_OPERATIONS, Element
+from station.clock import ROME
+from station.contract.parsing import BLANKS, RECEIPT_OPERATIONS, Element
 from station.contract.schema import DECLARED, HINTS, NIL, TYPE, Place, is_nil
-from station.contract.values import BLANKS, integer, read_date, read_date_time
 
 # The children of an element in their order: each its name, and its text, what its text means, or its own children.
 Fields: TypeAlias = list[tuple[str, Any]]
@@ -27,8 +27,14 @@ def _amount(text: str) -> tuple[str, Decimal]:
 
 
 def _integer(text: str) -> tuple[str, int]:
-    value = integer(text)
+    try:
+        value = int(text)
+    except ValueError:  # `int` reads 4,300 digits at most, and there may be any number of leading zeros
+        value = int(_ZEROS.sub("", text))
     return str(value), value
+
+
+_ZEROS = re.compile(r"(?<![0-9])0+(?=[0-9])")
 
 
 def _boolean(text: str) -> tuple[str, bool]:
@@ -38,7 +44,14 @@ def _boolean(text: str) -> tuple[str, bool]:
 
 def _date_time(text: str) -> tuple[str, datetime | None]:
     lexical = text.strip(BLANKS)
-    value = read_date_time(lexical)
+    midnight_after = "T24:00:00" in lexical  # XSD's other way to write the next day's midnight
+    try:
+        moment = datetime.fromisoformat(lexical.replace("T24:", "T00:") if midnight_after else lexical)
+        if moment.tzinfo is None:  # Italian civil time, as the Nodo writes it
+            moment = moment.replace(tzinfo=ROME)
+        value: datetime | None = (moment + timedelta(days=1) if midnight_after else moment).astimezone(UTC)
+    except (ValueError, OverflowError):
+        value = None
     whole, _, rest = lexical.partition(".")
     if value is not None and len(rest) <= 6:
         return str(value), value
@@ -46,20 +59,28 @@ def _date_time(text: str) -> tuple[str, datetime | None]:
     fraction = digits.rstrip("0")
     if value is not None:  # to the microsecond, and the digits beyond are content as well
         return f"{value}{fraction[6:]}", value
-    return _in_one_way(f"{whole}{fraction and '.'}{fraction}{rest[len(digits) :]}"), None
+    return _UTC.sub("Z", f"{whole}{fraction and '.'}{fraction}{rest[len(digits) :]}"), None
 
 
 _DIGITS = re.compile(r"[0-9]*")
+_UTC = re.compile(r"[+-]00:00\Z")  # written as Z: the GPD API rewrites the other notations to it
+
+
+def read_date_time(lexical: str) -> datetime | None:
+    """Return an xs:dateTime as aware UTC time to the microsecond, `None` outside the years 1 to 9999.
+
+    Without a zone it is Italian civil time, as the Nodo writes it.
+    """
+    return _date_time(lexical)[1]
 
 
 def _date(text: str) -> tuple[str, date | None]:
     lexical = text.strip(BLANKS)
-    return _in_one_way(lexical), read_date(lexical)
-
-
-def _in_one_way(lexical: str) -> str:
-    """Return a date or time with Z for UTC: the GPD API rewrites the other notations to it."""
-    return f"{lexical[:-6]}Z" if lexical.endswith(("+00:00", "-00:00")) else lexical
+    try:  # the day without its zone, `None` outside the years 1 to 9999
+        value = date.fromisoformat(lexical[:10]) if lexical[4:5] == "-" else None
+    except ValueError:
+        value = None
+    return _UTC.sub("Z", lexical), value
 
 
 def _base64(text: str) -> tuple[str, str]:
@@ -107,7 +128,7 @@ def read_content(request: Element) -> tuple[Fields, bytes]:
     comparison. If the form changed, each resend of an older receipt would be read and compared (see `comparison`):
     correct, but all the time that the hash saves would be lost.
     """
-    fields, forms = _children(_receipt(request), _READERS[request.tag])
+    fields, forms = _children(next(request.iterchildren("receipt")), _READERS[request.tag])
     return fields, _hash("receipt", forms)
 
 
@@ -119,16 +140,12 @@ def hash_all(request: Element, known_hash: bytes) -> bytes:
     itself holds no more. Otherwise the receipt has its third item even without attributes: versions before 1.0 had
     none, and one hash for some documents that differ.
     """
-    receipt = _receipt(request)
+    receipt = next(request.iterchildren("receipt"))
     forms = _forms(receipt, _RECEIPTS[request.tag])
     attributes = _content(receipt.items(), known=True)
     if not attributes and _hash("receipt", forms) == known_hash:
         return known_hash
     return _hash("receipt", forms, attributes)
-
-
-def _receipt(request: Element) -> Element:
-    return next(request.iterchildren("receipt"))
 
 
 def _hash(*form: Any) -> bytes:
@@ -216,7 +233,7 @@ _AS_MISSING = (("standIn",), ["false"]), (("fee",), ["0.00"])
 def read_statements(request: Element) -> Statements:
     """Return the statements of a valid request's `receipt` element."""
     made = Statements({}, {})
-    _state(_receipt(request), _RECEIPTS[request.tag], (), made)
+    _state(next(request.iterchildren("receipt")), _RECEIPTS[request.tag], (), made)
     for path, forms in _AS_MISSING:
         if made.known.get(path) == forms:
             del made.known[path]
@@ -236,7 +253,7 @@ def _state(element: Element, place: Place, path: Path, made: Statements) -> None
             made.unknown.setdefault(below, []).append((_forms(child, None), _content(child.items(), known=False)))
             continue
         if tag == "transfer":
-            below = (*below, integer(child.findtext("idTransfer", "")))
+            below = (*below, _integer(child.findtext("idTransfer", ""))[1])
         elif tag == "mapEntry":
             below = (*below, child.findtext("key", ""))
         if not is_nil(child) and not declared.children:

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from itertools import islice
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from lxml import etree
 
@@ -13,6 +13,8 @@ from station.receipt import Identifiers
 NS = "http://pagopa-api.pagopa.gov.it/pa/paForNode.xsd"
 NS_SOAP = "http://schemas.xmlsoap.org/soap/envelope/"
 NS_XSI = "http://www.w3.org/2001/XMLSchema-instance"
+
+BLANKS = " \t\r\n"
 
 RECEIPT_OPERATIONS = {f"{{{NS}}}paSendRTV2Request": "paSendRTV2", f"{{{NS}}}paSendRTReq": "paSendRT"}
 # Other spellings of the same roots: with a capital P, and in no namespace. The GPD receipts API serves both, and files
@@ -36,23 +38,12 @@ class Document:
     root: Element
 
 
-def _parser(charset: str | None) -> etree.XMLParser:
-    """No DTD, no entities, no network, libxml2's own limits on depth and text.
-
-    Made for each document, as are compiled paths: lxml's parsers and paths hold a lock, and a MemoryError while it is
-    held would deadlock the next user. The parser drops comments and processing instructions, so that text on both
-    sides of one is one text.
-    """
-    return etree.XMLParser(
-        encoding=charset,
-        resolve_entities=False,
-        no_network=True,
-        load_dtd=False,
-        dtd_validation=False,
-        huge_tree=False,
-        remove_comments=True,
-        remove_pis=True,
-    )
+# No DTD, no entities, no network, libxml2's own limits on depth and text. Comments and processing instructions are
+# dropped, so that text on both sides of one is one text.
+_HARDENED: dict[str, Any] = {
+    "resolve_entities": False, "no_network": True, "load_dtd": False, "dtd_validation": False, "huge_tree": False,
+    "remove_comments": True, "remove_pis": True,
+}  # fmt: skip
 
 
 # A document type can only stand before the root element, behind comments and processing instructions. Atomic groups:
@@ -103,12 +94,26 @@ def parse(raw: bytes, charset: str | None = None) -> Document:
     where = ""
     for label in labels:
         try:
-            return _checked(raw, label, etree.fromstring(raw, _parser(label)))
+            # A parser for each document, as are compiled paths: lxml's parsers and paths hold a lock, and a MemoryError
+            # while it is held would deadlock the next user.
+            root = etree.fromstring(raw, etree.XMLParser(encoding=label, **_HARDENED))
         except (etree.XMLSyntaxError, LookupError, ValueError) as error:
             # The next label may be a wrong one: only what does not parse is read by it.
             if getattr(error, "code", None) == etree.ErrorTypes.ERR_NO_MEMORY:
                 raise MemoryError from None
-            where = _where(error)
+            line, column = getattr(error, "position", (0, 0))
+            where = f" (line {line}, column {column})" if line else ""
+            continue
+        # The quick look above sees the first 4 KiB only; this one sees every document type.
+        if root.getroottree().docinfo.internalDTD is not None:
+            raise MalformedDocumentError("a document type declaration (DTD) is not accepted")
+        if len(raw) > _NEVER_TOO_MUCH:
+            if root.xpath(_TOO_MUCH):
+                raise MalformedDocumentError(f"more than {_MAX_ELEMENTS} elements or {_MAX_ATTRIBUTES} attributes")
+            # Again, since other encodings write them in other bytes: UTF-16, or such as UTF-7 whatever they like.
+            if next(islice(etree.iterwalk(root, events=("start-ns",)), _MAX_NAMESPACES, None), None):
+                raise MalformedDocumentError(_TOO_MANY_NAMESPACES)
+        return Document(raw, label, root)
     raise MalformedDocumentError(f"not well-formed XML{where}")
 
 
@@ -124,24 +129,6 @@ def _mislabelled(raw: bytes, charset: str) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _checked(raw: bytes, charset: str | None, root: Element) -> Document:
-    # The quick look above sees the first 4 KiB only; this one sees every document type.
-    if root.getroottree().docinfo.internalDTD is not None:
-        raise MalformedDocumentError("a document type declaration (DTD) is not accepted")
-    if len(raw) > _NEVER_TOO_MUCH:
-        if root.xpath(_TOO_MUCH):
-            raise MalformedDocumentError(f"more than {_MAX_ELEMENTS} elements or {_MAX_ATTRIBUTES} attributes")
-        # Again, since other encodings write them in other bytes: UTF-16, or such as UTF-7 whatever they like.
-        if next(islice(etree.iterwalk(root, events=("start-ns",)), _MAX_NAMESPACES, None), None):
-            raise MalformedDocumentError(_TOO_MANY_NAMESPACES)
-    return Document(raw, charset, root)
-
-
-def _where(error: Exception) -> str:
-    line, column = getattr(error, "position", (0, 0))
-    return f" (line {line}, column {column})" if line else ""
 
 
 def request_element(root: Element) -> Element:
@@ -170,10 +157,12 @@ def identify(request: Element) -> Identifiers:
     """Return the identifiers of any request of the port type, valid or not."""
     sent = _texts(request, "idPA", "idBrokerPA", "idStation")
     receipt = _texts(
-        _child(request, "receipt"),
+        next(request.iterchildren("receipt"), None),
         "receiptId", "noticeNumber", "creditorReferenceId", "idPSP", "idChannel", "paymentMethod",
     )  # fmt: skip
-    notice_number = receipt.get("noticeNumber") or _texts(_child(request, "qrCode"), "noticeNumber").get("noticeNumber")
+    notice_number = receipt.get("noticeNumber")
+    if notice_number is None:
+        notice_number = _texts(next(request.iterchildren("qrCode"), None), "noticeNumber").get("noticeNumber")
     return Identifiers(
         operation=RECEIPT_OPERATIONS.get(request.tag) or etree.QName(request).localname[:64],
         id_pa=sent.get("idPA"),
@@ -186,10 +175,6 @@ def identify(request: Element) -> Identifiers:
         id_channel=receipt.get("idChannel"),
         payment_method=receipt.get("paymentMethod"),
     )
-
-
-def _child(parent: Element, name: str) -> Element | None:
-    return next(parent.iterchildren(name), None)
 
 
 def _texts(parent: Element | None, *names: str) -> dict[str, str | None]:

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 from lxml import etree
 
-from station.contract.parsing import NS, NS_XSI, Element
-from station.contract.values import BLANKS
+from station.contract.parsing import BLANKS, NS, NS_XSI, Element
 from station.errors import InvalidReceiptError
 from station.folder import folder
 
