@@ -1,7 +1,7 @@
 """Trouble made inside the station: statements that fail, commits whose answer is lost, and memory that ends.
 
 Statements go three ways: through SQLAlchemy, and past it on PostgreSQL (`store.statements.run`) and SQLite
-(`store.insert.run_on_sqlite`). Trouble meets all of them.
+(`store.rows.run_on_sqlite`). Trouble meets all of them.
 """
 
 import subprocess
@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import Engine, event, exc
 
 from station.errors import StoreError, StoreRejectedError
-from station.store import insert, postgres, receipts, statements
+from station.store import postgres, receipts, rows, statements
 
 LOST = exc.DBAPIError("x", None, Exception("gone"), connection_invalidated=True)
 
@@ -47,14 +47,14 @@ def before_statements(monkeypatch: pytest.MonkeyPatch, engine: Engine, call: Cal
             call(statement)
         return run(connection, given, until)
 
-    run_on_sqlite = insert.run_on_sqlite
+    run_on_sqlite = rows.run_on_sqlite
 
     def run_on_sqlite_after_call(connection: Any, statement: str, given: Any) -> Any:
         call(statement)
         return run_on_sqlite(connection, statement, given)
 
     monkeypatch.setattr(statements, "run", run_after_call)
-    for module in (insert, receipts):
+    for module in (receipts, rows):
         monkeypatch.setattr(module, "run_on_sqlite", run_on_sqlite_after_call)
     event.listen(engine, "before_cursor_execute", lambda _connection, _cursor, statement, *_: call(statement))
 

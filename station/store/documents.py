@@ -13,8 +13,7 @@ from station import contract
 from station.errors import DocumentError, RefusalError
 from station.receipt import ARRIVAL_FLAGS, Flag, Receipt
 from station.store import tables
-from station.store.insert import insert_rows
-from station.store.rows import receipt_row, transfer_rows
+from station.store.rows import insert_rows, receipt_row, transfer_rows
 
 # Each new document is compared with all that are there. The Nodo and the GPD API send three that differ at most; more
 # than this are refused, and kept as refused requests.

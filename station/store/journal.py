@@ -12,8 +12,8 @@ from sqlalchemy import ColumnElement, Connection, Row, select, text, tuple_, uni
 
 from station.journal import Exchange
 from station.store import tables
-from station.store.insert import insert_rows
 from station.store.paging import Cursor, in_order
+from station.store.rows import insert_rows
 
 
 def write_exchange(connection: Connection, exchange: Exchange) -> None:

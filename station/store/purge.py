@@ -12,9 +12,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Table, delete, func, literal, select, tuple_, update
 
 from station.store import tables
-from station.store.insert import insert
 from station.store.paging import Cursor
 from station.store.refused import RefusedState
+from station.store.rows import insert
 
 REMOVED = "***"  # where a column must hold something
 

@@ -19,8 +19,15 @@ from station.receipt import Flag, Receipt, Source
 from station.store import tables
 from station.store.documents import add_document, compare, documents_of
 from station.store.group_commit import commit, run_alone
-from station.store.insert import insert_rows, run_on_sqlite
-from station.store.rows import as_json, exchange_parameters, read_sql, receipt_row, transfer_rows
+from station.store.rows import (
+    as_json,
+    exchange_parameters,
+    insert_rows,
+    read_sql,
+    receipt_row,
+    run_on_sqlite,
+    transfer_rows,
+)
 
 
 class Saved(StrEnum):

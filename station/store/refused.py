@@ -14,10 +14,9 @@ from station.journal import Exchange
 from station.receipt import Identifiers, Source
 from station.store import tables
 from station.store.group_commit import commit, run_alone
-from station.store.insert import insert_rows
 from station.store.journal import write_exchange
 from station.store.paging import Cursor, in_order
-from station.store.rows import exchange_parameters, read_sql
+from station.store.rows import exchange_parameters, insert_rows, read_sql
 
 
 class RefusedState(StrEnum):

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import ARRAY, Connection, Row, String, case, delete, func, literal, select, update
 
 from station.store.gauges import CLOCK_TOLERANCE
-from station.store.insert import insert
+from station.store.rows import insert
 from station.store.tables import UtcDateTime, receipt, reconcile_ec, reconcile_item, reconcile_run
 
 # --- receipts that are here -------------------------------------------------------------------------------------------
