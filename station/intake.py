@@ -3,6 +3,7 @@
 `Intake.accept` is the only way in. It returns when the transaction is committed; no answer leaves before that.
 """
 
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -85,8 +86,8 @@ class _Arrival:
     charset: str | None
     identifiers: Identifiers
     origin: Origin
-    at: datetime = field(default_factory=lambda: datetime.now(UTC))
-    event_id: int = field(default_factory=journal.new_event_id)
+    at: datetime
+    event_id: int = field(default_factory=partial(secrets.randbits, 63))
     begun: float = field(default_factory=time.monotonic)
 
 
@@ -114,7 +115,8 @@ class Intake:
         committed (the sender must send again), and any unexpected error, after the document was kept as refused if that
         was possible.
         """
-        arrival = _Arrival(document.raw, document.charset, identifiers or contract.identify(request), origin)
+        identifiers = identifiers or contract.identify(request)
+        arrival = _Arrival(document.raw, document.charset, identifiers, origin, datetime.now(UTC))
         try:
             receipt, flags = self._read(request)
             new = store.NewReceipt(
@@ -243,7 +245,8 @@ class Intake:
         """Write an exchange that stores nothing to the journal, if possible: it never fails. Return whether it did."""
         if origin.source is Source.PUSH and not self._journal_bucket.take():
             return False
-        exchange = self._exchange(_Arrival(raw, None, identifiers, origin), outcome, fault_code=fault_code)
+        arrival = _Arrival(raw, None, identifiers, origin, datetime.now(UTC))
+        exchange = self._exchange(arrival, outcome, fault_code=fault_code)
         if exchange is None:
             return False
         try:

@@ -5,7 +5,6 @@ does not have its form is left out. The SQL is in `store.journal`; `intake` deci
 """
 
 import re
-import secrets
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -25,6 +24,8 @@ FETCH = "getReceiptByIUV"  # the GPD receipts API's own name for the call that f
 
 # --- identifiers -----------------------------------------------------------------------------------------------------
 
+_ID_PA = re.compile(r"[0-9]{11}")
+_NOTICE_NUMBER = re.compile(r"[0-9]{18}")
 _CODE = re.compile(r"[0-9A-Za-z._:-]*[0-9][0-9A-Za-z._:-]*", re.ASCII)  # a name has no digit
 # Accepted before the check for IBANs, which some resemble: a random token as the Nodo makes receipt ids, with or
 # without hyphens, our hash of a longer id, and a creditor reference (ISO 11649).
@@ -47,10 +48,6 @@ _METHOD = re.compile(r"[A-Z]{2,4}|creditCard|debitCard|bancomatPay|paypal|satisp
 
 # The same few brokers, stations, PSPs and channels come with every receipt.
 _remembered = lru_cache(maxsize=4096)
-
-
-def _digits(text: str | None, length: int) -> str | None:
-    return text if text and len(text) == length and text.isascii() and text.isdecimal() else None
 
 
 def _code(text: str | None, most: int) -> str | None:
@@ -90,8 +87,9 @@ _DURATION_MAX_MS = 2**31 - 1  # the column's
 class Exchange(NamedTuple):  # made in a quarter of the time of a frozen dataclass, for each push
     """One row of the journal: an inbound call with its answer, a fetch of the reconciliation, a replay.
 
-    `at` is when it began, `duration_ms` how long it took until this row was made, `size` and `document_hash`
-    (SHA-256) are of the document as it came; `http_status` is the answer's. `id_pa` is empty where there was none.
+    `at` is when it began; the random `event_id` tells apart exchanges of one microsecond, and a retry from a new
+    exchange. `duration_ms` is how long it took until this row was made, `size` and `document_hash` (SHA-256) are of the
+    document as it came; `http_status` is the answer's. `id_pa` is empty where there was none.
     """
 
     id_pa: str
@@ -117,17 +115,8 @@ class Exchange(NamedTuple):  # made in a quarter of the time of a frozen datacla
     request_id: str | None
     peer_subject: str | None
 
-    def columns(self) -> dict[str, Any]:
-        """Return the row's values by column."""
-        return self._asdict()
-
 
 COLUMNS = Exchange._fields
-
-
-def new_event_id() -> int:
-    """Return a random id: it tells apart exchanges of one microsecond, and a retry from a new exchange."""
-    return secrets.randbits(63)
 
 
 def exchange(
@@ -145,10 +134,11 @@ def exchange(
     peer_subject: str | None = None,
 ) -> Exchange:
     """Return the row of an exchange that ends now. `receipt_id` is the stored receipt's, if one was stored."""
+    id_pa, notice_number = identifiers.id_pa or "", identifiers.notice_number or ""
     # An identifier of 64 characters may have been cut, and would name another receipt.
     receipt_id = receipt_id or (identifiers.receipt_id if len(identifiers.receipt_id or "") < 64 else None)
     return Exchange(
-        id_pa=_digits(identifiers.id_pa, 11) or "",
+        id_pa=id_pa if _ID_PA.fullmatch(id_pa) else "",
         at=at,
         event_id=event_id,
         direction=DIRECTIONS[source],
@@ -156,7 +146,7 @@ def exchange(
         operation=FETCH if source is Source.RECONCILE else identifiers.operation,
         id_broker_pa=_recurring_code(identifiers.id_broker_pa, 35),
         id_station=_recurring_code(identifiers.id_station, 35),
-        notice_number=_digits(identifiers.notice_number, 18),
+        notice_number=notice_number if _NOTICE_NUMBER.fullmatch(notice_number) else None,
         iuv=_code(identifiers.iuv, 35),
         receipt_id=_code(receipt_id, 71),
         id_psp=_psp(identifiers.id_psp),

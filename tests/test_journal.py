@@ -537,7 +537,7 @@ def written(engine):
 
     def write(exchanges):
         with store.transaction(engine) as connection:
-            connection.execute(tables.journal.insert(), [one.columns() for one in exchanges])
+            connection.execute(tables.journal.insert(), [one._asdict() for one in exchanges])
 
     return write
 

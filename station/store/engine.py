@@ -205,7 +205,7 @@ def _sqlite_commit(connection: Any) -> None:
     # thread for each commit would cost a tenth of the rate.
     global _commit_took
     begun = time.monotonic()
-    if waiting.in_greenlet() and _commit_took >= _SLOW_COMMIT_S:
+    if _commit_took >= _SLOW_COMMIT_S and waiting.in_greenlet():
         waiting.run_in_thread(connection.commit, _COMMIT_MAX_S)
     else:
         connection.commit()
@@ -249,13 +249,6 @@ class CircuitBreaker:
             self.away_since = time.monotonic()
             if self.was_reached:  # else the start fails, or tells it
                 _log.warning("database_lost", reason=str(error))
-
-    def reached(self) -> None:
-        """Note that a connection stands."""
-        self.was_reached = True
-        if self.away_since is not None:
-            _log.info("database_reached", away_s=round(time.monotonic() - self.away_since, 1))
-            self.away_since = None
 
 
 _breakers: weakref.WeakKeyDictionary[Engine, CircuitBreaker] = weakref.WeakKeyDictionary()
@@ -325,13 +318,16 @@ def _guarded(engine: Engine) -> Iterator[Callable[[], None]]:
         gc.collect()
         engine.dispose()
         breaker.out_of_memory = False
-    trying = breaker.is_open
+    trying = breaker.away_since is not None and breaker.is_open
     if trying and not breaker.trying.acquire(blocking=False):
         raise StoreError(f"{database_name(engine.url)} cannot be reached", reason="outage")
 
     def reached() -> None:
         nonlocal trying
-        breaker.reached()
+        breaker.was_reached = True
+        if breaker.away_since is not None:
+            _log.info("database_reached", away_s=round(time.monotonic() - breaker.away_since, 1))
+            breaker.away_since = None
         if trying:
             trying = False
             breaker.trying.release()

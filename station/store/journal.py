@@ -21,7 +21,7 @@ def write_exchange(connection: Connection, exchange: Exchange) -> None:
 
     The row of a receipt that is stored is written with the receipt (see `receipts`).
     """
-    insert_rows(connection, tables.journal, [exchange.columns()], if_new=True)
+    insert_rows(connection, tables.journal, [exchange._asdict()], if_new=True)
 
 
 @dataclass(frozen=True, slots=True)

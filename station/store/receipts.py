@@ -7,8 +7,9 @@ with other content that it differs; whether it contradicts what is stored is dec
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, Engine, func, select
@@ -26,6 +27,7 @@ from station.store.rows import (
     read_sql,
     receipt_row,
     run_on_sqlite,
+    sqlite_time,
     transfer_rows,
 )
 
@@ -78,7 +80,7 @@ def save_receipt(
     Raises `StoreError`.
     """
     if engine.dialect.name == "sqlite":
-        return commit(engine, lambda connection: _save_on_sqlite(connection, new, in_doubt), until=until)
+        return commit(engine, partial(_save_on_sqlite, new=new, in_doubt=in_doubt), until=until)
     given = _parameters(new, in_doubt)
     key = ("receipt", new.receipt.id_pa, new.receipt.receipt_id)
     for _ in range(_TRIES_MAX):
@@ -165,15 +167,13 @@ def _save_on_sqlite(connection: Connection, new: NewReceipt, in_doubt: bool) -> 
             return Saved.CONFLICT, frozenset()
         saved, flags = Saved.DUPLICATE, added
         if new.source is Source.PUSH:
-            at = (
-                new.received_at.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
-            )  # as the columns have it
+            at = sqlite_time(new.received_at)
             given |= {"id_broker_pa": receipt.id_broker_pa, "id_station": receipt.id_station, "received_at": at}
             run_on_sqlite(connection, _COUNT, given | {"own": at if in_doubt else None})
             run_on_sqlite(connection, _KEEP_STATION, given)
     if new.exchange is not None:
         exchange = new.exchange._replace(outcome=saved.value)
-        insert_rows(connection, tables.journal, [exchange.columns()], if_new=True)
+        insert_rows(connection, tables.journal, [exchange._asdict()], if_new=True)
     return saved, flags
 
 

@@ -3,12 +3,13 @@ way to SQLite's driver. Nothing here commits."""
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from importlib.resources import files
 from typing import Any
 
-from sqlalchemy import Connection, Dialect, Table, exc
+from sqlalchemy import Connection, Table, exc
 
 from station.journal import Exchange
 from station.receipt import Receipt, Subject
@@ -79,12 +80,34 @@ def insert_rows(
         statement = insert(connection, table)
         result = connection.execute(statement.on_conflict_do_nothing() if if_new else statement, rows)
         return not if_new or result.rowcount > 0
-    command, columns = _sqlite_insert(connection.dialect, table, tuple(rows[0]))
+    names = list(rows[0])
+    command = f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"  # noqa: S608
+    if if_new:
+        command += " ON CONFLICT DO NOTHING"
     count = 0
     for row in rows:
-        given = tuple([bind(row[name]) if bind else row[name] for name, bind in columns])
-        count = run_on_sqlite(connection, f"{command} ON CONFLICT DO NOTHING" if if_new else command, given).rowcount
+        values = [row[name] for name in names]
+        given = tuple([convert(value) if (convert := _ON_SQLITE.get(type(value))) else value for value in values])
+        count = run_on_sqlite(connection, command, given).rowcount
     return count > 0
+
+
+def sqlite_time(value: datetime) -> str:
+    """Return an aware time as SQLite's columns hold it (see `tables.UtcDateTime`)."""
+    return value.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
+
+
+def _cents(value: Decimal) -> int:
+    return int(value * 100)
+
+
+# How SQLite's columns hold what its driver does not know, as the types in `tables` do it: times, days, euro, JSON.
+_ON_SQLITE: dict[type, Callable[[Any], Any]] = {
+    datetime: sqlite_time,
+    date: date.isoformat,
+    Decimal: _cents,
+    tuple: as_json,
+}
 
 
 def run_on_sqlite(connection: Connection, statement: str, given: tuple[Any, ...] | dict[str, Any]) -> Any:
@@ -100,11 +123,3 @@ def run_on_sqlite(connection: Connection, statement: str, given: tuple[Any, ...]
             ) from error
         # Nothing of this statement was done: once more, for the error as SQLAlchemy has it.
         return connection.exec_driver_sql(statement, given).cursor
-
-
-@cache
-def _sqlite_insert(dialect: Dialect, table: Table, names: tuple[str, ...]) -> tuple[str, list[tuple[str, Any]]]:
-    """Return the statement, and for each parameter its name and the function, if any, that prepares its value."""
-    places = ", ".join("?" * len(names))
-    statement = f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({places})"  # noqa: S608
-    return statement, [(name, table.c[name].type.dialect_impl(dialect).bind_processor(dialect)) for name in names]
