@@ -38,7 +38,7 @@ def safe(text: str) -> str:
         text = _ADDRESS.sub("***", text)
     if len(text) >= _CODE_LENGTH_MIN and not text.isdecimal() and not _ID.fullmatch(text):
         text = _CODE.sub("***", text)
-    return printable(text, LENGTH + 3)
+    return text if text.isprintable() else printable(text, None)
 
 
 def _safe(value: Any) -> Any:
@@ -63,7 +63,13 @@ def _mask(_logger: Any, level: str, fields: "EventDict") -> "EventDict":
     line = {"timestamp": fields.pop("timestamp"), "level": level, "event": safe(str(fields.pop("event")))}
     error = fields.pop("exc_info", None)
     for name, value in fields.items():
-        line[name] = safe(value) if isinstance(value, str) else _safe(value)
+        match value:
+            case str():
+                line[name] = safe(value)
+            case None | bool() | int() | float():
+                line[name] = value
+            case _:
+                line[name] = _safe(value)
     if error:
         line["exc_info"] = error  # for ExceptionRenderer, which has `describe` render it
     return line
@@ -88,21 +94,21 @@ def describe(error: BaseException) -> str:
     return " caused by ".join(parts)
 
 
-class _LossyStream:
-    """A stream that loses a line it cannot write (full disk, closed pipe): the request that logs it goes on."""
+class _Output:
+    """structlog's output: it loses a line that it cannot write (full disk, closed pipe), and the request that logs it
+    goes on."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
-    def write(self, text: str) -> None:
+    def write(self, line: str) -> None:
         try:
-            self._stream.write(text)
+            self._stream.write(f"{line}\n")
             self._stream.flush()
         except (OSError, ValueError):
             return
 
-    def flush(self) -> None:
-        """Do nothing: `write` has flushed."""
+    debug = info = warning = error = critical = write
 
 
 class _LazyLogger:
@@ -124,7 +130,7 @@ class _LazyLogger:
 
         format_, level, stream = self._configuration
         logger = structlog.wrap_logger(
-            structlog.WriteLogger(cast("TextIO", _LossyStream(stream))),
+            _Output(stream),
             processors=[
                 structlog.processors.TimeStamper("iso"),
                 _mask,

@@ -130,7 +130,7 @@ def test_not_counted(settings, capsys, monkeypatch):
     def full(*_):
         raise OSError
 
-    monkeypatch.setattr(told, "_count", full)
+    monkeypatch.setattr(told, "_answers_by", full)
     told.answered({}, 200, 0.1)
     told.answered({}, 200, 0.1)
     assert "".join(capsys.readouterr()).count("metrics_not_counted") == 1

@@ -102,8 +102,22 @@ class Metrics:
 
     def answered(self, log_context: Mapping[str, Any], status: int, seconds: float) -> None:
         """Count one answer. `log_context` holds the fields of its log line. Never raises: the answer is sent anyway."""
+        operation, result = log_context.get("operation"), log_context.get("result")
         try:
-            self._count(log_context, status, seconds)
+            self._answers_by(status).inc()
+            if operation is None or result is None:
+                return
+            id_pa = log_context.get("id_pa")
+            self._requests_by(operation, id_pa if id_pa in self._settings.ecs else _OTHER, result).inc()
+            if operation in _PUSHES:
+                self._seconds_by(operation).observe(seconds)
+            if fault_code := log_context.get("fault_code"):
+                self._faults.labels(fault_code).inc()
+            if result == "stored":
+                for flag in log_context.get("flags", ()):
+                    self._flags.labels(flag).inc()
+            elif result == "store_error":
+                self._store_errors.labels(_kind(log_context.get("reason", ""))).inc()
         except (OSError, ValueError) as error:
             self._not_counted(error)
 
@@ -118,22 +132,6 @@ class Metrics:
         if not self._failure_logged:
             self._failure_logged = True
             _log.error("metrics_not_counted", reason=type(error).__name__)
-
-    def _count(self, log_context: Mapping[str, Any], status: int, seconds: float) -> None:
-        self._answers_by(status).inc()
-        operation, result = log_context.get("operation"), log_context.get("result")
-        if operation is None or result is None:
-            return
-        self._requests_by(operation, self._gauges.label(log_context.get("id_pa")), result).inc()
-        if operation in _PUSHES:
-            self._seconds_by(operation).observe(seconds)
-        if fault_code := log_context.get("fault_code"):
-            self._faults.labels(fault_code).inc()
-        if result == "stored":
-            for flag in log_context.get("flags", ()):
-                self._flags.labels(flag).inc()
-        elif result == "store_error":
-            self._store_errors.labels(_kind(log_context.get("reason", ""))).inc()
 
     def turned_away(self, number: int) -> None:
         """Count requests that were answered 503 before the application saw them (load shedding)."""
