@@ -153,33 +153,32 @@ def request_element(root: Element) -> Element:
     return request
 
 
+# The identifiers of a request by the element that has them ("": the request itself), the one that counts last.
+_IDENTIFIERS = (
+    ("", ("idPA", "idBrokerPA", "idStation")),
+    ("qrCode", ("noticeNumber",)),
+    ("receipt", ("receiptId", "noticeNumber", "creditorReferenceId", "idPSP", "idChannel", "paymentMethod")),
+)
+
+
 def identify(request: Element) -> Identifiers:
     """Return the identifiers of any request of the port type, valid or not."""
-    sent = _texts(request, "idPA", "idBrokerPA", "idStation")
-    receipt = _texts(
-        next(request.iterchildren("receipt"), None),
-        "receiptId", "noticeNumber", "creditorReferenceId", "idPSP", "idChannel", "paymentMethod",
-    )  # fmt: skip
-    notice_number = receipt.get("noticeNumber")
-    if notice_number is None:
-        notice_number = _texts(next(request.iterchildren("qrCode"), None), "noticeNumber").get("noticeNumber")
+    texts: dict[str, str | None] = {}
+    for place, names in _IDENTIFIERS:
+        parent = next(request.iterchildren(place), None) if place else request
+        if parent is not None:
+            # Backwards, so that the first of a name is the last to be kept. Cut beyond the longest identifier.
+            children = parent.iterchildren(*names, reversed=True)
+            texts |= {child.tag: (child.text or "")[:64] or None for child in children}
     return Identifiers(
         operation=RECEIPT_OPERATIONS.get(request.tag) or etree.QName(request).localname[:64],
-        id_pa=sent.get("idPA"),
-        id_broker_pa=sent.get("idBrokerPA"),
-        id_station=sent.get("idStation"),
-        receipt_id=receipt.get("receiptId"),
-        notice_number=notice_number,
-        iuv=receipt.get("creditorReferenceId"),
-        id_psp=receipt.get("idPSP"),
-        id_channel=receipt.get("idChannel"),
-        payment_method=receipt.get("paymentMethod"),
+        id_pa=texts.get("idPA"),
+        id_broker_pa=texts.get("idBrokerPA"),
+        id_station=texts.get("idStation"),
+        receipt_id=texts.get("receiptId"),
+        notice_number=texts.get("noticeNumber"),
+        iuv=texts.get("creditorReferenceId"),
+        id_psp=texts.get("idPSP"),
+        id_channel=texts.get("idChannel"),
+        payment_method=texts.get("paymentMethod"),
     )
-
-
-def _texts(parent: Element | None, *names: str) -> dict[str, str | None]:
-    """Return the text of the first child of each name, cut to a length beyond the longest identifier."""
-    if parent is None:
-        return {}
-    # Backwards, so that the first of a name is the last to be kept.
-    return {child.tag: (child.text or "")[:64] or None for child in parent.iterchildren(*names, reversed=True)}
