@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from hashlib import sha256
-from io import BytesIO
 from typing import Any
 from urllib.parse import quote
 
@@ -19,11 +18,10 @@ from station import config, log, media_type, soap, store
 from station.errors import DatabaseUnfitError, StoreError, UntrustedError, out_of_resource
 from station.folder import folder
 from station.http import certificate, trust
-from station.http.gateway import Answer
-from station.http.health import Health, is_health_listener
+from station.http.health import Answer, Health
 from station.http.metrics import Metrics
-from station.http.request import content_length
-from station.intake import Intake
+from station.intake import Intake, Origin
+from station.receipt import Source
 
 _log = log.get("station")
 
@@ -36,11 +34,13 @@ _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 _WSDL = "paForNode.wsdl"
 _SCHEMAS = ("paForNode.xsd", "sac-common-types-1.0.xsd")
 
-# Environment key: since when the request has waited for us, of `time.monotonic()`.
+# The keys of the environment that are not WSGI's. ARRIVED: since when the request has waited for us, of
+# `time.monotonic()`; HEALTH: it came by the health listener; CERTIFICATE: what the client showed, as DER, if it did.
 ARRIVED = "station.arrived"
-# Environment key: the connection ends with the answer.
+HEALTH = "station.health"
+CERTIFICATE = "station.certificate"
+# Set by the application: the connection ends with the answer.
 LAST = "station.last"
-
 
 # The reason is for the log: a rejected sender has no right to learn who is allowed.
 _NOT_ALLOWED = Answer("403 Forbidden", "Sender not allowed.")
@@ -74,99 +74,92 @@ class Station:
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """One request. Whatever happens, an answer leaves that holds no stack trace, SQL or path."""
         begun = environ.get(ARRIVED) or time.monotonic()
+        request_id = environ.get("HTTP_X_REQUEST_ID", "")
+        if not _REQUEST_ID.fullmatch(request_id):
+            request_id = secrets.token_hex(16)
         notes: dict[str, Any] = {}
-        request_id = _request_id(environ)
         environ[soap.NOTES] = notes
-        environ[soap.REQUEST_ID] = request_id
-        environ[soap.PEER] = environ.get("REMOTE_ADDR") or None
-        environ[soap.PEER_SUBJECT] = None
-        status = "500"
-
-        def start(line: str, headers: list[tuple[str, str]], *args: Any) -> Any:
-            nonlocal status
-            status = line
-            return start_response(line, [*headers, ("X-Request-Id", request_id)], *args)
-
+        answer = Answer("500 Internal Server Error", "")
         try:
-            return self._answer(environ, start)
+            answer = self._answer(environ, request_id)
         except _RejectedError as rejected:
-            notes.update(result="rejected", reason=rejected.answer.text)
-            return rejected.answer.send(start)
+            notes.update(result="rejected", reason=str(rejected))
+            answer = rejected.answer
         except UntrustedError as error:
             notes.update(result="rejected", reason=str(error), peer=environ.get("REMOTE_ADDR") or "unix")
-            return _NOT_ALLOWED.send(start)
+            answer = _NOT_ALLOWED
         except Exception as error:
+            status, text = "500 Internal Server Error", "Internal error: send the request again."
             if lacking := out_of_resource(error):
                 _log.error("out_of_resource", request_id=request_id, lacking=lacking, exc_info=error)
                 notes.update(result="store_error", reason=lacking)
-                failed, text = "503 Service Unavailable", soap.AGAIN
+                status, text = "503 Service Unavailable", soap.AGAIN
             else:
                 _log.error("unexpected_error", request_id=request_id, exc_info=error)
                 notes.update(result="unexpected_error")
-                failed, text = "500 Internal Server Error", "Internal error: send the request again."
-            body = soap.fault_document(text)
-            headers = [("Content-Type", _XML), ("Content-Length", str(len(body))), ("Retry-After", soap.RETRY_AFTER_S)]
-            start(failed, headers)
-            return [body]
+            answer = Answer(status, soap.fault_document(text), _XML, (("Retry-After", soap.RETRY_AFTER_S),))
         finally:
             seconds = time.monotonic() - begun
+            status_code = int(answer.status[:3])
             if notes.get("result") == "rejected":
                 notes.update(_asked(environ))
             if notes.get("result") == "health":
                 line = _log.debug
             else:
                 line = _log.info
-                self.metrics.answered(notes, int(status[:3]), seconds)
+                self.metrics.answered(notes, status_code, seconds)
             line(
                 "request_answered",
                 request_id=request_id,
                 method=environ["REQUEST_METHOD"],
-                status=int(status[:3]),
+                status=status_code,
                 duration_ms=round(seconds * 1000, 1),
                 **notes,
             )
+        body = answer.body if isinstance(answer.body, bytes) else f"{answer.body}\n".encode()
+        fields = [("Content-Type", answer.content_type), ("Content-Length", str(len(body))), *answer.fields]
+        start_response(answer.status, [*fields, ("X-Request-Id", request_id)])
+        return [body]
 
-    def _answer(self, environ: Environ, start: StartResponse) -> Iterable[bytes]:
-        connection = environ.get("gunicorn.socket")
-        local = connection.getsockname() if connection else None
-        if isinstance(local, str | bytes):
-            environ["REMOTE_ADDR"] = ""  # a client calls its end of a Unix socket what it likes: 10.0.0.5
-        if is_health_listener(self.settings, local):
-            environ[soap.NOTES].update(result="health")
-            return self.health.answer(environ.get("PATH_INFO", "")).send(start)
-        self._admit(environ, connection)
+    def _answer(self, environ: Environ, request_id: str) -> Answer:
+        """Return the answer to a request. Raises `_RejectedError`, `UntrustedError`."""
+        notes = environ[soap.NOTES]
+        if environ.get(HEALTH):
+            notes.update(result="health")
+            return self.health.answer(environ.get("PATH_INFO", ""))
+        # The sender, by all that the decision depends on.
+        values = tuple([environ.get(name) for name in _VARIABLES])
+        sender = self._sender(environ.get("REMOTE_ADDR", ""), values, environ.get(CERTIFICATE))
+        if sender.subject is not None:
+            notes.update(certificate=sender.subject)
         if environ.get("PATH_INFO", "").rstrip("/") != self.settings.server.path.rstrip("/"):
             raise _RejectedError("404 Not Found", "Not found.")
-        match environ["REQUEST_METHOD"]:
-            case "POST":
-                body = _read_body(environ, self.settings.server.max_body)
-                environ["wsgi.input"] = BytesIO(body)
-                environ["CONTENT_LENGTH"] = str(len(body))
-                answer = list(self._soap(environ, start))
-                if environ[soap.NOTES].get("result") == "rejected":
-                    environ[soap.NOTES]["sha256"] = sha256(body).hexdigest()  # not stored: this is what is left of it
-                return answer
-            case "GET" if document := self._contract_document(environ):
-                environ[soap.NOTES].update(result="contract")
-                environ[LAST] = True  # it is many times as long as the request: none follows on this connection
-                start("200 OK", [("Content-Type", _XML), ("Content-Length", str(len(document)))])
-                return [document]
-        raise _RejectedError(
-            "405 Method Not Allowed", "The endpoint accepts POST (and GET ?wsdl).", ("Allow", "GET, POST")
+        method = environ["REQUEST_METHOD"]
+        if method == "GET" and (document := self._contract_document(environ)):
+            notes.update(result="contract")
+            environ[LAST] = True  # it is many times as long as the request: none follows on this connection
+            return Answer("200 OK", document, _XML)
+        if method != "POST":
+            allow = ("Allow", "GET, POST")
+            raise _RejectedError("405 Method Not Allowed", "The endpoint accepts POST (and GET ?wsdl).", allow)
+        if media_type.read(environ.get("CONTENT_TYPE", "")).name not in _MEDIA_TYPES:
+            raise _RejectedError("415 Unsupported Media Type", "Send SOAP 1.1 as text/xml.", ("Accept", "text/xml"))
+        if environ.get("HTTP_CONTENT_ENCODING", "identity").strip().lower() not in ("", "identity"):
+            accept = ("Accept-Encoding", "identity")
+            raise _RejectedError("415 Unsupported Media Type", "Content-Encoding is not supported.", accept)
+        # The worker's reader has held the body to its length, a number, and to little more than the limit.
+        limit = self.settings.server.max_body
+        body: bytes = environ["wsgi.input"].read(limit + 1)
+        notes["size"] = size = int(environ.get("CONTENT_LENGTH") or len(body))
+        if max(size, len(body)) > limit:
+            raise _RejectedError("413 Content Too Large", f"The body is larger than {limit} bytes.")
+        environ[soap.ORIGIN] = Origin(
+            Source.PUSH, peer=sender.address, request_id=request_id, peer_subject=sender.subject
         )
-
-    def _admit(self, environ: Environ, connection: Any) -> None:
-        """Note the sender for the log and the journal. Raises `UntrustedError` unless it may send."""
-        get_certificate = getattr(connection, "getpeercert", None)  # a plain socket has none
-        sender = self._sender(
-            environ.get("REMOTE_ADDR", ""),
-            tuple(map(environ.get, _VARIABLES)),
-            get_certificate(True) if get_certificate else None,
-        )
-        environ[soap.PEER] = sender.address
-        environ[soap.PEER_SUBJECT] = sender.subject
-        if sender.subject is not None:
-            environ[soap.NOTES].update(certificate=sender.subject)
+        status, answer, fields = self._soap.answer(environ, body)
+        if notes.get("result") == "rejected":
+            notes["sha256"] = sha256(body).hexdigest()  # not stored: this is what is left of it
+        return Answer(status, answer, _XML, fields)
 
     def _contract_document(self, environ: Environ) -> bytes | None:
         """`?wsdl` and the schemas it imports, with this station's address in them."""
@@ -216,27 +209,6 @@ def _asked(environ: Environ) -> dict[str, str]:
         "media_type": media_type.read(environ.get("CONTENT_TYPE", "")).name,
     }
     return {name: text for name, text in asked.items() if text}
-
-
-def _request_id(environ: Environ) -> str:
-    given = environ.get("HTTP_X_REQUEST_ID", "")
-    return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
-
-
-def _read_body(environ: Environ, limit: int) -> bytes:
-    """Return the body of a SOAP request. Raises `_RejectedError`."""
-    if media_type.read(environ.get("CONTENT_TYPE", "")).name not in _MEDIA_TYPES:
-        raise _RejectedError("415 Unsupported Media Type", "Send SOAP 1.1 as text/xml.", ("Accept", "text/xml"))
-    if environ.get("HTTP_CONTENT_ENCODING", "identity").strip().lower() not in ("", "identity"):
-        raise _RejectedError(
-            "415 Unsupported Media Type", "Content-Encoding is not supported.", ("Accept-Encoding", "identity")
-        )
-    # The worker's reader has held the body to its length and to little more than the limit.
-    body: bytes = environ["wsgi.input"].read(limit + 1)
-    environ[soap.NOTES]["size"] = size = content_length(environ.get("CONTENT_LENGTH")) or len(body)
-    if max(size, len(body)) > limit:
-        raise _RejectedError("413 Content Too Large", f"The body is larger than {limit} bytes.")
-    return body
 
 
 def create_app(settings: config.Settings | None = None) -> Station:

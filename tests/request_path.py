@@ -17,8 +17,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from station import config, log, store
     from station.app import LAST, Station
-    from station.http import gateway
-    from station.http.request import Incoming, Limits
+    from station.http.request import Incoming, Limits, head, variables
 
 MAX_BODY = 200_000
 PEER = ("127.0.0.1", 4)
@@ -29,14 +28,11 @@ STATUSES = {200, 400, 403, 404, 405, 413, 415, 500}
 
 
 class _Connection:
-    """The part of a connection that the application asks for."""
+    """The addresses of a connection's ends."""
 
     def __init__(self) -> None:
         self.peer = PEER
         self.local = ("127.0.0.1", 8080)
-
-    def getsockname(self) -> Any:
-        return self.local
 
 
 class RequestPath:
@@ -60,11 +56,14 @@ class RequestPath:
         while not last and (request := incoming.take()) is not None:
             last = request.last
             if request.refusal is None:
-                environ = gateway.variables(request, _Connection(), "http")
-                status, fields, body = gateway.call(self.application, environ)
+                environ = variables(request, _Connection(), "http")
+                started: list[Any] = []
+                body = b"".join(self.application(environ, lambda *line: started.append(line)))  # noqa: B023
+                [(status, fields)] = started
                 last = last or LAST in environ
-                head = gateway.head(status, fields, last=last)
-                answers.append((int(status[:3]), head, b"" if request.method == "HEAD" else body))
+                answers.append(
+                    (int(status[:3]), head(status, fields, last=last), b"" if request.method == "HEAD" else body)
+                )
         incoming.close()
         return answers
 

@@ -98,8 +98,8 @@ def post_worker_init(worker):
     worker.wsgi = profiled
     sys.setprofile(note)
 """
-FILES_MAX = 26  # of ours, that one push runs through
-FUNCTIONS_MAX = 145
+FILES_MAX = 18  # of ours, that one push runs through
+FUNCTIONS_MAX = 90
 
 
 def push(server):

@@ -6,7 +6,6 @@ import ssl
 import warnings
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
-from types import SimpleNamespace
 from urllib.parse import quote
 
 import pytest
@@ -25,7 +24,6 @@ from station.http.certificate import HEADERS, Identity
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Spyne imports what is deprecated
-    from station import soap
     from station.app import Station
 
 NODO = "forwarder.platform.pagopa.it"
@@ -454,10 +452,8 @@ def test_nobody_is_taken_for_another(over):
     station = Station(config.Settings(trust=policy), engine)
 
     def asked(peer, headers, shown):
-        environ = {"REMOTE_ADDR": peer, soap.NOTES: {}}
-        environ |= {f"HTTP_{name.upper().replace('-', '_')}": value for name, value in headers.items()}
-        station._admit(environ, SimpleNamespace(getpeercert=lambda _binary: shown))
-        return environ[soap.PEER], environ[soap.PEER_SUBJECT]
+        sender = station._sender(peer, tuple(map(headers.get, trust.HEADERS)), shown)
+        return sender.address, sender.subject
 
     def alone(peer, headers, shown):
         sender = trust.admit(policy, peer, lambda name: headers.get(name, ""), shown)

@@ -1,4 +1,5 @@
-"""The bytes of a connection, read into requests. What is odd in them is refused, and ends the connection.
+"""The bytes of a connection, read into requests, and a request as the variables of WSGI (PEP 3333). What is odd in the
+bytes is refused, and ends the connection.
 
 One reader, httptools (llhttp, which reads for Node.js): a request that two readers take for different ones could hide
 another one (request smuggling). It is as strict as it comes. What it leaves open is decided here: the bounds on what
@@ -6,11 +7,16 @@ is kept, which transfer codings and versions are served, which fields may come o
 """
 
 import re
+import sys
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
+from io import BytesIO
 from typing import Any, NamedTuple, NoReturn
+from urllib.parse import unquote_to_bytes
+from wsgiref.handlers import format_date_time
 
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
 
@@ -84,8 +90,8 @@ class Incoming:
     """
 
     __slots__ = (
-        "_begun", "_body", "_body_size", "_chunks", "_completed", "_ended", "_fed", "_fields", "_in_body", "_limits",
-        "_parser", "_request", "_requests", "_room", "_upgrading", "expects_continue",
+        "_body", "_body_size", "_chunks", "_completed", "_ended", "_fed", "_fields", "_in_body", "_limits", "_parser",
+        "_request", "_requests", "_room", "_upgrading", "begun", "expects_continue",
     )  # fmt: skip
 
     def __init__(self, limits: Limits) -> None:
@@ -95,7 +101,8 @@ class Incoming:
         self._request = Request()  # the one that is read
         self._completed = 0  # requests
         self._fed = 0  # bytes since the last of them
-        self._begun = False
+        # Whether more than an empty line has come since the last request that is whole (RFC 9112 section 2.2).
+        self.begun = False
         self._fields = 0
         self._in_body = False
         self._body: list[bytes] = []
@@ -111,8 +118,16 @@ class Incoming:
         if self._ended:
             return
         completed = self._completed
+        left = data
         try:
-            self._parse(data)
+            while left:
+                try:
+                    self._parser.feed_data(left)
+                    break
+                except HttpParserUpgrade as upgrade:
+                    left = left[upgrade.args[0] :] if not self._ended else b""
+                    if self._upgrading:
+                        self._stay()
         except HttpParserError as error:
             if not self._ended:
                 if isinstance(error, HttpParserCallbackError):  # an error of ours, as of memory
@@ -122,6 +137,8 @@ class Incoming:
         if self._ended:
             return
         self._fed = self._fed + len(data) if completed == self._completed else 0
+        if self._fed > len(b"\r\n"):
+            self.begun = True
         if self._in_body:
             if self._fed - self._body_size > _MAX_OVERHEAD:
                 self._give_up()
@@ -137,11 +154,6 @@ class Incoming:
         """Whether a request is whole."""
         return bool(self._requests)
 
-    @property
-    def begun(self) -> bool:
-        """Whether more than an empty line has come since the last request that is whole (RFC 9112 section 2.2)."""
-        return self._begun or self._fed > len(b"\r\n")
-
     def __len__(self) -> int:
         """Bytes in memory."""
         size = self._request.size if self._in_body else self._fed
@@ -152,17 +164,10 @@ class Incoming:
         self._ended = True
         self._parser = None
         self._requests.clear()
-        self._begin()
-
-    def _parse(self, data: bytes) -> None:
-        while data:
-            try:
-                self._parser.feed_data(data)
-                return
-            except HttpParserUpgrade as upgrade:
-                data = data[upgrade.args[0] :] if not self._ended else b""
-                if self._upgrading:
-                    self._stay()
+        self._request = Request()
+        self._body = []
+        self._fed = 0
+        self.begun = self._in_body = False
 
     def _stay(self) -> None:
         """We stay with HTTP/1.1, whatever is offered. httptools leaves the body of such a request to the new protocol.
@@ -179,7 +184,8 @@ class Incoming:
         """End with the request that is being read, whole or not."""
         self._request.refusal = refusal
         self._request.last = True
-        self._complete()
+        self._upgrading = False
+        self.on_message_complete()
 
     def _stop(self, refusal: Refusal | None) -> NoReturn:
         self._end(refusal)
@@ -189,21 +195,6 @@ class Incoming:
         """End without waiting for the body, which is too large or has too many chunks."""
         self._end(None if self._room < 0 else Refusal.UNREADABLE)
 
-    def _complete(self) -> None:
-        request = self._request
-        request.body = b"".join(self._body)
-        self._requests.append(request)
-        self._ended = request.last
-        self._completed += 1
-        self._begin()
-
-    def _begin(self) -> None:
-        self._request = Request()
-        self._fed = self._fields = self._body_size = self._chunks = 0
-        self._body = []
-        self._room = self._limits.body
-        self._begun = self._in_body = self.expects_continue = False
-
     # --- httptools tells ----------------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
@@ -212,7 +203,7 @@ class Incoming:
         if len(self._requests) >= _MOST_AHEAD:  # these are answered; the client has to send the others again
             self._requests[-1].last = self._ended = True
             raise _EndedError
-        self._begun = True
+        self.begun = True
 
     def on_url(self, part: bytes) -> None:
         if self._in_body:  # `_stay`
@@ -260,12 +251,11 @@ class Incoming:
                 self._stop(Refusal.UNREADABLE)
             if coding.lower() != "chunked":
                 self._stop(Refusal.UNKNOWN_CODING)
-        try:
-            size = content_length(length)
-        except ValueError:
-            self._stop(Refusal.UNREADABLE)
-        if size is not None and size > self._limits.body:
-            self._room = -1
+        if length:
+            if not _LENGTH.fullmatch(length):
+                self._stop(Refusal.UNREADABLE)
+            if int(length) > self._limits.body:
+                self._room = -1
         expected = request.variables.get("HTTP_EXPECT")
         if expected is not None:
             if expected.lower() != "100-continue":
@@ -293,19 +283,22 @@ class Incoming:
             raise _EndedError
 
     def on_message_complete(self) -> None:
-        if not self._upgrading:
-            self._complete()
+        if self._upgrading:  # the body comes
+            return
+        request = self._request
+        request.body = b"".join(self._body)
+        self._requests.append(request)
+        self._ended = request.last
+        self._completed += 1
+        self._request = Request()
+        self._fed = self._fields = self._body_size = self._chunks = 0
+        self._body = []
+        self._room = self._limits.body
+        self.begun = self._in_body = self.expects_continue = False
 
 
-def content_length(text: str | None) -> int | None:
-    """Bytes that a Content-Length announces, None where there is none. Raises `ValueError` on anything but up to 19
-    digits: 5 with thousands of zeros before it is a number, too, but one that `int` does not read.
-    """
-    if not text:
-        return None
-    if not re.fullmatch(r"[0-9]{1,19}", text):
-        raise ValueError("no Content-Length")
-    return int(text)
+# 5 with thousands of zeros before it is a number, too, but one that `int` does not read.
+_LENGTH = re.compile(r"[0-9]{1,19}")
 
 
 @lru_cache(maxsize=128)
@@ -313,3 +306,57 @@ def _variable(name: bytes) -> str:
     """Return the WSGI variable of a header field."""
     variable = name.decode("ascii").upper().replace("-", "_")
     return variable if variable in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{variable}"
+
+
+# --- WSGI -------------------------------------------------------------------------------------------------------------
+
+_ALWAYS = {
+    "SCRIPT_NAME": "",
+    "wsgi.errors": sys.stderr,
+    "wsgi.input_terminated": True,
+    "wsgi.multiprocess": True,
+    "wsgi.multithread": True,
+    "wsgi.run_once": False,
+    "wsgi.version": (1, 0),
+}
+# RFC 9112 section 3.2.2: a server takes a whole URL, too.
+_AUTHORITY = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?]*")
+
+
+def variables(request: Request, connection: Any, scheme: str) -> dict[str, Any]:
+    """Return the WSGI environment of a request that came by `scheme` ("http" or "https").
+
+    `connection` has the addresses of both ends, `local` and `peer`: no tuples for a Unix socket.
+    """
+    target = request.target.decode("ascii")
+    if not target.startswith("/"):
+        target = _AUTHORITY.sub("", target, count=1)
+    path, _, query = target.partition("?")
+    host, port = connection.local[:2] if isinstance(connection.local, tuple) else ("localhost", "")
+    address, peer_port = connection.peer[:2] if isinstance(connection.peer, tuple) else ("", "")
+    return _ALWAYS | request.variables | {
+        "REQUEST_METHOD": request.method,
+        "PATH_INFO": unquote_to_bytes(path).decode("latin-1") if "%" in path else path,
+        "QUERY_STRING": query,
+        "SERVER_PROTOCOL": f"HTTP/{request.version}",
+        "SERVER_NAME": host,
+        "SERVER_PORT": str(port),
+        "REMOTE_ADDR": address,
+        "REMOTE_PORT": str(peer_port),
+        "wsgi.url_scheme": scheme,
+        "wsgi.input": BytesIO(request.body),
+    }  # fmt: skip
+
+
+def head(status: str, fields: list[tuple[str, str]], *, last: bool) -> bytes:
+    """Return the answer up to its body. `last`: the connection ends after it."""
+    lines = "".join([f"{name}: {value}\r\n" for name, value in fields])
+    return (
+        f"HTTP/1.1 {status}\r\nServer: station\r\nDate: {_date(int(time.time()))}\r\n"
+        f"Connection: {'close' if last else 'keep-alive'}\r\n{lines}\r\n"
+    ).encode("latin-1")
+
+
+@lru_cache(maxsize=1)
+def _date(now: int) -> str:
+    return format_date_time(now)

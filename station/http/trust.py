@@ -23,15 +23,12 @@ HEADERS = (*certificate.ALL_HEADERS, "x-forwarded-for")  # all that `admit` read
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """The sender of a request: its address, and its certificate where one was shown."""
+    """The sender of a request: its address, and its certificate where one was shown, with the certificate's name for
+    the log and the journal."""
 
     address: str | None
     identity: Identity | None = None
-
-    @property
-    def subject(self) -> str | None:
-        """The certificate's name, for the log and the journal."""
-        return None if self.identity is None else str(self.identity)[:256]
+    subject: str | None = None
 
 
 def admit(trust: Trust, peer: str, header: Header, shown: bytes | None = None) -> Sender:
@@ -62,7 +59,8 @@ def admit(trust: Trust, peer: str, header: Header, shown: bytes | None = None) -
         identity = certificate.identity(shown)
     if trust.names:
         _check_certificate(trust, identity)
-    return Sender(None if origin is None else str(origin), identity)
+    subject = None if identity is None else str(identity)[:256]
+    return Sender(None if origin is None else str(origin), identity, subject)
 
 
 def _check_address(trust: Trust, origin: Address | None, *, by_proxy: bool) -> None:

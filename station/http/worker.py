@@ -25,11 +25,10 @@ from gunicorn import sock as gunicorn_sock
 from gunicorn.workers.ggevent import GeventWorker
 
 from station import contract, log, soap
-from station.app import ARRIVED, LAST
+from station.app import ARRIVED, CERTIFICATE, HEALTH, LAST
 from station.errors import out_of_resource
-from station.http import gateway
 from station.http.health import is_health_listener
-from station.http.request import DRAIN, MAX_HEAD, Incoming, Limits, Refusal, Request
+from station.http.request import DRAIN, MAX_HEAD, Incoming, Limits, Refusal, Request, head, variables
 
 _log = log.get(__name__)
 
@@ -87,9 +86,9 @@ class _ExpiredError(Exception):
 
 
 class Client:
-    """A client's connection. The application asks it for its addresses and certificate."""
+    """A client's connection."""
 
-    def __init__(self, socket: Any, peer: Any, limits: Limits) -> None:
+    def __init__(self, socket: Any, peer: Any, limits: Limits, *, health: bool) -> None:
         self.socket = socket
         # The name that a client gives its end of a Unix socket is its own choice, and no address.
         self.peer: tuple[str, int] | str = peer if isinstance(peer, tuple) else ""
@@ -98,7 +97,8 @@ class Client:
         self.greenlet = gevent.getcurrent()
         self.deadline: float | None = None  # of the wait for the network, of `time.monotonic()`
         self.evicted = False  # it gives way to another connection
-        self.health = False
+        self.health = health  # it came by the health listener
+        self.certificate: bytes | None = None  # that the client showed, as DER
         self.last = False  # the connection ends with the next answer
         self.served = 0  # requests
         self.held = 0  # bytes in memory
@@ -114,14 +114,6 @@ class Client:
                 self.socket.unwrap()
             self.socket.settimeout(None)
         self.socket.shutdown(SHUT_WR)
-
-    def getsockname(self) -> tuple[str, int] | str:
-        """Return the local address, which tells the listener."""
-        return self.local
-
-    def getpeercert(self, binary_form: bool = False) -> bytes | None:
-        """Return the certificate that the client showed, as DER."""
-        return self.socket.getpeercert(True) if isinstance(self.socket, SSLSocket) and binary_form else None
 
 
 class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
@@ -224,6 +216,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def _accept(self, listener: Any) -> None:
         """Accept connections for ever, each a greenlet."""
+        health = is_health_listener(self._station.settings, listener.getsockname())
         while True:
             wait_read(listener.fileno())
             connections = ACCEPT_MAX
@@ -239,7 +232,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
                     client, peer = listener.accept()
                     if len(self._clients) >= self.cfg.worker_connections:
                         self._make_room()
-                    gevent.spawn(self._serve, client, peer)
+                    gevent.spawn(self._serve, client, peer, health)
             except (BlockingIOError, ConnectionAbortedError):
                 continue
             except OSError as error:  # out of file descriptors
@@ -264,12 +257,11 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         gevent.get_hub().loop.run_callback(self._expire, client)
         return True
 
-    def _serve(self, socket: Any, peer: Any) -> None:
+    def _serve(self, socket: Any, peer: Any, health: bool) -> None:
         """Serve one connection: read a request, answer it, read the next one."""
         client = None
         try:
-            client = Client(socket, peer, self._limits)
-            client.health = is_health_listener(self._station.settings, client.local)
+            client = Client(socket, peer, self._limits, health=health)
             self._clients.add(client)
             if self._scheme == "https" and not client.health:
                 self._handshake(client)
@@ -314,6 +306,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         try:
             with self._until(client, self._read_timeout):
                 client.socket.do_handshake()
+            client.certificate = client.socket.getpeercert(True)
         except ssl.SSLError as error:
             _log.info("tls_handshake_failed", peer=str(client), reason=error.reason)
             self._linger(client)
@@ -390,7 +383,6 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         if self._pending >= self._pending_max:
             return self._busy(client)
         self._pending += 1
-        self._hold(client, len(client.incoming) + request.size)
         try:
             end = arrived + QUEUE_TIMEOUT_S
             long = request.size > LONG
@@ -409,7 +401,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
                 self._running.release()
         finally:
             self._pending -= 1
-            self._hold(client, len(client.incoming))
+            self._hold(client, client.held - request.size)
 
     def _release_long(self) -> None:
         """Let the next long document begin when this one is parsed and the other connections had their turn."""
@@ -425,8 +417,8 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             path = request.target.partition(b"?")[0][:500].decode("latin-1")  # a query is not ours to log
             _log.warning("request_unreadable", peer=str(client), reason=request.refusal.value, path=path)
             return _REFUSALS[request.refusal]
-        environ = gateway.variables(request, client, self._scheme)
-        environ[ARRIVED] = arrived
+        environ = variables(request, client, self._scheme)
+        environ |= {ARRIVED: arrived, HEALTH: client.health, CERTIFICATE: client.certificate}
         self.nr += 1
         if self.nr >= self.max_requests:
             self.alive = False
@@ -435,7 +427,8 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         if not was_alive:
             self._station.health.draining = True
         try:
-            status, fields, body = gateway.call(self.wsgi, environ)
+            started: list[Any] = []
+            body = b"".join(self.wsgi(environ, lambda *line: started.append(line)))
         except Exception as error:
             with suppress(MemoryError):
                 _log.error("unexpected_error", exc_info=error)
@@ -445,4 +438,5 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         # request must be answered "stopping".
         alive = was_alive if client.health else self.alive
         client.last = client.last or LAST in environ or not alive or not self._keepalive
-        return gateway.head(status, fields, last=client.last) + (b"" if request.method == "HEAD" else body)
+        status, fields = started[-1][:2]
+        return head(status, fields, last=client.last) + (b"" if request.method == "HEAD" else body)
