@@ -98,19 +98,22 @@ class Incoming:
         self._limits = limits
         self._parser: Any = HttpRequestParser(self)
         self._requests: deque[Request] = deque()
-        self._request = Request()  # the one that is read
         self._completed = 0  # requests
-        self._fed = 0  # bytes since the last of them
-        # Whether more than an empty line has come since the last request that is whole (RFC 9112 section 2.2).
-        self.begun = False
+        self._upgrading = False  # another protocol is offered, and the body comes
+        self._ended = False  # nothing is read any more
+        self._begin()
+
+    def _begin(self) -> None:
+        """Forget the request that was read."""
+        self._request = Request()
+        self._fed = 0  # bytes since the last request that is whole
+        self.begun = False  # whether more than an empty line has come since then (RFC 9112 section 2.2)
         self._fields = 0
         self._in_body = False
         self._body: list[bytes] = []
         self._body_size = 0  # with what is not kept
-        self._room = limits.body  # less than 0: the body is over its limit, and what follows is not kept
+        self._room = self._limits.body  # less than 0: the body is over its limit, and what follows is not kept
         self._chunks = 0
-        self._upgrading = False  # another protocol is offered, and the body comes
-        self._ended = False  # nothing is read any more
         self.expects_continue = False
 
     def feed(self, data: bytes) -> None:
@@ -164,10 +167,7 @@ class Incoming:
         self._ended = True
         self._parser = None
         self._requests.clear()
-        self._request = Request()
-        self._body = []
-        self._fed = 0
-        self.begun = self._in_body = False
+        self._begin()
 
     def _stay(self) -> None:
         """We stay with HTTP/1.1, whatever is offered. httptools leaves the body of such a request to the new protocol.
@@ -290,11 +290,7 @@ class Incoming:
         self._requests.append(request)
         self._ended = request.last
         self._completed += 1
-        self._request = Request()
-        self._fed = self._fields = self._body_size = self._chunks = 0
-        self._body = []
-        self._room = self._limits.body
-        self.begun = self._in_body = self.expects_continue = False
+        self._begin()
 
 
 # 5 with thousands of zeros before it is a number, too, but one that `int` does not read.

@@ -94,6 +94,8 @@ def insert_rows(
 
 def sqlite_time(value: datetime) -> str:
     """Return an aware time as SQLite's columns hold it (see `tables.UtcDateTime`)."""
+    if value.tzinfo is None:
+        raise ValueError("a time without a zone")
     return value.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
 
 

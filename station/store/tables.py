@@ -1,6 +1,7 @@
 """The tables. Migrations build them; this is the schema that the code of today expects.
 
-Every key starts with `id_pa`, so that the tables can be distributed by it one day. Constraints have names.
+Every key starts with `id_pa`, so that the tables can be distributed by it one day. Constraints have names. On
+SQLite, rows are written past SQLAlchemy's types: `rows` converts their values in the same way.
 """
 
 from datetime import UTC, datetime
