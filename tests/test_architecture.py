@@ -1,6 +1,8 @@
-"""The house's rules that an import can break: each library has one user, and imports point one way."""
+"""The house's rules: each library has one user, imports point one way, a name stands for one thing."""
 
 import ast
+import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -109,3 +111,22 @@ def test_environment():
     }
     assert any(inside(reader, "station.config") for reader in readers)
     assert {one for one in readers if not any(inside(one, allowed) for allowed in READS_ENVIRONMENT)} == set()
+
+
+def test_class_names():
+    """A class name stands for one thing in the whole project."""
+    names = Counter(node.name for tree in MODULES.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+    assert len(names) > 50
+    assert {name for name, times in names.items() if times > 1} == set()
+
+
+def test_subjects():
+    """A sentence names its subject."""
+    pronouns = re.compile("whoever|nobody|somebody|anybody|everybody", re.IGNORECASE)
+    found = [
+        f"{file.relative_to(STATION)}:{number}: {line.strip()}"
+        for file in sorted(STATION.rglob("*.py"))
+        for number, line in enumerate(file.read_text().splitlines(), 1)
+        if pronouns.search(line)
+    ]
+    assert found == []

@@ -14,7 +14,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 
 def lost(ours: Any, theirs: Any, place: str) -> Iterator[str]:
-    """The places in `ours` that are missing or different in `theirs`."""
+    """Return the places in `ours` that are missing or different in `theirs`."""
     if isinstance(ours, dict) and isinstance(theirs, dict):
         for name, value in ours.items():
             yield from lost(value, theirs.get(name), f"{place}.{name}")

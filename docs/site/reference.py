@@ -48,7 +48,7 @@ configuration, 3 another run is active.
 
 
 def configuration() -> str:
-    """The page about the configuration."""
+    """Return the page about the configuration."""
     parts = [_CONFIGURATION]
     for name, field in config.Settings.model_fields.items():
         model = field.annotation
@@ -102,7 +102,7 @@ def _kind(kind: Any) -> str:
 
 
 def commands() -> str:
-    """The page about the commands."""
+    """Return the page about the commands."""
     return "\n".join([_COMMANDS, *_each(cli, "station")])
 
 
