@@ -95,12 +95,6 @@ def test_one_way():
     assert {room(module) for module in MODULES if module != "station"} == set(ORDER)
 
 
-def test_class_names():
-    """No class name occurs twice."""
-    names = [node.name for tree in MODULES.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
-    assert sorted(names) == sorted(set(names))
-
-
 def test_environment():
     """The environment is read in few places."""
     readers = {
