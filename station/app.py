@@ -18,7 +18,7 @@ from station import config, log, media_type, soap, store
 from station.errors import DatabaseUnfitError, StoreError, UntrustedError, out_of_resource
 from station.folder import folder
 from station.http import certificate, trust
-from station.http.health import Answer, Health
+from station.http.health import Answer, Health, is_health_listener
 from station.http.metrics import Metrics
 from station.intake import Intake, Origin
 from station.receipt import Source
@@ -124,12 +124,14 @@ class Station:
     def _answer(self, environ: Environ, request_id: str) -> Answer:
         """Return the answer to a request. Raises `_RejectedError`, `UntrustedError`."""
         notes = environ[soap.NOTES]
-        if environ.get(HEALTH):
+        if HEALTH not in environ:
+            self._look_at_socket(environ)
+        if environ[HEALTH]:
             notes.update(result="health")
             return self.health.answer(environ.get("PATH_INFO", ""))
         # The sender, by all that the decision depends on.
         values = tuple([environ.get(name) for name in _VARIABLES])
-        sender = self._sender(environ.get("REMOTE_ADDR", ""), values, environ.get(CERTIFICATE))
+        sender = self._sender(environ.get("REMOTE_ADDR", ""), values, environ[CERTIFICATE])
         if sender.subject is not None:
             notes.update(certificate=sender.subject)
         if environ.get("PATH_INFO", "").rstrip("/") != self.settings.server.path.rstrip("/"):
@@ -160,6 +162,16 @@ class Station:
         if notes.get("result") == "rejected":
             notes["sha256"] = sha256(body).hexdigest()  # not stored: this is what is left of it
         return Answer(status, answer, _XML, fields)
+
+    def _look_at_socket(self, environ: Environ) -> None:
+        """Set the keys that the station's worker sets, where one of gunicorn's own workers serves."""
+        connection = environ.get("gunicorn.socket")
+        local = connection.getsockname() if connection else None
+        if isinstance(local, str | bytes):
+            environ["REMOTE_ADDR"] = ""  # a client calls its end of a Unix socket what it likes: 10.0.0.5
+        environ[HEALTH] = is_health_listener(self.settings, local)
+        get_certificate = getattr(connection, "getpeercert", None)  # a plain socket has none
+        environ[CERTIFICATE] = get_certificate(True) if get_certificate else None
 
     def _contract_document(self, environ: Environ) -> bytes | None:
         """`?wsdl` and the schemas it imports, with this station's address in them."""
