@@ -24,6 +24,7 @@ def lines(monkeypatch, stream):
     monkeypatch.setattr(sys, "stderr", stream)
     log.configure("json", "info")
     yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+    log.configure("json", "info")  # not to a terminal that capsys has closed
     root.handlers, root.level = before
 
 
