@@ -83,21 +83,25 @@ def save_receipt(
         return commit(engine, partial(_save_on_sqlite, new=new, in_doubt=in_doubt), until=until)
     given = _parameters(new, in_doubt)
     key = ("receipt", new.receipt.id_pa, new.receipt.receipt_id)
+    flags = new.flags
     for _ in range(_TRIES_MAX):
         outcome = run_alone(engine, _SAVE, given, key=key, until=until)
         if outcome != "retry":
             break
+        given["notice_ordinal"] = commit(engine, partial(next_ordinal, receipt=new.receipt), until=until)
+        flags = new.flags | {Flag.SECOND_RECEIPT} if given["notice_ordinal"] else new.flags
+        given["flags"] = _text_array(flags)
 
     def save_differing(connection: Connection) -> tuple[Saved, frozenset[Flag]]:
-        flags = add_document(connection, new.receipt, new.document)
-        if flags is None:
+        added = add_document(connection, new.receipt, new.document)
+        if added is None:
             return Saved.CONFLICT, frozenset()
         # Now the statement counts it as a resend of the receipt that it is a document of.
         stored = select(tables.receipt.c.content_hash).filter_by(
             id_pa=new.receipt.id_pa, receipt_id=new.receipt.receipt_id
         )
         counted = given | {"same_as": connection.execute(stored).scalar_one()}
-        return Saved(connection.exec_driver_sql(_SAVE, counted).scalar_one()), flags
+        return Saved(connection.exec_driver_sql(_SAVE, counted).scalar_one()), added
 
     match outcome:
         case "retry":
@@ -106,9 +110,7 @@ def save_receipt(
             return commit(engine, save_differing, until=until)
         case "duplicate":
             return Saved.DUPLICATE, frozenset()
-        case "second_receipt":
-            return Saved.STORED, new.flags | {Flag.SECOND_RECEIPT}
-    return Saved.STORED, new.flags
+    return Saved.STORED, flags
 
 
 def _parameters(new: NewReceipt, in_doubt: bool) -> dict[str, Any]:
@@ -117,10 +119,15 @@ def _parameters(new: NewReceipt, in_doubt: bool) -> dict[str, Any]:
     if given["metadata"] is not None:
         given["metadata"] = as_json(given["metadata"])
     given["transfers"] = as_json(transfer_rows(new.receipt))
-    given["flags"] = f"{{{','.join(sorted(new.flags))}}}"
+    given["flags"] = _text_array(new.flags)
+    given["notice_ordinal"] = 0
     given["same_as"] = new.receipt.content_hash
     given["own"] = new.received_at if in_doubt else None
     return given
+
+
+def _text_array(flags: frozenset[Flag]) -> str:
+    return f"{{{','.join(sorted(flags))}}}"
 
 
 # --- SQLite -----------------------------------------------------------------------------------------------------------

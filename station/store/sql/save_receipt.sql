@@ -1,12 +1,14 @@
 -- One receipt: stored with its transfers, flags and journal row, or counted as sent again, or neither.
 --
 -- Returns one word:
---   stored, second_receipt   it is new; second_receipt: not the first one of its notice, which is a flag of it, too
---   duplicate                the same content is stored: counted where it was pushed, and its station is kept
---   differs                  another content is stored under its key: nothing was written, the documents must be compared
---   retry                    turned away by a row that this statement cannot see, since it was committed after the
---                            statement began: nothing was written, the same statement decides with the next snapshot
+--   stored      it is new
+--   duplicate   the same content is stored: counted where it was pushed, and its station is kept
+--   differs     another content is stored under its key: nothing was written, the documents must be compared
+--   retry       turned away by another receipt with this ordinal of its notice, or by a row that this statement cannot
+--               see, since it was committed after the statement began: nothing was written, and the same statement
+--               decides with the next ordinal and snapshot
 --
+-- `notice_ordinal` is 0 for the first receipt of its notice, which nearly all are: it is looked up for a retry only.
 -- `same_as` is the hash of its content, or once it was compared and added to the documents of a stored receipt, that
 -- receipt's. `own` is when an earlier try of this arrival came, if its commit is in doubt: that one is not counted twice.
 -- To EXPLAIN it, put NULL in the places of its parameters, as tests/test_save.py does.
@@ -28,14 +30,10 @@ WITH stored AS (
         %(payment_note)s, %(id_bundle)s, %(id_ci_bundle)s, %(payment_date_time)s, %(application_date)s,
         %(transfer_date)s, %(metadata)s, %(stand_in)s, %(digital_stamp)s, %(version)s, %(content_hash)s::bytea,
         %(source)s::text, %(received_at)s::timestamptz, %(charset)s, %(raw)s, 0,
-        coalesce((
-            SELECT max(notice_ordinal) + 1 FROM receipt
-            WHERE id_pa = %(id_pa)s::text AND notice_number = %(notice_number)s::text
-            AND fiscal_code = %(fiscal_code)s::text
-        ), 0)
+        %(notice_ordinal)s::integer
     )
     ON CONFLICT DO NOTHING
-    RETURNING id_pa, receipt_id, received_at, notice_ordinal
+    RETURNING id_pa, receipt_id, received_at
 ),
 resent AS (
     UPDATE receipt SET
@@ -63,9 +61,7 @@ its_transfers AS (
 its_flags AS (
     INSERT INTO receipt_flag (id_pa, receipt_id, flag, received_at)
     SELECT id_pa, receipt_id, flag, received_at
-    FROM stored, unnest(
-        CASE WHEN notice_ordinal = 0 THEN %(flags)s::text[] ELSE %(flags)s::text[] || 'second_receipt'::text END
-    ) AS flag
+    FROM stored, unnest(%(flags)s::text[]) AS flag
 ),
 its_station AS (
     INSERT INTO receipt_route (id_pa, receipt_id, id_broker_pa, id_station, first_at, received_at)
@@ -93,7 +89,7 @@ its_exchange AS (
     ON CONFLICT DO NOTHING
 )
 SELECT coalesce(
-    (SELECT CASE notice_ordinal WHEN 0 THEN 'stored' ELSE 'second_receipt' END FROM stored),
+    (SELECT 'stored' FROM stored),
     (SELECT 'duplicate' FROM resent),
     (SELECT 'differs' FROM receipt WHERE id_pa = %(id_pa)s::text AND receipt_id = %(receipt_id)s::text),
     'retry'
