@@ -5,6 +5,7 @@ What a worker does is in `worker`.
 
 import os
 import shutil
+import signal
 import socket
 import ssl
 import sys
@@ -54,12 +55,26 @@ class GunicornLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
         return None
 
 
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
+
+def _end_at_a_signal() -> None:
+    """Let a signal end a new worker until it has handlers of its own.
+
+    With its copy of the arbiter's handlers the signal would be lost, and a stop would wait until the worker is killed.
+    """
+    for one in _STOP_SIGNALS:
+        signal.signal(one, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
+
+
 class _Arbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
     """Reloads (SIGHUP) only what can be loaded: a worker that cannot start would end the whole server."""
 
     def spawn_worker(self) -> int:
         """Start a worker. In the worker itself it never returns, whatever goes wrong."""
         first = self.worker_age < self.num_workers
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
         try:
             pid: int = super().spawn_worker()
             return pid
@@ -74,6 +89,8 @@ class _Arbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
                 time.sleep(_START_AGAIN_S)
             # Without memory to log why it ends, a worker would go on as a master, and end the other workers.
             os._exit(1)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
 
     def handle_usr2(self) -> None:
         """Refuse gunicorn's upgrade in place (SIGUSR2). Its second step ends the old master, whether or not the new one
@@ -188,6 +205,7 @@ def run(load: Callable[[], Settings], arguments: list[str]) -> None:
     """
     _defaults(load())  # gunicorn would end with a status of its own where this fails
     log.load()
+    os.register_at_fork(after_in_child=_end_at_a_signal)
     owner = os.getpid()
     folder = tempfile.mkdtemp(prefix="station-metrics-", dir=_memory())
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder

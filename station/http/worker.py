@@ -44,11 +44,12 @@ LINGER_S = 2.0  # for the client to read the last answer; and at a stop, for req
 # Connections are kept alive: a worker that takes all of a burst works alone from then on, on one core.
 ACCEPT_DELAY_S = 0.0003
 ACCEPT_DELAY_MAX_S = 0.002
-ACCEPT_DELAYS_MAX_S = 0.2  # all delays of a second: a stream of new connections must not add up to more
+ACCEPT_DELAYS_MAX_S = 0.1  # all delays of a second: a stream of new connections must not add up to more
 # Connections that are accepted at once where no other worker could take them, or this one is late: a worker that is
 # busy with long documents would otherwise accept one for each of them.
 ACCEPT_MAX = 16
 SWEEP_S = 0.25  # how often deadlines are looked at
+SWEEP_MAX = 16  # connections at a time
 TURN_S = 0.005  # how long connections may run before the event loop looks at the network again
 ACCEPT_LATE_S = 0.05
 
@@ -165,8 +166,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         self._polled = time.monotonic()
         polled = gevent.get_hub().loop.check()
         polled.start(self._note_poll)
-        sweep = gevent.get_hub().loop.timer(SWEEP_S, repeat=SWEEP_S)
-        sweep.start(self._sweep)
+        gevent.spawn(self._sweep)
         accepting = []
         for listener in self.sockets:
             listener.setblocking(False)
@@ -194,9 +194,13 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         self._polled = time.monotonic()
 
     def _sweep(self) -> None:
-        """End the waits whose deadlines have passed. A timer for each wait would cost a tenth of a push's rate."""
-        for client in list(self._waiting):
-            self._expire(client)
+        """End waits whose deadlines have passed, for ever. A timer for each wait would cost a tenth of the rate."""
+        while True:
+            gevent.sleep(SWEEP_S)
+            for number, client in enumerate([*self._waiting]):
+                gevent.get_hub().loop.run_callback(self._expire, client)
+                if number % SWEEP_MAX == SWEEP_MAX - 1:
+                    gevent.sleep(0.001)  # the network has its turn: hundreds may be late at the same moment
 
     def _expire(self, client: Client) -> None:
         """Raise `_ExpiredError` in a connection's greenlet, if its deadline has passed. Called by the event loop."""
