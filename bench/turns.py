@@ -85,7 +85,7 @@ def main() -> None:
                 with psycopg.connect(postgres, autocommit=True) as connection:
                     connection.execute(f"CREATE DATABASE {side}")
                 url = urlsplit(postgres)._replace(path=f"/{side}").geturl()
-            sides.append(Side(side, command, url, folder, stack))
+            sides.append(Side(side, str(Path(command).absolute()), url, folder, stack))
         for side in sides:  # plans for empty tables are of no use
             side.push(2, arguments.connections, 1)
             load.analyze(side.url)
