@@ -308,7 +308,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         context = gunicorn_sock.ssl_context(self.cfg)
         client.socket = context.wrap_socket(client.socket, server_side=True, do_handshake_on_connect=False)
         try:
-            with self._until(client, self._read_timeout):
+            with self._until(client, self._read_timeout, for_request=True):  # which may come after it
                 client.socket.do_handshake()
             client.certificate = client.socket.getpeercert(True)
         except ssl.SSLError as error:
