@@ -51,7 +51,9 @@ def purge(
     now = datetime.now(UTC)
     ages = {part: getattr(retention, f"{part}_months") for part in Part}
     if not any(ages.values()):
-        raise ConfigError("nothing to purge: set raw_months, personal_months, refused_months or journal_months")
+        raise ConfigError(
+            "nothing to purge: set raw_months, personal_months, refused_months, journal_months or delivery_months"
+        )
     read(engine, _check_clock, now, trust=trust_clock)
     for part, months in ages.items():
         if months is None:

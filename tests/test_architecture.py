@@ -40,7 +40,7 @@ ORDER = [
     "station.log",
     "station.contract", "station.masking",
     "station.journal", "station.store", "station.retry", "station.export", "station.stamps", "station.statistics",
-    "station.pagopa", "station.intake", "station.soap", "station.reconcile",
+    "station.deliver", "station.pagopa", "station.intake", "station.soap", "station.reconcile",
     "station.replay", "station.purge", "station.http", "station.app", "station.wsgi",
     "station.http.worker", "station.http.server", "station.production", "station.demo", "station.cli",
 ]  # fmt: skip

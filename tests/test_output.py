@@ -66,6 +66,13 @@ REAL = {
     "reconcile_ec": {"id_pa": EC},
     "reconcile_run": {"id_pa": EC},
     "reconcile_item": {"id_pa": EC, "state": "open"},
+    "outbox": {"id_pa": EC, "receipt_id": HOSTILE},
+    "outgoing": {"id_pa": EC, "receipt_id": HOSTILE},
+    "outgoing_check": {"id_pa": EC},
+    "destination": {"name": "hostile"},
+    "delivery": {"destination": "hostile", "state": "open"},
+    "delivery_count": {"destination": "hostile"},
+    "delivery_file": {"destination": "hostile", "state": "planned"},
 }
 
 

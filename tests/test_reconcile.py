@@ -116,9 +116,9 @@ class Job:
     def free(self) -> bool:
         """Whether no run has the lock."""
         engine = store.connect(self.url)
-        with only_run(engine) as free:
+        with only_run(engine, "reconcile") as held:
             engine.dispose()
-            return free
+            return held is not None
 
     def make_due(self) -> None:
         """As if the pauses of all open items were over."""

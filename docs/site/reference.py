@@ -20,7 +20,7 @@ DOCS = Path(__file__).parent.parent
 
 _CONFIGURATION = """# Configuration
 
-<!-- Written by docs/site/reference.py from station/config/settings.py: change it there. -->
+<!-- Written by docs/site/reference.py from station/config: change it there. -->
 
 One TOML file: `station.toml` in the working folder, or the one named by `--config` or `STATION_CONFIG`. Every value
 is checked at start, and each invalid one is reported with its place. `station check` shows the configuration, with
@@ -29,7 +29,8 @@ secrets masked, and `station check --production` also what is missing before goi
 Each setting of a section can be set by `STATION_<SECTION>_<NAME>` in the environment, which takes precedence over the
 file, and by `STATION_<SECTION>_<NAME>_FILE` with the path of a file that holds the value, which is better for
 secrets. In the environment, lists are separated by commas. The keys of an EC or broker in the file are set by
-`STATION_EC_<ID>_<NAME>` and `STATION_BROKER_<ID>_<NAME>`.
+`STATION_EC_<ID>_<NAME>` and `STATION_BROKER_<ID>_<NAME>`, the secrets of a destination by
+`STATION_DESTINATION_<NAME>_SECRET` and `STATION_DESTINATION_<NAME>_PREVIOUS_SECRET`.
 
 `station serve` also accepts any gunicorn option, and `GUNICORN_CMD_ARGS`; both take precedence over the file. Nothing
 of gunicorn's own request handling is used: its access log, its hooks `pre_request` and `post_request`, and
@@ -54,7 +55,10 @@ def configuration() -> str:
         model = field.annotation
         if isinstance(model, type) and issubclass(model, config.Section):
             parts.append(f"## [{name}]\n\n{model.__doc__}\n\n{_table(name, model)}")
-    for name, model in (("broker", config.Broker), ("ec", config.Ec)):
+    for name, model in (
+        ("broker", config.Broker), ("ec", config.Ec),
+        ("destination", config.Webhook), ("destination", config.Folder), ("destination", config.Feed),
+    ):  # fmt: skip
         parts.append(f"## [[{name}]]\n\n{model.__doc__} May occur any number of times.\n\n{_table(name, model)}")
     return "\n".join(parts)
 

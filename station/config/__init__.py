@@ -3,7 +3,8 @@
 `load` gives frozen `Settings` or a `ConfigError` that names each wrong value with its place. Every setting of a section
 can be overridden by STATION_<SECTION>_<NAME>, and by STATION_<SECTION>_<NAME>_FILE with the path of a file that holds
 the value (for secrets). The keys of one [[broker]] or [[ec]] are set in the same way by STATION_BROKER_<ID>_<NAME> and
-STATION_EC_<ID>_<NAME>, for brokers and ECs that the file names.
+STATION_EC_<ID>_<NAME>, and the secrets of a [[destination]] by STATION_DESTINATION_<NAME>_SECRET and _PREVIOUS_SECRET,
+for those that the file names.
 """
 
 import os
@@ -16,25 +17,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from station.config.settings import (
-    NODO_NAMES,
-    Broker,
-    Ec,
-    Gpd,
-    Journal,
-    Network,
-    Retention,
-    Section,
-    Settings,
-    Tls,
-    Trust,
-)
+from station.config.destinations import Destination, Feed, Folder, Webhook
+from station.config.ground import Network, Section
+from station.config.settings import NODO_NAMES, Broker, Ec, Gpd, Journal, Retention, Settings, Tls, Trust
 from station.errors import ConfigError
 from station.text import printable
 
 __all__ = [
-    "NODO_NAMES", "Broker", "Ec", "Gpd", "Journal", "Network", "Retention", "Section", "Settings", "Tls", "Trust",
-    "environment_without_settings", "load", "operator", "sources",
+    "NODO_NAMES", "Broker", "Destination", "Ec", "Feed", "Folder", "Gpd", "Journal", "Network", "Retention", "Section",
+    "Settings", "Tls", "Trust", "Webhook", "environment_without_settings", "load", "operator", "sources",
 ]  # fmt: skip
 
 DEFAULT_FILE = "station.toml"
@@ -121,12 +112,15 @@ def _override(data: dict[str, Any], environ: Mapping[str, str]) -> dict[tuple[st
             if isinstance(held, dict):
                 override(held, model.model_fields, f"STATION_{section}", section)
                 data |= {section: held} if held else {}
-    for section, model in (("broker", Broker), ("ec", Ec)):
-        keys = [name for name in model.model_fields if name.endswith("_key")]
+    secrets: dict[str, list[str]] = {
+        section: [name for name in model.model_fields if name.endswith("_key")]
+        for section, model in (("broker", Broker), ("ec", Ec))
+    }
+    for section, keys in (secrets | {"destination": ["secret", "previous_secret"]}).items():
         entries = data.get(section)
         for number, entry in enumerate(entries if isinstance(entries, list) else ()):
             if isinstance(entry, dict):
-                id_ = re.sub(r"\W", "_", str(entry.get("id")))
+                id_ = re.sub(r"\W", "_", str(entry.get("name" if section == "destination" else "id")))
                 override(entry, keys, f"STATION_{section}_{id_}", section, str(number))
     return overridden
 

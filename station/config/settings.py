@@ -1,92 +1,30 @@
 """The settings: sections, types, defaults, and the description of each (docs/configuration.md is made from it)."""
 
 import re
+from collections import Counter
 from datetime import date
 from functools import cached_property
-from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address, summarize_address_range
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    FilePath,
-    SecretStr,
-    StringConstraints,
-    field_validator,
-)
+from pydantic import AfterValidator, Field, FilePath, SecretStr, ValidationInfo, field_validator
 from pydantic import model_validator as check
 
-EcId = Annotated[str, StringConstraints(pattern=r"^[0-9]{11}$")]
-PagoPaId = Annotated[str, StringConstraints(min_length=1, max_length=35)]
-
-
-def _sendable(key: SecretStr) -> SecretStr:
-    """Return a key as an HTTP header can carry it, without the line end of the file that it was kept in."""
-    text = key.get_secret_value().strip()
-    if not re.fullmatch(r"[\x21-\x7e]{1,200}", text):
-        raise ValueError("a key is 1 to 200 printable ASCII characters without blanks")
-    return SecretStr(text)
-
-
-def _certificate(text: str) -> str:
-    """Return a name in lower case, or a fingerprint without the colons between its digits."""
-    text = text.strip().lower()
-    if not text.startswith("sha256:"):
-        return text
-    digits = text.removeprefix("sha256:").replace(":", "")
-    if not re.fullmatch(r"[0-9a-f]{64}", digits):
-        raise ValueError("expected sha256: and 64 hexadecimal digits")
-    return f"sha256:{digits}"
-
-
-def _listener(text: str) -> str:
-    """Return an address to listen on, as gunicorn reads it; refuse a port that cannot be one."""
-    _, colon, port = text.rpartition(":")
-    named = colon and not text.startswith(("unix:", "fd:")) and not text.endswith("]")
-    if named and (not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65_535):
-        raise ValueError("expected a port from 0 to 65535")
-    return text
-
-
-def _listed(value: Any) -> Any:
-    """Split a list that the environment gives as one text."""
-    return [one.strip() for one in value.split(",") if one.strip()] if isinstance(value, str) else value
-
-
-def _networks(value: Any) -> Any:
-    """Replace each range of addresses by the networks that make it up."""
-    items = _listed(value)
-    if not isinstance(items, list | tuple):
-        return items
-    networks: list[Any] = []
-    for one in items:
-        first, dash, last = str(one).partition("-")
-        if not dash:
-            networks.append(one)
-            continue
-        try:
-            networks += summarize_address_range(ip_address(first.strip()), ip_address(last.strip()))
-        except (TypeError, ValueError):
-            raise ValueError("expected first-last, two addresses of the same family") from None
-    return networks
-
-
-Key = Annotated[SecretStr, AfterValidator(_sendable)]
-# Without user name and password: these URLs are shown.
-Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s?#@]+$")]
-
-Network = IPv4Network | IPv6Network
-HostPort = Annotated[
-    str, StringConstraints(pattern=r"^(\[[0-9A-Fa-f:]+\]|[0-9.]+|localhost):[0-9]{1,5}$"), AfterValidator(_listener)
-]
-Certificate = Annotated[str, AfterValidator(_certificate), StringConstraints(min_length=1, max_length=255)]
-Item = TypeVar("Item")
-Listed = Annotated[tuple[Item, ...], BeforeValidator(_listed)]
-Networks = Annotated[tuple[Network, ...], BeforeValidator(_networks)]
+from station.config.destinations import Destination
+from station.config.ground import (
+    Certificate,
+    EcId,
+    HostPort,
+    Key,
+    Listed,
+    Network,
+    Networks,
+    PagoPaId,
+    Section,
+    Url,
+    listener,
+)
 
 # The names of the certificate that pagoPA's forwarder presents.
 NODO_NAMES = {
@@ -94,12 +32,6 @@ NODO_NAMES = {
     "uat": ("forwarder.uat.platform.pagopa.it",),
     "both": ("forwarder.platform.pagopa.it", "forwarder.uat.platform.pagopa.it"),
 }
-
-
-class Section(BaseModel):
-    """One part of the configuration: frozen; an unknown name is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Database(Section):
@@ -120,7 +52,7 @@ class Database(Section):
 class Server(Section):
     """The SOAP endpoint."""
 
-    listen: Annotated[str, AfterValidator(_listener)] = Field(
+    listen: Annotated[str, AfterValidator(listener)] = Field(
         "127.0.0.1:8080", description="Address and port to listen on, or unix:PATH."
     )
     public_url: Url | None = Field(
@@ -331,6 +263,12 @@ class Retention(Section):
     journal_months: int | None = Field(
         None, ge=24, le=1200, description="The event journal: pagoPA asks for at least 24 months."
     )
+    delivery_months: int | None = Field(
+        None,
+        ge=1,
+        le=1200,
+        description="Deliveries by webhook, from when they were settled: the numbers, and the list of files, stay.",
+    )
 
 
 class Broker(Section):
@@ -369,14 +307,15 @@ class Settings(Section):
     gpd: Gpd = Gpd()
     broker: tuple[Broker, ...] = ()
     ec: tuple[Ec, ...] = ()
+    destination: tuple[Destination, ...] = ()
 
-    @field_validator("broker", "ec")
+    @field_validator("broker", "ec", "destination")
     @classmethod
-    def _no_id_twice(cls, entries: tuple[Any, ...]) -> tuple[Any, ...]:
-        ids = [entry.id for entry in entries]
-        for id_ in ids:
-            if ids.count(id_) > 1:
-                raise ValueError(f"id {id_} is listed twice")
+    def _no_id_twice(cls, entries: tuple[Any, ...], info: ValidationInfo) -> tuple[Any, ...]:
+        name = "name" if info.field_name == "destination" else "id"
+        for id_, times in Counter(getattr(entry, name) for entry in entries).items():
+            if times > 1:
+                raise ValueError(f"{name} {id_} is listed twice")
         return entries
 
     @check(mode="after")
@@ -407,6 +346,11 @@ class Settings(Section):
     def ecs(self) -> dict[str, Ec]:
         """The ECs by id."""
         return {ec.id: ec for ec in self.ec}
+
+    @cached_property
+    def destinations(self) -> dict[str, Destination]:
+        """The destinations by name."""
+        return {destination.name: destination for destination in self.destination}
 
     @property
     def connections(self) -> int:

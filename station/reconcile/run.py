@@ -123,8 +123,8 @@ def reconcile(
         raise ClockError(f"nothing was done: {problem}: correct the one that is wrong")
     if order.dry_run:
         return run.walk(id_pas)
-    with only_run(engine) as free:
-        if not free:
+    with only_run(engine, "reconcile") as held:
+        if not held:
             raise AnotherRunError
         with store.transaction(engine) as connection:
             aborted = store.runs.abort_runs(connection)

@@ -5,6 +5,7 @@ more than the other, both become rows of `receipt_document`, and the receipt bec
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Table, delete, func, literal, select, update
@@ -122,7 +123,17 @@ def add_document(connection: Connection, receipt: Receipt, document: dict[str, A
     flags = tables.receipt_flag
     before = set(connection.execute(select(flags.c.flag).filter_by(**key)).scalars())
     write_united(connection, united)
+    announce(connection, **key, at=document["received_at"])
     return united.receipt.flags - before
+
+
+def announce(connection: Connection, id_pa: str, receipt_id: str, *, at: datetime) -> None:
+    """Raise the revision of a receipt whose content changed, and put it into the outbox: it is delivered again."""
+    key = {"id_pa": id_pa, "receipt_id": receipt_id}
+    table = tables.receipt
+    raised = update(table).filter_by(**key).values(revision=table.c.revision + 1).returning(table.c.revision)
+    revision = connection.execute(raised).scalar_one()
+    insert_rows(connection, tables.outbox, [key | {"at": at, "revision": revision}])
 
 
 def write_united(connection: Connection, united: contract.United) -> None:

@@ -26,6 +26,7 @@ class Part(StrEnum):
     PERSONAL = "personal"
     REFUSED = "refused"
     JOURNAL = "journal"
+    DELIVERY = "delivery"
 
 
 _RECEIPT = tables.receipt
@@ -70,6 +71,8 @@ def _older(part: Part, before: datetime) -> tuple[Table, ColumnElement[bool]]:
     if part is Part.REFUSED:
         table = tables.refused
         return table, (table.c.state != RefusedState.OPEN) & (table.c.settled_at < before)
+    if part is Part.DELIVERY:
+        return tables.delivery, tables.delivery.c.settled_at < before
     return tables.journal, tables.journal.c.at < before
 
 

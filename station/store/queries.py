@@ -22,7 +22,8 @@ LISTED = (
     "outcome", "amount", "debtor_id", "debtor_name", "payer_id", "payer_name", "payment_date_time", "id_psp",
     "psp_company_name", "source", "version", "resends",
 )  # fmt: skip
-EXPORTED = tuple(column.name for column in tables.receipt.c if column.name not in ("raw", "charset", "notice_ordinal"))
+_INTERNAL = ("raw", "charset", "notice_ordinal", "revision")
+EXPORTED = tuple(column.name for column in tables.receipt.c if column.name not in _INTERNAL)
 
 
 @contextmanager
@@ -96,6 +97,16 @@ def find(connection: Connection, id_pa: str, receipt_id: str) -> dict[str, Any] 
     return None if row is None else with_children(connection, [row])[0]
 
 
+def by_key(connection: Connection, keys: Sequence[tuple[str, str]], *, raw: bool = False) -> list[dict[str, Any]]:
+    """Return receipts by (id_pa, receipt_id) with the columns `EXPORTED` and all that belongs to them, in any order.
+
+    With `raw` also `raw`, the document, and `charset`. What is not stored is left out.
+    """
+    names = (*EXPORTED, *(("raw", "charset") if raw else ()))
+    columns = [tables.receipt.c[name] for name in names]
+    return with_children(connection, list(_rows_of(connection, tables.receipt, keys, columns[0], columns)))
+
+
 def same_notice(connection: Connection, receipt: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the other receipts of a receipt's notice, which are other payments of it: the oldest first."""
     table = tables.receipt.c
@@ -114,7 +125,9 @@ def flags_of(connection: Connection, keys: Sequence[tuple[str, str]]) -> dict[tu
     return flags
 
 
-def _rows_of(connection: Connection, table: Any, keys: Sequence[tuple[str, str]], order: Any) -> Iterable[Row[Any]]:
+def _rows_of(
+    connection: Connection, table: Any, keys: Sequence[tuple[str, str]], order: Any, columns: Sequence[Any] = ()
+) -> Iterable[Row[Any]]:
     """Return the rows of a table that belong to these receipts.
 
     The keys are a table to join with: a list of a thousand pairs behind IN is a thousand searches to plan.
@@ -123,14 +136,14 @@ def _rows_of(connection: Connection, table: Any, keys: Sequence[tuple[str, str]]
         return []
     of: FromClause
     if connection.dialect.name == "postgresql":
-        columns = [literal([key[place] for key in keys], ARRAY(Text)) for place in (0, 1)]
-        of = func.unnest(*columns).table_valued("id_pa", "receipt_id", name="wanted").render_derived()
+        parts = [literal([key[place] for key in keys], ARRAY(Text)) for place in (0, 1)]
+        of = func.unnest(*parts).table_valued("id_pa", "receipt_id", name="wanted").render_derived()
     else:
         pair = func.json_each(as_json(keys)).table_valued("value").c.value
         of = select(
             func.json_extract(pair, "$[0]").label("id_pa"), func.json_extract(pair, "$[1]").label("receipt_id")
         ).subquery()
-    query = select(table).select_from(_joined(of, table))
+    query = select(*(columns or [table])).select_from(_joined(of, table))
     return connection.execute(query.order_by(table.c.id_pa, table.c.receipt_id, order))
 
 

@@ -167,6 +167,7 @@ def _save_on_sqlite(connection: Connection, new: NewReceipt, in_doubt: bool) -> 
         insert_rows(connection, tables.transfer, transfer_rows(receipt))
         flag_rows = [key | {"flag": flag.value, "received_at": new.received_at} for flag in flags]
         insert_rows(connection, tables.receipt_flag, flag_rows)
+        insert_rows(connection, tables.outbox, [key | {"at": new.received_at, "revision": 1}])
         saved = Saved.STORED
     else:
         added = frozenset() if stored[0] else add_document(connection, receipt, new.document)

@@ -20,6 +20,13 @@ _CHANGES: dict[Table, tuple[str, ...]] = {
     tables.reconcile_ec: ("UPDATE",),
     tables.reconcile_run: ("UPDATE", "DELETE"),  # old runs go
     tables.reconcile_item: ("UPDATE", "DELETE"),  # items that are done go
+    tables.outbox: ("DELETE",),  # once it has a number
+    tables.outgoing: (),
+    tables.outgoing_check: ("UPDATE",),
+    tables.destination: ("UPDATE",),
+    tables.delivery: ("UPDATE",),
+    tables.delivery_count: ("UPDATE",),
+    tables.delivery_file: ("UPDATE",),
 }
 # And for `station purge`.
 _PURGES: dict[Table, tuple[str, ...]] = {
@@ -27,6 +34,7 @@ _PURGES: dict[Table, tuple[str, ...]] = {
     tables.refused_history: ("DELETE",),
     tables.journal: ("DELETE",),
     tables.purge_progress: ("UPDATE", "DELETE"),
+    tables.delivery: ("DELETE",),
 }
 
 

@@ -15,7 +15,7 @@ from station import contract
 from station.errors import ReceiptConflictError
 from station.receipt import ARRIVAL_FLAGS, Identifiers, Receipt, Source
 from station.store import tables
-from station.store.documents import document_bytes, documents_of, write_united
+from station.store.documents import announce, document_bytes, documents_of, write_united
 from station.store.paging import Cursor
 from station.store.receipts import next_ordinal
 from station.store.refused import NewRefusal, RefusedState, discard, write_refused
@@ -179,4 +179,5 @@ def replace_stored(
         values["notice_ordinal"] = next_ordinal(connection, receipt)
     connection.execute(update(table).filter_by(**key).values(receipt_row(receipt) | values))
     write_united(connection, contract.United(receipt, (receipt.content_hash,), 0))
+    announce(connection, **key, at=at)
     return refused_id

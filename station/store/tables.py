@@ -91,6 +91,9 @@ _IS_STAMP = text("digital_stamp")
 _AT_FAULT = text("fault_code IS NOT NULL")
 _NOT_STORED = text("outcome <> 'stored'")
 _NOT_STORED_PUSH = text("outcome <> 'stored' OR source <> 'push'")
+_IS_OPEN = text("state = 'open'")
+_HAS_FAILED = text("state = 'failed'")
+_IS_SETTLED = text("settled_at IS NOT NULL")
 
 receipt = Table(
     "receipt",
@@ -144,6 +147,8 @@ receipt = Table(
     Column("raw", LargeBinary, nullable=False),  # empty once it was purged
     Column("raw_purged_at", UtcDateTime),
     Column("anonymised_at", UtcDateTime),
+    # 1 as it was stored, one more each time its content changed: another document made it fuller, or replaced it.
+    Column("revision", SmallInteger, nullable=False, server_default=text("1")),
     PrimaryKeyConstraint("id_pa", "receipt_id"),
     UniqueConstraint("id_pa", "notice_number", "fiscal_code", "notice_ordinal", name="uq_receipt_notice"),
     Index("ix_receipt_received_at", "received_at", "id_pa", "receipt_id"),
@@ -404,4 +409,122 @@ reconcile_item = Table(
     Column("request_id", String(36)),
     PrimaryKeyConstraint("id_pa", "iuv"),
     Index("ix_reconcile_item_next_attempt_at", "id_pa", "state", "next_attempt_at"),
+)
+
+# --- delivery ---------------------------------------------------------------------------------------------------------
+
+# Revisions of receipts that have no number yet: each is written in the transaction that stores or changes the receipt.
+# The key begins with the time, since pushes then append to it, and the oldest are found without reading the others.
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("at", UtcDateTime, nullable=False),  # when the document arrived that made this revision
+    Column("id_pa", String(35), nullable=False),
+    Column("receipt_id", Text, nullable=False),
+    Column("revision", SmallInteger, nullable=False),
+    PrimaryKeyConstraint("at", "id_pa", "receipt_id", "revision"),
+    sqlite_with_rowid=False,
+)
+
+_NUMBER = BigInteger().with_variant(Integer(), "sqlite")  # the name of SQLite's own key of rows
+
+# The order in which revisions of receipts are delivered: numbers without gaps, given by one planner to what it saw
+# committed. It keeps a row for each receipt as long as there is the receipt: a reader may begin at 0.
+outgoing = Table(
+    "outgoing",
+    metadata,
+    Column("number", _NUMBER, nullable=False, autoincrement=False),
+    Column("id_pa", String(35), nullable=False),
+    Column("receipt_id", Text, nullable=False),
+    Column("revision", SmallInteger, nullable=False),
+    Column("numbered_at", UtcDateTime, nullable=False),
+    PrimaryKeyConstraint("number"),
+    UniqueConstraint("id_pa", "receipt_id", "revision"),
+    Index("ix_outgoing_id_pa", "id_pa", "number"),
+)
+
+# How far receipts were looked through for one without a number: those of before this table, and those that an older
+# version of the station stores at an upgrade.
+outgoing_check = Table(
+    "outgoing_check",
+    metadata,
+    Column("part", String(10), nullable=False),  # receipts
+    Column("received_at", UtcDateTime, nullable=False),
+    Column("id_pa", String(35), nullable=False),
+    Column("receipt_id", Text, nullable=False),
+    PrimaryKeyConstraint("part"),
+)
+
+# A [[destination]] that was served at least once, under its name.
+destination = Table(
+    "destination",
+    metadata,
+    Column("name", String(64), nullable=False),
+    Column("kind", String(10), nullable=False),  # webhook, folder, feed
+    # The last number that was looked at: what it chooses of those up to here is in `delivery` or in a file. Of a feed:
+    # the highest `after` that its reader asked for.
+    Column("position", BigInteger, nullable=False),
+    Column("state", String(10), nullable=False),  # active, paused
+    Column("reason", Text),  # why it is paused
+    Column("failures", Integer, nullable=False),  # in a row; 0 after a success
+    Column("next_attempt_at", UtcDateTime),  # nothing is sent before: it is away, or asked to be left alone
+    Column("first_at", UtcDateTime, nullable=False),
+    Column("last_attempt_at", UtcDateTime),
+    Column("last_success_at", UtcDateTime),
+    Column("last_error", Text),
+    PrimaryKeyConstraint("name"),
+)
+
+# What a webhook was sent, or is to be sent.
+delivery = Table(
+    "delivery",
+    metadata,
+    Column("destination", String(64), nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("state", String(10), nullable=False),  # open, delivered, failed (given up), skipped
+    Column("attempts", Integer, nullable=False),
+    Column("next_attempt_at", UtcDateTime, nullable=False),
+    Column("first_at", UtcDateTime),  # of the first and the last attempt
+    Column("last_at", UtcDateTime),
+    Column("status", SmallInteger),  # the HTTP status of the last answer
+    Column("error", Text),
+    Column("settled_at", UtcDateTime),  # since when it is not open
+    PrimaryKeyConstraint("destination", "number"),
+    Index("ix_delivery_open", "destination", "number", info={"where": _IS_OPEN}),
+    Index("ix_delivery_next_attempt_at", "next_attempt_at", info={"where": _IS_OPEN}),
+    Index("ix_delivery_failed", "destination", "number", info={"where": _HAS_FAILED}),
+    Index("ix_delivery_settled_at", "settled_at", info={"where": _IS_SETTLED}),
+)
+
+# Attempts by result, counted since the destination exists: `delivery` keeps its rows for a time only.
+delivery_count = Table(
+    "delivery_count",
+    metadata,
+    Column("destination", String(64), nullable=False),
+    Column("result", String(20), nullable=False),
+    Column("count", BigInteger, nullable=False),
+    PrimaryKeyConstraint("destination", "result"),
+)
+
+# The files of a folder, each planned before it is written: after a crash it is written again with the same content.
+delivery_file = Table(
+    "delivery_file",
+    metadata,
+    Column("destination", String(64), nullable=False),
+    Column("planned_at", UtcDateTime, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("number_from", BigInteger, nullable=False),
+    Column("number_to", BigInteger, nullable=False),  # one less than `number_from` where there was nothing
+    Column("state", String(10), nullable=False),  # planned, written (its command is to run), done, failed (given up)
+    Column("receipts", Integer),
+    Column("transfers", Integer),
+    Column("amount", Euro),
+    Column("size", BigInteger),
+    Column("sha256", String(64)),
+    Column("attempts", Integer, nullable=False),
+    Column("next_attempt_at", UtcDateTime, nullable=False),
+    Column("last_at", UtcDateTime),
+    Column("error", Text),
+    Column("settled_at", UtcDateTime),
+    PrimaryKeyConstraint("destination", "planned_at"),
 )

@@ -1,4 +1,4 @@
--- One receipt: stored with its transfers, flags and journal row, or counted as sent again, or neither.
+-- One receipt: stored with its transfers, flags, journal row and a row in the outbox, or counted as sent again, or neither.
 --
 -- Returns one word:
 --   stored      it is new
@@ -70,6 +70,11 @@ its_station AS (
     WHERE %(source)s::text = 'push'
     AND (id_broker_pa, id_station) <> (%(id_broker_pa)s::text, %(id_station)s::text)
     ON CONFLICT DO NOTHING
+),
+its_outbox AS (
+    INSERT INTO outbox (at, id_pa, receipt_id, revision)
+    SELECT received_at, id_pa, receipt_id, 1
+    FROM stored
 ),
 its_exchange AS (
     INSERT INTO journal (
