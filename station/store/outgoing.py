@@ -42,8 +42,8 @@ def number_outbox(connection: Connection, *, at: datetime, limit: int) -> int:
     number = literal(last) + func.row_number().over(order_by=[some.c.at, *(some.c[name] for name in _KEY)])
     source = select(number, *(some.c[name] for name in _KEY), literal(at, tables.UtcDateTime()))
     columns = ["number", *_KEY, "numbered_at"]
-    count = connection.execute(tables.outgoing.insert().from_select(columns, source)).rowcount
-    if count:
+    connection.execute(tables.outgoing.insert().from_select(columns, source))
+    if count := last_number(connection) - last:
         given = numbered.where(_outgoing.number > last)
         connection.execute(delete(tables.outbox).where(given.exists()))
     return count
