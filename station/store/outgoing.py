@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, delete, func, literal, select, text, union_all
+from sqlalchemy import Connection, delete, func, literal, select, text, tuple_, union_all
 
 from station.store import tables
 from station.store.paging import Cursor
@@ -38,15 +38,15 @@ def number_outbox(connection: Connection, *, at: datetime, limit: int) -> int:
     numbered = select(literal(1)).where(*(_outgoing[name] == _outbox[name] for name in _KEY))
     order = [_outbox.at, *(_outbox[name] for name in _KEY)]
     # A row that has a number already would stop all behind it; no known way leads there.
-    some = select(*order).where(~numbered.exists()).order_by(*order).limit(limit).subquery()
-    number = literal(last) + func.row_number().over(order_by=[some.c.at, *(some.c[name] for name in _KEY)])
-    source = select(number, *(some.c[name] for name in _KEY), literal(at, tables.UtcDateTime()))
-    columns = ["number", *_KEY, "numbered_at"]
-    connection.execute(tables.outgoing.insert().from_select(columns, source))
-    if count := last_number(connection) - last:
+    rows = connection.execute(select(*order).where(~numbered.exists()).order_by(*order).limit(limit)).all()
+    if rows:
+        _give_numbers(connection, rows, last, at)
+        # The place, so that a long outbox is not read for each batch. A row that was committed meanwhile may lie before
+        # it, and stays.
+        place = tuple_(*(literal(value, column.type) for value, column in zip(rows[-1], order, strict=True)))
         given = numbered.where(_outgoing.number > last)
-        connection.execute(delete(tables.outbox).where(given.exists()))
-    return count
+        connection.execute(delete(tables.outbox).where(tuple_(*order) <= place, given.exists()))
+    return len(rows)
 
 
 def number_unnumbered(connection: Connection, *, at: datetime, limit: int, restart: bool) -> tuple[int, int]:
@@ -75,11 +75,7 @@ def number_unnumbered(connection: Connection, *, at: datetime, limit: int, resta
     rows = connection.execute(found).all()
     new = [row for row in rows if not row.known]
     if new:
-        given = [
-            {"number": last + ordinal, "numbered_at": at} | {name: getattr(row, name) for name in _KEY}
-            for ordinal, row in enumerate(new, start=1)
-        ]
-        connection.execute(tables.outgoing.insert(), given)
+        _give_numbers(connection, new, last, at)
     if rows:
         checked = insert(connection, table).values(
             part="receipts", received_at=rows[-1].received_at, id_pa=rows[-1].id_pa, receipt_id=rows[-1].receipt_id
@@ -87,6 +83,14 @@ def number_unnumbered(connection: Connection, *, at: datetime, limit: int, resta
         moved = {column.name: checked.excluded[column.name] for column in columns}
         connection.execute(checked.on_conflict_do_update(index_elements=["part"], set_=moved))
     return len(rows), len(new)
+
+
+def _give_numbers(connection: Connection, rows: Sequence[Any], last: int, at: datetime) -> None:
+    given = [
+        {"number": number, "numbered_at": at} | {name: getattr(row, name) for name in _KEY}
+        for number, row in enumerate(rows, start=last + 1)
+    ]
+    connection.execute(tables.outgoing.insert(), given)
 
 
 def waiting(connection: Connection, *, limit: int = 100_000) -> tuple[int, datetime | None]:
