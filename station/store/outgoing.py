@@ -148,16 +148,24 @@ def outgoing_page(
     highest = last_number(connection)
     last = highest if last is None else min(last, highest)
     rows, reached = _candidates(connection, choice.ecs, after, last, limit)
-    receipts = {
-        (one["id_pa"], one["receipt_id"]): one
-        for one in by_key(connection, list({(row.id_pa, row.receipt_id) for row in rows}), raw=raw)
-    }
-    items = []
-    for row in rows:
-        receipt = receipts.get((row.id_pa, row.receipt_id))
-        if receipt is not None and choice.has(receipt):
-            items.append(Numbered(row.number, row.revision, row.numbered_at, receipt))
+    items = [item for item in _with_receipts(connection, rows, raw=raw) if choice.has(item.receipt)]
     return OutgoingPage(items, max(after, reached), reached < last)
+
+
+def by_number(connection: Connection, numbers: Sequence[int], *, raw: bool = False) -> list[Numbered]:
+    """Return what has these numbers, in order; what is not stored any more is left out."""
+    query = select(tables.outgoing).where(_outgoing.number.in_(numbers)).order_by(_outgoing.number)
+    return _with_receipts(connection, connection.execute(query).all(), raw=raw)
+
+
+def _with_receipts(connection: Connection, rows: Sequence[Any], *, raw: bool) -> list[Numbered]:
+    keys = list({(row.id_pa, row.receipt_id) for row in rows})
+    receipts = {(one["id_pa"], one["receipt_id"]): one for one in by_key(connection, keys, raw=raw)}
+    return [
+        Numbered(row.number, row.revision, row.numbered_at, receipts[row.id_pa, row.receipt_id])
+        for row in rows
+        if (row.id_pa, row.receipt_id) in receipts
+    ]
 
 
 def _candidates(

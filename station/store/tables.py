@@ -91,9 +91,9 @@ _IS_STAMP = text("digital_stamp")
 _AT_FAULT = text("fault_code IS NOT NULL")
 _NOT_STORED = text("outcome <> 'stored'")
 _NOT_STORED_PUSH = text("outcome <> 'stored' OR source <> 'push'")
-_IS_OPEN = text("state = 'open'")
-_HAS_FAILED = text("state = 'failed'")
-_IS_SETTLED = text("settled_at IS NOT NULL")
+IS_OPEN = text("state = 'open'")
+HAS_FAILED = text("state = 'failed'")
+IS_SETTLED = text("settled_at IS NOT NULL")
 
 receipt = Table(
     "receipt",
@@ -490,10 +490,10 @@ delivery = Table(
     Column("error", Text),
     Column("settled_at", UtcDateTime),  # since when it is not open
     PrimaryKeyConstraint("destination", "number"),
-    Index("ix_delivery_open", "destination", "number", info={"where": _IS_OPEN}),
-    Index("ix_delivery_next_attempt_at", "next_attempt_at", info={"where": _IS_OPEN}),
-    Index("ix_delivery_failed", "destination", "number", info={"where": _HAS_FAILED}),
-    Index("ix_delivery_settled_at", "settled_at", info={"where": _IS_SETTLED}),
+    Index("ix_delivery_open", "destination", "number", info={"where": IS_OPEN}),
+    Index("ix_delivery_next_attempt_at", "next_attempt_at", info={"where": IS_OPEN}),
+    Index("ix_delivery_failed", "destination", "number", info={"where": HAS_FAILED}),
+    Index("ix_delivery_settled_at", "settled_at", info={"where": IS_SETTLED}),
 )
 
 # Attempts by result, counted since the destination exists: `delivery` keeps its rows for a time only.
