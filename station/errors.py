@@ -256,9 +256,12 @@ class MismatchError(StationError):
 
 
 class AnotherRunError(StationError):
-    """Another `station reconcile` is running on this database."""
+    """Another run of the same command is active on this database."""
 
     code = "another_run"
+
+    def __init__(self, command: str) -> None:
+        super().__init__(f"Another `station {command}` is running on this database")
 
 
 _LACKING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EAGAIN}

@@ -5,7 +5,7 @@ does not have its form is left out. The SQL is in `store.journal`; `intake` deci
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from hashlib import sha256
@@ -18,7 +18,11 @@ DIRECTIONS = {Source.PUSH: "in", Source.RECONCILE: "out", Source.REPLAY: "intern
 
 # Outcomes beside those of `intake.Result`.
 DECLINED = "declined"  # an operation of the port type that a broadcast station does not offer
-FAILED = "failed"  # answered with a SOAP Fault; or a fetch without success
+FAILED = "failed"  # answered with a SOAP Fault; or a fetch or a delivery without success
+DELIVERED = "delivered"  # taken by a receiver of ours
+
+DELIVER = "deliver"  # the source of what was no document on its way in: a delivery to a system of the EC
+SOURCES = (*(source.value for source in Source), DELIVER)
 
 FETCH = "getReceiptByIUV"  # the GPD receipts API's own name for the call that fetches a receipt
 
@@ -85,7 +89,7 @@ _DURATION_MAX_MS = 2**31 - 1  # the column's
 
 
 class Exchange(NamedTuple):  # made in a quarter of the time of a frozen dataclass, for each push
-    """One row of the journal: an inbound call with its answer, a fetch of the reconciliation, a replay.
+    """One row of the journal: an inbound call with its answer, a fetch of the reconciliation, a replay, a delivery.
 
     `at` is when it began; the random `event_id` tells apart exchanges of one microsecond, and a retry from a new
     exchange. `duration_ms` is how long it took until this row was made, `size` and `document_hash` (SHA-256) are of the
@@ -164,6 +168,36 @@ def exchange(
     )
 
 
+def delivery(
+    receipt: Mapping[str, Any],
+    *,
+    at: datetime,
+    event_id: int,
+    operation: str,
+    destination: str,
+    webhook_id: str,
+    reason: str | None,
+    http_status: int | None,
+    took_s: float,
+    size: int,
+) -> Exchange:
+    """Return the row of one attempt to deliver a stored receipt; `reason`: why it failed, `None` where it did not.
+
+    `size` is of the body that was sent. The identifiers are those that the receipt was stored with.
+    """
+    return exchange(
+        Identifiers(
+            operation, receipt["id_pa"], receipt["id_broker_pa"], receipt["id_station"], receipt["notice_number"],
+            receipt["iuv"], receipt["receipt_id"], receipt["id_psp"], receipt["id_channel"], receipt["payment_method"],
+        ),
+        at=at, event_id=event_id, source=Source.PUSH, outcome=FAILED if reason else DELIVERED,
+        receipt_id=receipt["receipt_id"], fault_code=reason, http_status=http_status, request_id=webhook_id,
+        peer_subject=destination,
+    )._replace(
+        direction="out", source=DELIVER, size=size, duration_ms=min(max(0, round(took_s * 1000)), _DURATION_MAX_MS)
+    )  # fmt: skip
+
+
 # --- pagoPA's form ----------------------------------------------------------------------------------------------------
 
 MISSING = "N/A"
@@ -184,8 +218,11 @@ def events(row: Any, own_id: str) -> Iterator[dict[str, str]]:
     """Yield the events of one row: request and response of an exchange at the interface, one event of an internal one.
 
     `own_id` stands for our station where the exchange named none. The caller is the fruitore, the callee the erogatore:
-    for a push the Nodo calls us, for a fetch of the reconciliation we call the Nodo.
+    for a push the Nodo calls us, for a fetch of the reconciliation we call the Nodo. A delivery has none: pagoPA asks
+    for what passed between it and the EC, and has no part in it.
     """
+    if row.source == DELIVER:
+        return
     ours = row.id_station or own_id
     internal = row.direction == "internal"
     event = {

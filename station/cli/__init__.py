@@ -102,6 +102,7 @@ class Context:
 # Each command, its module, and its line in `station --help`.
 _COMMANDS = {
     "check": ("server", "Show the configuration, with secrets masked, and its problems."),
+    "deliver": ("deliver", "Deliver stored receipts to the EC's own systems: webhooks and folders."),
     "demo": ("demo", "Show a station at work on this machine, in about a minute; nothing is left behind."),
     "grants": ("grants", "Print the SQL that grants a PostgreSQL role the least rights to run the station."),
     "journal": ("journal", "List and export the event journal (giornale degli eventi)."),

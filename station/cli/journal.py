@@ -13,13 +13,12 @@ from station.cli.files import format_of, target
 from station.cli.options import TIMES, EcId, Moment, Notice, Number, Words, list_options, options
 from station.cli.output import say, say_csv, say_json, table
 from station.clock import shown
-from station.receipt import Source
 from station.store import queries
 from station.store.journal import ExchangeFilter, list_exchanges
 from station.store.paging import Cursor
 from station.text import counted
 
-_OUTCOMES = ("stored", "duplicate", "refused", events.DECLINED, events.FAILED)
+_OUTCOMES = ("stored", "duplicate", "refused", events.DECLINED, events.FAILED, events.DELIVERED)
 _COLUMNS = tuple(column for column in events.COLUMNS if column != "event_id")
 
 _filter_options = options(
@@ -35,7 +34,7 @@ _filter_options = options(
     click.option(
         "--direction", type=click.Choice([*events.DIRECTIONS.values()]), help="Incoming, outgoing or internal."
     ),
-    click.option("--source", type=click.Choice([source.value for source in Source]), help="Its source."),
+    click.option("--source", type=click.Choice(events.SOURCES), help="Its source."),
 )
 
 
@@ -126,7 +125,8 @@ def _print_table(rows: Any, wide: bool) -> None:
 def export(context: Context, /, file: Path, format_: str | None, overwrite: bool, **fields: Any) -> None:
     """Write the matching events to FILE (- for standard output), with the fields that pagoPA asks for.
 
-    An exchange with pagoPA is two events, request and response; a replay is one, internal. The oldest come first.
+    An exchange with pagoPA is two events, request and response; a replay is one, internal; a delivery to a system
+    of the EC is none. The oldest come first.
     The file gets its name when it is complete. The fields are described in docs/journal.md.
 
     \b

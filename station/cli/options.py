@@ -1,6 +1,8 @@
 """What several commands share: the types of their options, options of the same name, and who runs a command."""
 
 import re
+import signal
+import threading
 from collections.abc import Callable
 from datetime import date, datetime
 from decimal import Decimal
@@ -173,3 +175,16 @@ def operator_name(given: str | None) -> str:
     from station import config
 
     return printable(given.strip() if given and given.strip() else config.operator())[:64]
+
+
+def stop_on_signals() -> threading.Event:
+    """Return an event that the first SIGTERM or SIGINT sets; the second one ends the process."""
+    stop = threading.Event()
+
+    def on_signal(number: int, _frame: object) -> None:
+        stop.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    return stop

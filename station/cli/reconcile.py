@@ -1,6 +1,5 @@
 """`station reconcile`."""
 
-import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -14,7 +13,7 @@ import click
 from station import log
 from station import reconcile as use_case
 from station.cli import Context, cli
-from station.cli.options import SHOWN_TIMES, Day, Number, quiet_option, wide_option
+from station.cli.options import SHOWN_TIMES, Day, Number, quiet_option, stop_on_signals, wide_option
 from station.cli.output import say, say_fields, say_json, table
 from station.clock import shown
 from station.reconcile import COUNTS, EcRun, Missing, Order, Status, Summary
@@ -81,7 +80,7 @@ def reconcile(
         elif status.late or not context.quiet:
             _print_status(status, wide)
         raise click.exceptions.Exit(1 if status.late else 0)
-    stop = _stop_on_signals()
+    stop = stop_on_signals()
     missing: list[Missing] = []
 
     def show_missing(receipt: Missing) -> None:
@@ -102,19 +101,6 @@ def reconcile(
     elif not ok if context.quiet else sys.stdout.isatty():
         _print_summary(summary, wide)
     raise click.exceptions.Exit(0 if ok else 1)
-
-
-def _stop_on_signals() -> threading.Event:
-    """Return an event that the first SIGTERM or SIGINT sets; the second one ends the process."""
-    stop = threading.Event()
-
-    def on_signal(number: int, _frame: object) -> None:
-        stop.set()
-        signal.signal(number, signal.SIG_DFL)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
-    return stop
 
 
 class _Bars:

@@ -4,6 +4,7 @@ import base64
 import binascii
 from datetime import date, time
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, FilePath, SecretStr, StringConstraints
 from pydantic import model_validator as check
@@ -47,7 +48,7 @@ class Webhook(Chosen):
     """A destination of kind `webhook`: each receipt is sent to a URL at once (Standard Webhooks, CloudEvents)."""
 
     kind: Literal["webhook"]
-    url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s#@]+$", max_length=2000)] = Field(
+    url: Annotated[str, StringConstraints(pattern=r"^https?://[!\"$-?A-~]+$", max_length=2000)] = Field(
         description="Where to POST; https, or http to this machine."
     )
     secret: WebhookSecret = Field(description="The secret that signs: `whsec_` and base64.")
@@ -69,9 +70,15 @@ class Webhook(Chosen):
 
     @check(mode="after")
     def _https(self) -> Self:
-        if self.url.startswith("http://") and not self.url.startswith(
-            ("http://127.0.0.1", "http://localhost", "http://[::1]")
-        ):
+        parts = urlsplit(self.url)
+        try:
+            port = parts.port
+        except ValueError:
+            port = 0
+        if not parts.hostname or port == 0:
+            raise ValueError("url: expected https://host/path or https://host:port/path")
+        # The whole name: http://localhost.example is another machine.
+        if parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "localhost", "::1"):
             raise ValueError("url: plain http is allowed to this machine only (127.0.0.1, localhost)")
         return self
 

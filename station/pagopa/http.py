@@ -5,12 +5,10 @@ import threading
 import time
 import zlib
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 import httpx
 
-from station import media_type
+from station import media_type, retry_after
 from station.config import Gpd
 from station.errors import GpdAnswerError
 from station.token_bucket import TokenBucket
@@ -99,7 +97,7 @@ class ApiClient:
                 body=_body(response, deadline, request_id),
                 request_id=request_id,
                 took_s=time.monotonic() - began,
-                retry_after=_retry_after(response.headers.get("Retry-After")),
+                retry_after=retry_after.seconds(response.headers.get("Retry-After"), _RETRY_AFTER_MAX_S),
             )
 
 
@@ -128,18 +126,3 @@ def _body(response: httpx.Response, deadline: float, request_id: str) -> bytes:
     if gzip and not gzip.eof and ok:
         raise GpdAnswerError("a truncated gzip answer", request_id=request_id)
     return bytes(body)
-
-
-def _retry_after(header: str | None) -> float | None:
-    """Return the seconds that either form of Retry-After means, within a bound; `None` where it is unreadable."""
-    header = (header or "").strip()
-    if header.isascii() and header.isdecimal():
-        seconds = float(header[:9])
-    else:
-        try:
-            moment = parsedate_to_datetime(header)
-        except (ValueError, TypeError, OverflowError):
-            return None
-        # A date without a zone is GMT (RFC 9110).
-        seconds = ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()
-    return min(max(seconds, 0.0), _RETRY_AFTER_MAX_S)

@@ -125,7 +125,7 @@ def reconcile(
         return run.walk(id_pas)
     with only_run(engine, "reconcile") as held:
         if not held:
-            raise AnotherRunError
+            raise AnotherRunError("reconcile")
         with store.transaction(engine) as connection:
             aborted = store.runs.abort_runs(connection)
             ahead = store.runs.correct_runs(connection, run.started_at)

@@ -66,13 +66,14 @@ def claim(connection: Connection, name: str, numbers: Sequence[int], *, position
     return True
 
 
-def due(connection: Connection, name: str, *, now: datetime, limit: int) -> Sequence[Row[Any]]:
-    """Return the open deliveries of a destination whose time has come, in order of their numbers, `limit` at most.
+def due(connection: Connection, name: str, *, now: datetime, limit: int, after: int = 0) -> Sequence[Row[Any]]:
+    """Return the open deliveries of a destination whose time has come, in order of their numbers, behind `after`.
 
     One that was never tried is due whatever its time: the clock may have been set back since.
     """
     query = select(tables.delivery).where(
         _delivery.destination == name,
+        _delivery.number > after,
         tables.IS_OPEN,
         or_(
             _delivery.attempts == 0,
@@ -81,6 +82,12 @@ def due(connection: Connection, name: str, *, now: datetime, limit: int) -> Sequ
         ),
     )
     return connection.execute(query.order_by(_delivery.number).limit(limit)).all()
+
+
+def has_open(connection: Connection, name: str) -> bool:
+    """Return whether a destination has open deliveries."""
+    query = select(_delivery.number).where(_delivery.destination == name, tables.IS_OPEN)
+    return connection.execute(query.limit(1)).scalar() is not None
 
 
 class Attempt(NamedTuple):
