@@ -191,10 +191,10 @@ def delivery(
             receipt["iuv"], receipt["receipt_id"], receipt["id_psp"], receipt["id_channel"], receipt["payment_method"],
         ),
         at=at, event_id=event_id, source=Source.PUSH, outcome=FAILED if reason else DELIVERED,
-        receipt_id=receipt["receipt_id"], fault_code=reason, http_status=http_status, request_id=webhook_id,
-        peer_subject=destination,
+        receipt_id=receipt["receipt_id"], fault_code=reason, http_status=http_status,
     )._replace(
-        direction="out", source=DELIVER, size=size, duration_ms=min(max(0, round(took_s * 1000)), _DURATION_MAX_MS)
+        direction="out", source=DELIVER, size=size, duration_ms=min(max(0, round(took_s * 1000)), _DURATION_MAX_MS),
+        request_id=webhook_id, peer_subject=destination,
     )  # fmt: skip
 
 

@@ -31,6 +31,7 @@ class Received:
 
     headers: dict[str, str]
     body: bytes
+    path: str = "/"
     event: Any = None
     status: int | None = None
     at: float = field(default_factory=time.monotonic)
@@ -91,9 +92,9 @@ class Receiver:
     def numbers(self) -> list[int]:
         return [one.number for one in self.taken]
 
-    def take(self, headers: dict[str, str], body: bytes) -> Received:
+    def take(self, headers: dict[str, str], body: bytes, path: str) -> Received:
         """Verify a request and keep it."""
-        received = Received(headers, body)
+        received = Received(headers, body, path)
         try:
             self._verify(received)
         except Exception as error:
@@ -144,7 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         receiver = self.server.receiver
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        received = receiver.take({name.lower(): value for name, value in self.headers.items()}, body)
+        received = receiver.take({name.lower(): value for name, value in self.headers.items()}, body, self.path)
         try:
             answer = receiver.answer(received)
             if callable(answer):

@@ -87,7 +87,7 @@ class Deliverer:
             for one in settings.destination
             if isinstance(one, config.Webhook)
         }  # fmt: skip
-        self._folders = [_FolderThread(settings, engine, one, now) for one in settings.destination
+        self._folders = [_FolderThread(settings, engine, one, now, stop) for one in settings.destination
                          if isinstance(one, config.Folder)]  # fmt: skip
 
     def run(self) -> bool:
@@ -155,18 +155,21 @@ class Deliverer:
 
     def _number(self) -> None:
         """Give numbers to what was stored, and at the start and every hour to what was stored without the outbox."""
+        first = self._check_at == float("-inf")
         if time.monotonic() >= self._check_at:
-            self._check()
+            self._check(to_the_end=first)
         with store.transaction(self._engine, readonly=True) as connection:
             waiting = outgoing.waiting(connection, limit=1)[0]
         while waiting and not self._stop.is_set():
             with store.transaction(self._engine) as connection:
-                waiting = outgoing.number_outbox(connection, at=self._now(), limit=_BATCH)
-            waiting = waiting == _BATCH
+                count = outgoing.number_outbox(connection, at=self._now(), limit=_BATCH)
+            waiting = count == _BATCH
+        # Not before: the numbers of what is stored already decide where a destination begins.
+        if first and not self._stop.is_set():
+            self._register()
 
-    def _check(self) -> None:
-        """Look through the receipts for those without a number: all at the start, some in each round later."""
-        first = self._check_at == float("-inf")
+    def _check(self, *, to_the_end: bool) -> None:
+        """Look through the receipts for those without a number: all, or some in each round."""
         looked = given = 0
         while not self._stop.is_set():
             with store.transaction(self._engine) as connection:
@@ -180,10 +183,7 @@ class Deliverer:
             if some == 0:
                 self._restart_check = True
                 self._check_at = time.monotonic() + _CHECK_EVERY_S
-                if first:
-                    self._register()
-                break
-            if not first:
+            if some == 0 or not to_the_end:
                 break
         if given:
             _log.info("receipts_numbered", receipts=given)
@@ -248,7 +248,7 @@ class Deliverer:
             if not sender.ready or due_again:
                 # An operator may have skipped what was read before; and probes were taken out of the order.
                 sender.clear()
-                self._read_due(webhook, page, after=sender.last if sender.health.refuses_all else 0)
+                self._read_due(webhook, page, away=True, after=sender.last if sender.health.refuses_all else 0)
             if sender.ready:
                 return True
         elif sender.ready >= _READY_MIN:
@@ -264,22 +264,30 @@ class Deliverer:
             return True
         return False
 
-    def _read_due(self, webhook: _Webhook, page: int, after: int = 0) -> bool:
-        """Read open deliveries whose time has come. Return whether there may be more."""
+    def _read_due(self, webhook: _Webhook, page: int, *, away: bool = False, after: int = 0) -> bool:
+        """Read open deliveries whose time has come. Return whether there may be more.
+
+        To probe a destination that is `away`, those that were never refused come first: another one may be refused for
+        what it is.
+        """
         sender = webhook.sender
         name, raw = sender.destination.name, sender.destination.document
         known = sender.known
         limit = len(known) + page
         with store.transaction(self._engine, readonly=True) as connection:
-            rows = deliveries.due(connection, name, now=self._now(), after=after, limit=limit)
-            new = {row.number: row for row in rows if row.number not in known}
-            found = outgoing.by_number(connection, list(new), raw=raw) if new else []
+            rows = deliveries.due(connection, name, now=self._now(), after=after, limit=limit, untried_first=away)
+            new = [row for row in rows if row.number not in known]
+            numbers = [row.number for row in new]
+            found = {one.number: one for one in outgoing.by_number(connection, numbers, raw=raw)} if new else {}
         webhook.reread_at = time.monotonic() + _REREAD_S
-        if missing := new.keys() - {one.number for one in found}:
+        if missing := set(numbers) - found.keys():
             with store.transaction(self._engine) as connection:
                 deliveries.settle_missing(connection, name, missing, at=self._now())
-        rows_found = ((one, new[one.number]) for one in found)
-        sender.put(Task(one, row.attempts, row.next_attempt_at, row.first_at) for one, row in rows_found)
+        sender.put(
+            Task(found[row.number], row.attempts, row.next_attempt_at, row.first_at)
+            for row in new
+            if row.number in found
+        )
         return len(rows) == limit
 
     def _claim(self, webhook: _Webhook, page: int, last: int) -> bool:
@@ -330,11 +338,16 @@ class _FolderThread:
     """The thread of one folder, which writes its files when they are due."""
 
     def __init__(
-        self, settings: config.Settings, engine: store.Engine, destination: config.Folder, now: Callable[[], datetime]
+        self,
+        settings: config.Settings,
+        engine: store.Engine,
+        destination: config.Folder,
+        now: Callable[[], datetime],
+        stop: threading.Event,
     ) -> None:
         self.name = destination.name
         self.failed = False
-        self._serve = partial(folder.serve, settings, engine, destination)
+        self._serve = partial(folder.serve, settings, engine, destination, stopping=stop.is_set)
         self._now = now
         self._thread: threading.Thread | None = None
         self._began = float("-inf")

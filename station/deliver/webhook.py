@@ -132,9 +132,7 @@ class WebhookClient:
             destination.private_addresses, loopback=parts.scheme == "http", resolve=resolve
         )
         self._pool = httpcore.ConnectionPool(
-            ssl_context=ssl.create_default_context(cafile=str(destination.ca_file))
-            if destination.ca_file
-            else httpcore.default_ssl_context(),
+            ssl_context=_context(destination) if parts.scheme == "https" else None,
             max_connections=destination.in_flight,
             keepalive_expiry=_KEEPALIVE_S,
             network_backend=self._network,
@@ -192,7 +190,13 @@ class WebhookClient:
             case httpcore.NetworkError():
                 return "no_connection", f"no connection: {told or type(failure).__name__}"
             case _:
-                return "protocol", f"its answer is not HTTP: {told}"
+                return "protocol", f"no valid HTTP answer: {told}"
+
+
+def _context(destination: config.Webhook) -> ssl.SSLContext:
+    if destination.ca_file is None:
+        return httpcore.default_ssl_context()
+    return ssl.create_default_context(cafile=str(destination.ca_file))
 
 
 def _discard(response: httpcore.Response) -> None:

@@ -66,10 +66,13 @@ def claim(connection: Connection, name: str, numbers: Sequence[int], *, position
     return True
 
 
-def due(connection: Connection, name: str, *, now: datetime, limit: int, after: int = 0) -> Sequence[Row[Any]]:
+def due(
+    connection: Connection, name: str, *, now: datetime, limit: int, after: int = 0, untried_first: bool = False
+) -> Sequence[Row[Any]]:
     """Return the open deliveries of a destination whose time has come, in order of their numbers, behind `after`.
 
-    One that was never tried is due whatever its time: the clock may have been set back since.
+    One that was never tried is due whatever its time: the clock may have been set back since. With `untried_first`
+    those come before the others.
     """
     query = select(tables.delivery).where(
         _delivery.destination == name,
@@ -81,7 +84,8 @@ def due(connection: Connection, name: str, *, now: datetime, limit: int, after: 
             _delivery.next_attempt_at > now + LATEST_ATTEMPT,
         ),
     )
-    return connection.execute(query.order_by(_delivery.number).limit(limit)).all()
+    order = [_delivery.attempts, _delivery.number] if untried_first else [_delivery.number]
+    return connection.execute(query.order_by(*order).limit(limit)).all()
 
 
 def has_open(connection: Connection, name: str) -> bool:
