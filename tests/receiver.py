@@ -11,6 +11,7 @@ import os
 import socket
 import ssl
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -183,3 +184,24 @@ def endless(head: bytes, part: bytes, pause: float) -> Callable[[Any], None]:
             time.sleep(pause)
 
     return send
+
+
+def main() -> None:
+    """Run `receiver.py PORT FILE`: append a line for each request to the file, before it is answered."""
+    file = os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    receiver = Receiver(port=int(sys.argv[1]))
+
+    def keep(received: Received) -> int:
+        if received.event is None:
+            os.write(file, f"- {receiver.problems[-1]}\n".encode())
+            return 400
+        os.write(file, f"{received.number} {received.id} {received.event.get_subject()}\n".encode())
+        return 204
+
+    receiver.answer = keep
+    with receiver:
+        threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()

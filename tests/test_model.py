@@ -285,6 +285,7 @@ class Kept:
             "raw": self.fullest.raw,
             "raw_purged_at": None,
             "anonymised_at": None,
+            "revision": len(self.documents),
         }
 
     def transfers(self) -> list[dict[str, Any]]:
@@ -411,6 +412,11 @@ class Model:
                 for (broker, station), at in one.routes.items()
             ],
             "receipt_document": [row for one in receipts for row in one.document_rows()],
+            "outbox": [
+                key | {"at": sent.at, "revision": revision}
+                for key, one in both
+                for revision, sent in enumerate(one.documents, start=1)
+            ],
             "refused": [
                 {
                     "raw": raw, "raw_hash": sha256(raw).digest(), "fault_code": one.fault_code, "times": one.times,
@@ -541,7 +547,7 @@ def machine(engine: store.Engine) -> type[RuleBasedStateMachine]:
                     name: [dict(row) for row in connection.execute(select(tables.metadata.tables[name])).mappings()]
                     for name in compared
                 }
-            for name in ("receipt", "transfer", "receipt_flag", "receipt_route", "receipt_document"):
+            for name in ("receipt", "transfer", "receipt_flag", "receipt_route", "receipt_document", "outbox"):
                 compared[name] = {column.name for column in tables.metadata.tables[name].c} - NOT_COMPARED
             compared["refused"] = {
                 "raw", "raw_hash", "fault_code", "times", "state", "received_at", "last_at", "source", "id_pa",
