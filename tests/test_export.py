@@ -26,10 +26,10 @@ from spreadsheets import cells, fill, in_italy, in_order, plain, written
 from sqlalchemy import update
 
 from station import export, stamps, store
-from station.export.columns import COLUMNS, ITALIAN, names, row, titles
+from station.columns import COLUMNS, ITALIAN, OF_TRANSFER, TRANSFER_ROW, names, row, title, titles
 from station.export.italian import as_text
 from station.export.lines import cell
-from station.store import tables
+from station.store import queries, tables
 from station.text import counted
 
 
@@ -92,6 +92,70 @@ def test_formats_agree(door, special, database_url, tmp_path):
         assert as_parquet["transfers"][number - 1]["amount"] == transfer["amount"]
         assert as_json["transfers"][number - 1]["iban"] == transfer["iban"] == as_csv[f"transfer_{number}_iban"]
     assert as_csv["transfer_5_amount"] == ""
+
+
+def test_a_row_for_each_transfer(door, special, database_url, tmp_path):
+    """`--transfers` writes the same columns in every format, with the receipt's own beside each transfer."""
+    for name in ("all.csv", "all.jsonl", "all.parquet", "all.xlsx"):
+        done = run(database_url, "export", "--transfers", name, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    told = done.stderr.decode()
+    italian = run(database_url, "export", "--transfers", "--italian", "-", cwd=tmp_path).stdout.decode("utf-8-sig")
+    stored = sorted(
+        (
+            (one["receipt_id"], transfer["id_transfer"], one, transfer)
+            for one in every(door)
+            for transfer in one["transfers"]
+        ),
+        key=lambda one: one[:2],
+    )
+    assert f"{len(stored)} transfers of 2 receipts written" in told
+    with (tmp_path / "all.csv").open(newline="", encoding="utf-8") as file:
+        as_csv = sorted(csv.DictReader(file), key=lambda one: (one["receipt_id"].lstrip("'"), one["id_transfer"]))
+    as_json = [json.loads(line) for line in (tmp_path / "all.jsonl").read_text().splitlines()]
+    as_parquet = parquet.read_table(tmp_path / "all.parquet").to_pylist()
+    as_italian = list(csv.DictReader(io.StringIO(italian, newline=""), delimiter=";"))
+    first, *rows = cells(tmp_path / "all.xlsx")
+    assert [value for _, value in first.values()] == list(as_italian[0]) == [title(name) for name in TRANSFER_ROW]
+    assert len(rows) == len(as_italian) == len(as_json) == len(as_parquet) == len(as_csv) == len(stored)
+    by_key = {(one["receipt_id"], one["id_transfer"]): one for one in as_json}
+    typed = {(one["receipt_id"], one["id_transfer"]): one for one in as_parquet}
+    for (receipt_id, number, receipt, transfer), line in zip(stored, as_csv, strict=True):
+        one = by_key[receipt_id, number]
+        assert list(one) == list(line) == list(typed[receipt_id, number]) == list(TRANSFER_ROW)
+        assert one["transfer_amount"] == line["transfer_amount"] == str(transfer["amount"])
+        assert typed[receipt_id, number]["transfer_amount"] == transfer["amount"]
+        assert one["amount"] == line["amount"] == str(receipt["amount"])
+        assert one["iban"] == line["iban"] == transfer["iban"]
+        assert one["iuv"] == line["iuv"] == receipt["iuv"]
+    assert as_italian[0]["Versamento: importo (euro)"] == stored[0][3]["amount"].__str__().replace(".", ",")
+
+
+def every(door):
+    return [store_find(door, one) for one in door.rows(tables.receipt)]
+
+
+def store_find(door, one):
+    with store.transaction(door.engine, readonly=True) as connection:
+        return store.find(connection, one["id_pa"], one["receipt_id"])
+
+
+def test_end_by_arrival(door, special, database_url, tmp_path):
+    """An end by arrival is a minute ago at the latest, so that the next export can begin where this one ended: a
+    receipt that is stored some seconds after it arrived is in one of them."""
+    later = ["--received-to", "2999-01-01"]
+    done = run(database_url, "export", "-", "--format", "jsonl", "--received-from", "1d", *later, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, b"")
+    begin = done.stderr.decode().splitlines()[0].rpartition("--received-from ")[2]
+    assert abs(datetime.now(UTC) - datetime.fromisoformat(begin)).total_seconds() < 3600
+    done = run(database_url, "export", "-", "--format", "jsonl", "--received-from", begin, cwd=tmp_path)
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 2)
+    assert b"left out" not in done.stderr
+    old = run(database_url, "export", "-", "--received-to", "2026-01-01", cwd=tmp_path)
+    assert b"left out" not in old.stderr
+    done = run(database_url, "stamps", "stamps", *later, cwd=tmp_path)
+    assert done.returncode == 0
+    assert b"left out" in done.stderr
 
 
 def str_of(value):
@@ -244,6 +308,10 @@ def test_titles():
     documented = (Path(__file__).parent.parent / "docs" / "receipts.md").read_text()
     assert [name for name, title in ITALIAN.items() if f"| `{name}` | {title} |" not in documented] == []
     assert len(names()) == len(titles()) == len(set(titles())) == len(list(row(RECEIPT)))
+    assert (*queries.EXPORTED, "flags", "routes") == COLUMNS
+    assert len(TRANSFER_ROW) == len({title(name) for name in TRANSFER_ROW}) == len(set(TRANSFER_ROW))
+    assert set(OF_TRANSFER) <= set(TRANSFER_ROW) <= {*COLUMNS, *OF_TRANSFER}
+    assert [name for name in TRANSFER_ROW if f"`{name}`" not in documented] == []
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from refusals import Door
 from spreadsheets import cells, fill, in_italy, in_order, plain, written
 
 from station import store
-from station.export.columns import names, titles
+from station.columns import names, titles
 
 pytestmark = pytest.mark.slow
 

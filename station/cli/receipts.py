@@ -11,13 +11,13 @@ from typing import Any
 
 import click
 
+from station import columns, store
 from station import export as exports
-from station import store
 from station.cli import Context, cli
 from station.cli.files import format_of, target, writing
 from station.cli.options import NOTICE_DIGITS, TIMES, Notice, Number, Words, list_options
 from station.cli.output import say, say_csv, say_json, table
-from station.cli.search import as_filter, filter_options, odd_fiscal_code
+from station.cli.search import as_filter, before_last_minute, filter_options, odd_fiscal_code
 from station.clock import shown
 from station.export import Format
 from station.receipt import iuv_of_notice
@@ -110,7 +110,7 @@ def _elsewhere(condition: Filter, ec: str) -> Iterator[str]:
 
 def _print_table(listed: list[dict[str, Any]], order: str, wide: bool) -> None:
     """Print receipts in columns that fit 80 characters, or in all of them."""
-    columns: dict[str, Callable[[dict[str, Any]], Any]] = {
+    shown_by: dict[str, Callable[[dict[str, Any]], Any]] = {
         "received (Italy)": lambda receipt: shown(receipt["received_at"]),
         "paid (Italy)": lambda receipt: shown(receipt["payment_date_time"]),
         "EC": lambda receipt: receipt["id_pa"],
@@ -124,8 +124,8 @@ def _print_table(listed: list[dict[str, Any]], order: str, wide: bool) -> None:
         "flags": lambda receipt: ", ".join(receipt["flags"]),
     }
     at = "received (Italy)" if order == "received_at" else "paid (Italy)"
-    titles = tuple(columns) if wide else (at, "EC", "notice number", "debtor", "euro")
-    table(titles, ([columns[title](receipt) for title in titles] for receipt in listed), right=("euro",))
+    titles = tuple(shown_by) if wide else (at, "EC", "notice number", "debtor", "euro")
+    table(titles, ([shown_by[title](receipt) for title in titles] for receipt in listed), right=("euro",))
 
 
 @receipts.command()
@@ -251,23 +251,28 @@ def _readable(value: Any) -> str:
               help="Default: by the file's ending, otherwise csv.")  # fmt: skip
 @click.option("--xlsx", "format_", flag_value="xlsx", help="An Excel workbook: the same as --format xlsx.")
 @click.option("--italian", is_flag=True, help="CSV for an Italian spreadsheet program, with Italian titles and times.")
+@click.option("--transfers", is_flag=True, help="A row for each transfer instead of each receipt: for bookkeeping.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
 @click.pass_obj
-def export(context: Context, /, file: Path, format_: str | None, italian: bool, overwrite: bool, **fields: Any) -> None:
+def export(
+    context: Context, /, file: Path, format_: str | None, italian: bool, transfers: bool, overwrite: bool, **fields: Any
+) -> None:
     """Write all matching receipts to FILE (- for standard output), oldest first, with everything but the XML.
 
     Times are Italian in Excel workbooks and with --italian, otherwise UTC. The file gets its name when it is complete,
-    and only its owner may read it. The columns are described in docs/receipts.md.
+    and only its owner may read it. The columns are described in docs/receipts.md. For a program that must get each
+    receipt once, a destination is made (docs/delivery-folder.md): a receipt that is stored late would be missed.
 
     \b
     Example:
       station receipts export july.xlsx --ec 77777777777 --paid-from 2026-07-01 --paid-to 2026-07-31
       station receipts export july.csv --italian --paid-from 2026-07-01 --paid-to 2026-07-31
+      station receipts export --transfers july.xlsx --paid-from 2026-07-01 --paid-to 2026-07-31
       station receipts export --format jsonl - --received-from 2026-07-01 | gzip > july.jsonl.gz
       station receipts export everything.parquet
     """
-    condition = as_filter(fields)
+    condition = before_last_minute(as_filter(fields))
     chosen = Format(format_of(file, list(Format), format_))
     if italian and chosen not in (Format.CSV, Format.XLSX):
         raise click.UsageError("--italian is for CSV; a workbook (.xlsx) is always in Italian")
@@ -276,30 +281,35 @@ def export(context: Context, /, file: Path, format_: str | None, italian: bool, 
     if not file.parent.is_dir():
         raise click.UsageError(f"{printable(file.parent)} is not a folder")
     engine = context.engine()
+    of_transfer = columns.TRANSFER_ROW if transfers else None
     with target(file, overwrite=overwrite) as sink:
         writer: exports.CsvWriter | exports.JsonWriter | exports.ParquetWriter | exports.XlsxWriter
         match chosen:
             case Format.CSV:
-                writer = exports.CsvWriter(sink, italian=italian)
+                titles = [*map(columns.title, columns.TRANSFER_ROW)] if transfers and italian else None
+                writer = exports.CsvWriter(sink, of_transfer, titles=titles, italian=italian)
             case Format.JSONL:
                 writer = exports.JsonWriter(sink)
             case Format.PARQUET:
-                writer = exports.ParquetWriter(sink)
+                writer = exports.ParquetWriter(sink, *([of_transfer] if of_transfer else []))
             case Format.XLSX:
                 beside = str(file) != "-" and exports.replaceable(file)
-                writer = exports.XlsxWriter(sink, file.resolve().parent if beside else None)
-        count = 0
+                writer = exports.XlsxWriter(sink, file.resolve().parent if beside else None, columns=of_transfer)
+        count = rows = 0
         with _progress(lambda: exports.last(engine, condition)) as advance:
             for batch in exports.batches(engine, condition):
-                writer.write(batch)
+                written = exports.transfers_of(batch) if transfers else batch
+                writer.write(written)
+                rows += len(written)
                 count += len(batch)
                 advance(batch[0][condition.order], batch[-1][condition.order], count)
         writer.close()
-    say(counted(count, "receipt") + ("" if str(file) == "-" else f" written to {file}"), err=True)
+    of = f"{counted(rows, 'transfer')} of " if transfers else ""
+    say(f"{of}{counted(count, 'receipt')}" + ("" if str(file) == "-" else f" written to {file}"), err=True)
     if isinstance(writer, exports.XlsxWriter):
         if writer.sheets > 1:
             most = exports.SHEET_ROWS - 1
-            say(f"in {writer.sheets} sheets, since a sheet holds at most {most:,} receipts", err=True)
+            say(f"in {writer.sheets} sheets, since a sheet holds at most {most:,} rows", err=True)
         if writer.cut:
             cut = counted(writer.cut, "text")
             say(f"{cut} cut to the 32,767 characters that a cell can hold: JSON lines have the whole text", err=True)
@@ -316,8 +326,8 @@ def _progress(last: Callable[[], datetime | None]) -> Iterator[Callable[[datetim
     if end is None:
         yield lambda *_: None
         return
-    columns = (SpinnerColumn(), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[told]}"))
-    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+    parts = (SpinnerColumn(), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[told]}"))
+    with Progress(*parts, TimeElapsedColumn(), console=console) as progress:
         task = progress.add_task("", total=1.0, told="")
         start: list[datetime] = []
 
@@ -349,7 +359,7 @@ def stamps(context: Context, /, folder: Path, manifest: str, **fields: Any) -> N
     """
     from station import stamps as digital_stamps
 
-    condition = as_filter(fields)
+    condition = before_last_minute(as_filter(fields))
     engine = context.engine()
     count, failed = 0, 0
     with writing(folder):

@@ -1,15 +1,19 @@
 """The options that say which receipts, as several commands have them."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
 
 from station.cli.options import Amount, EcId, FiscalCode, Moment, Notice, Number, Words, options
+from station.cli.output import say
+from station.clock import shown
 from station.receipt import Flag, Source
 from station.store.conditions import Filter
 from station.text import counted
 
+LATE = timedelta(minutes=1)  # after its arrival: a receipt is stored by then, or its sender has given up waiting
 NAME_DAYS = 31  # of receipts, in which a name is looked for: no index finds it
 
 filter_options = options(
@@ -56,6 +60,26 @@ def as_filter(fields: dict[str, Any]) -> Filter:
             f"and --received-to, at most {NAME_DAYS} days), a number or a fiscal code"
         )
     return Filter(**fields)
+
+
+def before_last_minute(condition: Filter) -> Filter:
+    """Return the filter of an export, whose end by arrival, where one is given, is a minute ago at the latest.
+
+    A receipt has the time of its arrival and can be read once it is committed, some seconds later. An export that ends
+    now would lack it, and the next one, which begins where this one ends, too. It is clamped rather than refused: an
+    end such as today is what a person means by "until now".
+    """
+    latest = datetime.now(UTC).replace(microsecond=0) - LATE
+    if condition.received_to is None or condition.received_to <= latest:
+        return condition
+    if condition.received_from is not None:
+        latest = max(latest, condition.received_from)
+    say(
+        f"receipts that arrived from {shown(latest)} (Italy) on are left out: some may not be stored yet. Begin the "
+        f"next export with --received-from {latest.isoformat()}",
+        err=True,
+    )
+    return replace(condition, received_to=latest)
 
 
 def _few(fields: dict[str, Any]) -> bool:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from station import store
+from station import columns, store
 from station.export.file import replaceable, whole_file
 from station.export.lines import CsvWriter, JsonWriter
 from station.export.parquet import ParquetWriter
@@ -23,7 +23,7 @@ from station.store.paging import Cursor
 
 __all__ = [
     "BATCH", "SHEET_ROWS", "CsvWriter", "Format", "JsonWriter", "ParquetWriter", "XlsxWriter", "batches",
-    "exchanges", "last", "replaceable", "whole_file",
+    "exchanges", "last", "replaceable", "transfers_of", "whole_file",
 ]  # fmt: skip
 
 BATCH = 1000
@@ -61,6 +61,15 @@ def batches(engine: store.Engine, filter_: store.Filter) -> Iterator[list[dict[s
             yield receipts
         if after is None:
             return
+
+
+def transfers_of(receipts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a row for each transfer of some receipts, with the columns `columns.TRANSFER_ROW`."""
+    return [
+        {name: row[name] for name in columns.TRANSFER_ROW}
+        for receipt in receipts
+        for row in columns.transfer_rows(receipt)
+    ]
 
 
 def last(engine: store.Engine, filter_: store.Filter) -> datetime | None:

@@ -40,8 +40,8 @@ def _entry(entry: Any) -> str:
     return " = ".join(map(str, entry))
 
 
-def as_text(value: Any) -> str:
-    """Return a value as a cell of a CSV file.
+def as_text(value: Any, *, marked: bool = True) -> str:
+    """Return a value as a cell of a CSV file; `marked=False`: without the marks described here.
 
     Spreadsheets guess the type of each cell, in quotes or not: 18 digits lose their end and 01 its zero, 1234E5 becomes
     a number and 1/2 a date. The one mark that keeps such a text whole in Excel and in LibreOffice, with the settings
@@ -59,9 +59,10 @@ def as_text(value: Any) -> str:
             return shown(value)
         case int():
             return str(value)
-    if _FORMULA.match(value):
-        return f"'{value}"
-    return f"\t{value}" if _misread(value) else value
+    text = str(value)
+    if marked and _FORMULA.match(text):
+        return f"'{text}"
+    return f"\t{text}" if marked and _misread(text) else text
 
 
 def _misread(text: str) -> bool:

@@ -5,9 +5,10 @@ import io
 import json
 from collections.abc import Sequence
 from decimal import Decimal
+from functools import partial
 from typing import IO, Any
 
-from station.export import columns as table
+from station import columns as table
 from station.export.italian import as_text
 from station.text import as_json, plain
 
@@ -15,8 +16,11 @@ from station.text import as_json, plain
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
-def cell(value: Any) -> Any:
-    """Return a value for CSV: text that a spreadsheet would run is put behind an apostrophe, numbers are unchanged."""
+def cell(value: Any, *, marked: bool = True) -> Any:
+    """Return a value for CSV: text that a spreadsheet would run is put behind an apostrophe, numbers are unchanged.
+
+    `marked=False`: without the apostrophe, for a program that needs the text exactly.
+    """
     match value:
         case None:
             return ""
@@ -32,7 +36,7 @@ def cell(value: Any) -> Any:
             text = json.dumps(value, default=plain, ensure_ascii=False) if value else ""
         case _:
             text = str(plain(value))
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    return f"'{text}" if marked and text.startswith(_FORMULA) else text
 
 
 class CsvWriter:
@@ -42,16 +46,27 @@ class CsvWriter:
     everything in quotes, since LibreOffice takes a comma outside of them for the end of a cell, too.
     """
 
-    def __init__(self, sink: IO[bytes], columns: Sequence[str] | None = None, *, italian: bool = False) -> None:
-        """With `columns`, these alone and no transfers."""
+    def __init__(
+        self,
+        sink: IO[bytes],
+        columns: Sequence[str] | None = None,
+        *,
+        titles: Sequence[str] | None = None,
+        italian: bool = False,
+        marked: bool = True,
+    ) -> None:
+        """With `columns`, these alone and no transfers side by side; `titles` are theirs, by default the names.
+
+        `marked=False`: text is written exactly, without the marks that protect who opens it in a spreadsheet.
+        """
         self._text = io.TextIOWrapper(sink, "utf-8-sig" if italian else "utf-8", newline="", write_through=False)
         self._columns = columns
-        self._cell = as_text if italian else cell
+        self._cell = partial(as_text if italian else cell, marked=marked)
         if italian:
             self._writer = csv.writer(self._text, delimiter=";", lineterminator="\r\n", quoting=csv.QUOTE_ALL)
         else:
             self._writer = csv.writer(self._text, lineterminator="\r\n")
-        self._writer.writerow(columns or (table.titles() if italian else table.names()))
+        self._writer.writerow(titles or columns or (table.titles() if italian else table.names()))
 
     def write(self, receipts: Sequence[dict[str, Any]]) -> None:
         """Write some receipts."""

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import IO, Any
 
+from station.columns import COLUMNS, OF_TRANSFER, TRANSFER
 from station.errors import MissingExtraError
-from station.export.columns import COLUMNS, TRANSFER
 
 _ROW_GROUP = 10_000  # rows that Parquet keeps together; they are held until it is full
 
@@ -12,7 +12,7 @@ _ROW_GROUP = 10_000  # rows that Parquet keeps together; they are held until it 
 class ParquetWriter:
     """A Parquet file with typed columns: exact decimals, UTC times, lists of transfers and routes."""
 
-    def __init__(self, sink: IO[bytes]) -> None:
+    def __init__(self, sink: IO[bytes], columns: Sequence[str] = (*COLUMNS, "transfers")) -> None:
         """Raise `MissingExtraError` where pyarrow is not installed."""
         try:
             import pyarrow
@@ -20,7 +20,7 @@ class ParquetWriter:
         except ImportError:
             raise MissingExtraError("Parquet", "parquet") from None
         self._pyarrow = pyarrow
-        self._schema = _schema(pyarrow)
+        self._schema = _schema(pyarrow, columns)
         self._writer = parquet.ParquetWriter(sink, self._schema, compression="zstd")
         self._rows: list[dict[str, Any]] = []
 
@@ -41,7 +41,7 @@ class ParquetWriter:
         self._writer.close()
 
 
-def _schema(pa: Any) -> Any:
+def _schema(pa: Any, columns: Sequence[str]) -> Any:
     euro, moment = pa.decimal128(12, 2), pa.timestamp("us", tz="UTC")
     metadata = pa.list_(pa.struct([("key", pa.string()), ("value", pa.string())]))
     types = {
@@ -59,13 +59,17 @@ def _schema(pa: Any) -> Any:
 
     types["routes"] = pa.list_(pa.struct(fields(("id_broker_pa", "id_station", "first_at"))))
     types["transfers"] = pa.list_(pa.struct(fields(("position", *TRANSFER))))
-    return pa.schema(fields((*COLUMNS, "transfers")))
+    for name, its in OF_TRANSFER.items():
+        types.setdefault(name, types.get(its, pa.string()))
+    return pa.schema(fields(columns))
 
 
 def _for_parquet(receipt: dict[str, Any]) -> dict[str, Any]:
     def entries(metadata: Any) -> Any:
         return metadata and [{"key": key, "value": value} for key, value in metadata]
 
+    if "transfers" not in receipt:
+        return receipt | {"transfer_metadata": entries(receipt["transfer_metadata"])}
     return receipt | {
         "content_hash": receipt["content_hash"].hex(),
         "metadata": entries(receipt["metadata"]),

@@ -9,8 +9,8 @@ from tempfile import mkdtemp
 from typing import IO, Any
 from weakref import finalize
 
+from station import columns as table
 from station.clock import shown
-from station.export import columns as table
 from station.export.italian import flat, wall_time
 
 SHEET_ROWS = 1_048_576  # Excel's and LibreOffice's limit; the first one holds the titles
@@ -23,8 +23,18 @@ class XlsxWriter:
     `sheets`: how many there are, the next one begins where one is full. `cut`: how many texts were longer than a cell.
     """
 
-    def __init__(self, sink: IO[bytes], folder: Path | None = None, *, rows: int = SHEET_ROWS) -> None:
-        """`folder` takes the temporary, uncompressed sheets: about 3 KB for each receipt."""
+    def __init__(
+        self,
+        sink: IO[bytes],
+        folder: Path | None = None,
+        *,
+        columns: Sequence[str] | None = None,
+        rows: int = SHEET_ROWS,
+    ) -> None:
+        """`folder` takes the temporary, uncompressed sheets: about 3 KB for each receipt.
+
+        With `columns` of `columns.TRANSFER_ROW`, these alone, in rows of transfers.
+        """
         import xlsxwriter  # takes 0.1 s
 
         scratch = mkdtemp(dir=folder, prefix=".xlsx-")
@@ -34,14 +44,16 @@ class XlsxWriter:
         formats = {"title": {"bold": True}, "text": {"num_format": "@"}, "euro": {"num_format": "#,##0.00"},
                    "day": {"num_format": "dd/mm/yyyy"}, "moment": {"num_format": "dd/mm/yyyy hh:mm:ss"}}  # fmt: skip
         self._formats = {name: self._book.add_format(format_) for name, format_ in formats.items()}
+        self._columns = columns
         self._rows = rows
         self.sheets = self.cut = 0
         self._begin()
 
     def _begin(self) -> None:
         self.sheets += 1
-        self._sheet = self._book.add_worksheet("Ricevute" if self.sheets == 1 else f"Ricevute {self.sheets}")
-        titles = table.titles()
+        noun = "Versamenti" if self._columns else "Ricevute"
+        self._sheet = self._book.add_worksheet(noun if self.sheets == 1 else f"{noun} {self.sheets}")
+        titles = [*map(table.title, self._columns)] if self._columns else table.titles()
         self._sheet.set_column(0, len(titles) - 1, 20)
         self._sheet.freeze_panes(1, 0)
         self._sheet.ignore_errors({"number_stored_as_text": "A1:XFD1048576"})
@@ -59,7 +71,8 @@ class XlsxWriter:
             if self._row == self._rows:
                 self._end()
                 self._begin()
-            for column, value in enumerate(table.row(receipt)):
+            values = table.cells(receipt, self._columns) if self._columns else table.row(receipt)
+            for column, value in enumerate(values):
                 self._put(column, flat(value))
             self._row += 1
 

@@ -1,18 +1,13 @@
-"""A receipt as a row of a table: the names of its columns, their Italian titles and the values."""
+"""A receipt as a row of a table, or a row for each of its transfers: names of columns, Italian titles and values."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
-
-from station.store.queries import EXPORTED
 
 TRANSFER = (
     "id_transfer", "amount", "fiscal_code_pa", "company_name", "iban", "digital_stamp", "remittance_information",
     "transfer_category", "metadata",
 )  # fmt: skip
 _TRANSFERS = range(5)  # the schema's limit
-COLUMNS = (*EXPORTED, "flags", "routes")
-"""The columns of a receipt; in a table the transfers come behind them, `transfer_1_amount` and so on."""
-
 ITALIAN = {
     "id_pa": "Ente destinatario (codice fiscale)",
     "receipt_id": "Identificativo ricevuta (receiptId)",
@@ -61,6 +56,9 @@ ITALIAN = {
     "flags": "Segnalazioni",
     "routes": "Altri percorsi (ora italiana)",
 }
+COLUMNS = tuple(ITALIAN)
+"""The columns of a receipt; in a table the transfers come behind them, `transfer_1_amount` and so on."""
+
 _ITALIAN_TRANSFER = {
     "id_transfer": "numero",
     "amount": "importo (euro)",
@@ -72,6 +70,17 @@ _ITALIAN_TRANSFER = {
     "transfer_category": "tassonomia",
     "metadata": "metadati",
 }
+
+OF_TRANSFER = {f"transfer_{name}" if name in COLUMNS else name: name for name in TRANSFER}
+"""The columns of a transfer in a row of its own: `iban`, but `transfer_amount`, since the receipt has an `amount`."""
+
+TRANSFER_ROW = (
+    "id_pa", "receipt_id", "notice_number", "iuv", "fiscal_code", "company_name", "office_name", "description",
+    "outcome", "amount", "fee", "payment_date_time", "application_date", "transfer_date", "id_psp", "psp_fiscal_code",
+    "psp_company_name", "payment_method", "payment_note", "debtor_type", "debtor_id", "debtor_name", "payer_type",
+    "payer_id", "payer_name", "received_at", "flags", *OF_TRANSFER,
+)  # fmt: skip
+"""The columns of a table with a row for each transfer. `amount` and `fee` are the receipt's, in each of its rows."""
 
 
 def names() -> list[str]:
@@ -85,6 +94,17 @@ def titles() -> list[str]:
         *(ITALIAN[name] for name in COLUMNS),
         *(f"Versamento {number + 1}: {_ITALIAN_TRANSFER[name]}" for number in _TRANSFERS for name in TRANSFER),
     ]
+
+
+def title(name: str) -> str:
+    """Return the Italian title of a column of a receipt or of `OF_TRANSFER`."""
+    return ITALIAN.get(name) or f"Versamento: {_ITALIAN_TRANSFER[OF_TRANSFER[name]]}"
+
+
+def transfer_rows(receipt: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the values of each transfer, by the names of `OF_TRANSFER`, with those of the receipt."""
+    for transfer in receipt["transfers"]:
+        yield receipt | {name: transfer[its] for name, its in OF_TRANSFER.items()}
 
 
 def row(receipt: dict[str, Any]) -> Iterator[Any]:
