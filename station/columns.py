@@ -82,6 +82,14 @@ TRANSFER_ROW = (
 )  # fmt: skip
 """The columns of a table with a row for each transfer. `amount` and `fee` are the receipt's, in each of its rows."""
 
+_OF_FILE = {"number": "Numero d'ordine", "event": "Evento", "document": "File XML"}
+_CHANGING = ("resends", "last_resend_at", "raw_purged_at", "anonymised_at", "routes")  # without a new revision
+RECEIPTS_CSV = ("number", "event", *(name for name in COLUMNS if name not in _CHANGING), "document")
+"""The columns of receipts.csv in the files of a folder, which has no transfers."""
+TRANSFERS_CSV = ("number", "event", *TRANSFER_ROW)
+"""The columns of transfers.csv there, unless others are chosen of `TRANSFERS_CSV_CHOICE`."""
+TRANSFERS_CSV_CHOICE = (*RECEIPTS_CSV, *OF_TRANSFER)
+
 
 def names() -> list[str]:
     """Return the names of all columns of a table, those of the transfers too."""
@@ -97,8 +105,8 @@ def titles() -> list[str]:
 
 
 def title(name: str) -> str:
-    """Return the Italian title of a column of a receipt or of `OF_TRANSFER`."""
-    return ITALIAN.get(name) or f"Versamento: {_ITALIAN_TRANSFER[OF_TRANSFER[name]]}"
+    """Return the Italian title of a column of a receipt, of `OF_TRANSFER` or of a folder's files."""
+    return ITALIAN.get(name) or _OF_FILE.get(name) or f"Versamento: {_ITALIAN_TRANSFER[OF_TRANSFER[name]]}"
 
 
 def transfer_rows(receipt: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -25,7 +25,8 @@ from station.text import printable
 
 __all__ = [
     "NODO_NAMES", "Broker", "Destination", "Ec", "Feed", "Folder", "Gpd", "Journal", "Network", "Retention", "Section",
-    "Settings", "Tls", "Trust", "Webhook", "environment_without_settings", "load", "operator", "sources",
+    "Settings", "Tls", "Trust", "Webhook", "environment_for_commands", "environment_without_settings", "load",
+    "operator", "sources",
 ]  # fmt: skip
 
 DEFAULT_FILE = "station.toml"
@@ -76,6 +77,17 @@ def environment_without_settings(environ: Mapping[str, str] | None = None) -> di
     environ = os.environ if environ is None else environ
     prefixes = ("STATION_", "GUNICORN_", "PROMETHEUS_")
     return {name: value for name, value in environ.items() if not name.startswith(prefixes)}
+
+
+# What programs need to find others, files, keys and words. Not the rest: a password may be among it.
+_FOR_COMMANDS = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "TZ", "LANG", "LANGUAGE", "SSH_AUTH_SOCK")
+
+
+def environment_for_commands(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment of a command that the operator configured: nothing in it that the station is told alone,
+    such as the database's password."""
+    environ = os.environ if environ is None else environ
+    return {name: value for name, value in environ.items() if name in _FOR_COMMANDS or name.startswith("LC_")}
 
 
 def _file(file: str | Path | None, environ: Mapping[str, str]) -> Path | None:
@@ -149,5 +161,6 @@ def _messages(error: ValidationError, path: Path, overridden: dict[tuple[str, ..
         if one["type"] == "extra_forbidden":
             message = "no such setting"
         variable = overridden.get(place[:2]) or overridden.get(place[:3])
-        lines.append(printable(f"{variable or f'{path}: {where}'}: {message}".replace(": : ", ": ")))
+        # A message may list all the names that would have been right.
+        lines.append(printable(f"{variable or f'{path}: {where}'}: {message}".replace(": : ", ": "), 2000))
     return lines

@@ -2,13 +2,15 @@
 
 import base64
 import binascii
+from collections import Counter
 from datetime import date, time
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, FilePath, SecretStr, StringConstraints
+from pydantic import AfterValidator, Field, FilePath, SecretStr, StringConstraints, ValidationInfo
 from pydantic import model_validator as check
 
+from station.columns import RECEIPTS_CSV, TRANSFERS_CSV_CHOICE
 from station.config.ground import EcId, Listed, Networks, Section
 
 
@@ -26,6 +28,20 @@ def _webhook_secret(secret: SecretStr) -> SecretStr:
 WebhookSecret = Annotated[SecretStr, AfterValidator(_webhook_secret)]
 KeyHash = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+
+
+def _column(text: str, info: ValidationInfo) -> str:
+    known = RECEIPTS_CSV if info.field_name == "receipts_columns" else TRANSFERS_CSV_CHOICE
+    name, equals, title = (part.strip() for part in text.partition("="))
+    if name not in known:
+        raise ValueError(f"no such column; there are: {', '.join(known)}")
+    if equals and not (title and title.isprintable() and len(title) <= _TITLE_MAX):
+        raise ValueError(f"after the = expected a title of 1 to {_TITLE_MAX} printable characters")
+    return f"{name}={title}" if equals else name
+
+
+_TITLE_MAX = 100
+ColumnOfFile = Annotated[str, AfterValidator(_column)]
 
 
 class Chosen(Section):
@@ -87,17 +103,40 @@ class Folder(Chosen):
     """A destination of kind `folder`: a ZIP at a time of day or every so often, with all since the one before."""
 
     kind: Literal["folder"]
-    path: str = Field(min_length=1, description="The folder, which must exist.")
+    path: Annotated[str, StringConstraints(pattern=r"^[^\x00]+$")] = Field(description="The folder, which must exist.")
     at: time | None = Field(None, description='The time of day in Italy, such as "02:30".')
-    every_minutes: int | None = Field(None, ge=1, le=1440, description="Or every so many minutes.")
-    italian: bool = Field(False, description="Semicolons, decimal commas, UTF-8 with BOM, Italian titles.")
-    after: tuple[str, ...] = Field((), description="A command to run with the file's path as its last argument.")
+    every_minutes: int | None = Field(
+        None, ge=1, le=1440, description="Or every so many minutes from midnight in Italy."
+    )
+    italian: bool = Field(False, description="Semicolons, decimal commas, UTF-8 with BOM, Italian titles and times.")
+    exact: bool = Field(
+        False,
+        description="Write text exactly, for a program; otherwise with the marks that keep a spreadsheet program from"
+        " running it as a formula, or from taking a number such as an IUV for an amount.",
+    )
+    receipts_columns: tuple[ColumnOfFile, ...] = Field(
+        (), description="The columns of receipts.csv in this order, each as `name` or `name=TITLE`; none: all."
+    )
+    transfers_columns: tuple[ColumnOfFile, ...] = Field(
+        (), description="The columns of transfers.csv in the same way; none: those in docs/delivery-folder.md."
+    )
+    after: tuple[Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")], ...] = Field(
+        (), description="A command to run with the file's path as its last argument; exit status 0 is success."
+    )
     after_timeout: float = Field(600.0, gt=0, le=86_400, description="Seconds that the command may take.")
 
     @check(mode="after")
     def _one_schedule(self) -> Self:
         if (self.at is None) == (self.every_minutes is None):
             raise ValueError("set either at or every_minutes")
+        if self.at is not None and self.at.tzinfo is not None:
+            raise ValueError("at: a time of day in Italy has no time zone")
+        if self.after and not self.after[0]:
+            raise ValueError("after: the first entry is the command")
+        for setting in ("receipts_columns", "transfers_columns"):
+            titles = Counter(text.partition("=")[2] or text for text in getattr(self, setting))
+            if twice := [title for title, times in titles.items() if times > 1]:
+                raise ValueError(f"{setting}: several columns have the title {twice[0]}")
         return self
 
 
