@@ -22,8 +22,8 @@ from station.store import queries
 _log = log.get(__name__)
 
 # receiptId and idPA may be any text. A file name holds them unchanged only where no file system can misread them: no
-# separators, no dots, no capitals (which some systems do not tell from small letters).
-_SAFE = re.compile(r"[0-9a-z]{1,64}")
+# separators, no dots, no capitals (which some systems do not tell from small letters), no device of Windows.
+_SAFE = re.compile(r"(?!(?:con|prn|aux|nul|com[0-9]|lpt[0-9])$)[0-9a-z]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +56,15 @@ class StampError(StationError):
     code = "stamp_unwritten"
 
 
+def safe_name(text: str) -> str:
+    """Return a text as a file's name may hold it: unchanged, or its hash; no two texts have the same."""
+    return text if _SAFE.fullmatch(text) else f"id-{_digest(text.encode())[:32]}"
+
+
 def file_name(id_pa: str, receipt_id: str, position: int, content: bytes) -> str:
     """Return a name of safe characters that no other stamp has."""
-    safe = (text if _SAFE.fullmatch(text) else f"id-{_digest(text.encode())[:32]}" for text in (id_pa, receipt_id))
-    return f"{'_'.join(safe)}_{position}.{'xml' if content.lstrip().startswith(b'<') else 'bin'}"
+    ending = "xml" if content.lstrip().startswith(b"<") else "bin"
+    return f"{safe_name(id_pa)}_{safe_name(receipt_id)}_{position}.{ending}"
 
 
 def _digest(content: bytes) -> str:

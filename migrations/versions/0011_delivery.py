@@ -19,6 +19,7 @@ INDEXES = [
     ("ix_delivery_next_attempt_at", "delivery", ["next_attempt_at"], "state = 'open'"),
     ("ix_delivery_failed", "delivery", ["destination", "number"], "state = 'failed'"),
     ("ix_delivery_settled_at", "delivery", ["settled_at"], "settled_at IS NOT NULL"),
+    ("ix_delivery_file_open", "delivery_file", ["destination", "planned_at"], "settled_at IS NULL"),
 ]
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, delete, func, literal, select, text, tuple_, 
 
 from station.store import tables
 from station.store.paging import Cursor
-from station.store.queries import by_key
+from station.store.queries import by_key, rows_of
 from station.store.rows import insert
 
 _PLANNER_LOCK = 0x5741_706C  # of PostgreSQL's advisory locks; SQLite has one writer anyway
@@ -195,6 +195,24 @@ def numbers_of(connection: Connection, id_pa: str, receipt_id: str) -> list[Any]
     """Return the rows of `outgoing` of a receipt, by revision."""
     query = select(tables.outgoing).filter_by(id_pa=id_pa, receipt_id=receipt_id)
     return list(connection.execute(query.order_by(_outgoing.revision)))
+
+
+def numbers_by_key(connection: Connection, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], list[int]]:
+    """Return the numbers of several receipts, by (id_pa, receipt_id), in order."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for row in rows_of(connection, tables.outgoing, keys, _outgoing.number):
+        found.setdefault((row.id_pa, row.receipt_id), []).append(row.number)
+    return found
+
+
+def range_end(connection: Connection, ecs: Sequence[str], *, after: int, limit: int) -> int:
+    """Return the number at which a range behind `after` ends that has at most `limit` revisions of these ECs, or of all
+    without any; the last number where there are no more."""
+    query = select(_outgoing.number).where(_outgoing.number > after).order_by(_outgoing.number)
+    if ecs:
+        query = query.where(_outgoing.id_pa.in_(ecs))
+    end = connection.execute(query.offset(limit - 1).limit(1)).scalar()
+    return last_number(connection) if end is None else end
 
 
 def number_before(connection: Connection, moment: datetime) -> int:

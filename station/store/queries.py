@@ -82,7 +82,7 @@ def with_children(connection: Connection, rows: Sequence[Row[Any]]) -> list[dict
     for key, flags in flags_of(connection, list(receipts)).items():
         receipts[key]["flags"] = flags
     for name, table, order in (("transfers", transfer, transfer.c.position), ("routes", route, route.c.first_at)):
-        for row in _rows_of(connection, table, list(receipts), order):
+        for row in rows_of(connection, table, list(receipts), order):
             child = {column: value for column, value in row._mapping.items() if column not in _INHERITED}
             receipts[(row.id_pa, row.receipt_id)][name].append(child)
     return list(receipts.values())
@@ -104,7 +104,7 @@ def by_key(connection: Connection, keys: Sequence[tuple[str, str]], *, raw: bool
     """
     names = (*EXPORTED, *(("raw", "charset") if raw else ()))
     columns = [tables.receipt.c[name] for name in names]
-    return with_children(connection, list(_rows_of(connection, tables.receipt, keys, columns[0], columns)))
+    return with_children(connection, list(rows_of(connection, tables.receipt, keys, columns[0], columns)))
 
 
 def same_notice(connection: Connection, receipt: dict[str, Any]) -> list[dict[str, Any]]:
@@ -120,15 +120,15 @@ def same_notice(connection: Connection, receipt: dict[str, Any]) -> list[dict[st
 def flags_of(connection: Connection, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], list[str]]:
     """Return the flags of several receipts, by (id_pa, receipt_id)."""
     flags: dict[tuple[str, str], list[str]] = {}
-    for row in _rows_of(connection, tables.receipt_flag, keys, tables.receipt_flag.c.flag):
+    for row in rows_of(connection, tables.receipt_flag, keys, tables.receipt_flag.c.flag):
         flags.setdefault((row.id_pa, row.receipt_id), []).append(row.flag)
     return flags
 
 
-def _rows_of(
+def rows_of(
     connection: Connection, table: Any, keys: Sequence[tuple[str, str]], order: Any, columns: Sequence[Any] = ()
 ) -> Iterable[Row[Any]]:
-    """Return the rows of a table that belong to these receipts.
+    """Return the rows of a table that belong to these receipts, by receipt, and of each in this `order`.
 
     The keys are a table to join with: a list of a thousand pairs behind IN is a thousand searches to plan.
     """

@@ -94,6 +94,7 @@ _NOT_STORED_PUSH = text("outcome <> 'stored' OR source <> 'push'")
 IS_OPEN = text("state = 'open'")
 HAS_FAILED = text("state = 'failed'")
 IS_SETTLED = text("settled_at IS NOT NULL")
+NOT_SETTLED = text("settled_at IS NULL")
 
 receipt = Table(
     "receipt",
@@ -527,4 +528,5 @@ delivery_file = Table(
     Column("error", Text),
     Column("settled_at", UtcDateTime),
     PrimaryKeyConstraint("destination", "planned_at"),
+    Index("ix_delivery_file_open", "destination", "planned_at", info={"where": NOT_SETTLED}),
 )
