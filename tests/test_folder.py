@@ -608,6 +608,12 @@ def test_command_fails(erp, tmp_path):
     assert (tmp_path / "sent").read_text().splitlines() == [str(one.path) for one in station.zips]
     assert len(station.zips) == 3
     assert station.counts == {"refused": 2, "delivered": 3}
+    journal = [row for row in station.door.rows(tables.journal) if row["source"] == "deliver"]
+    assert sorted((row["outcome"], row["fault_code"] or "") for row in journal) == [
+        ("delivered", ""), ("delivered", ""), ("delivered", ""), ("failed", "refused"), ("failed", "refused"),
+    ]  # fmt: skip
+    assert {(row["operation"], row["peer_subject"]) for row in journal} == {("folder", "erp")}
+    assert {row["request_id"] for row in journal} == {one.path.name for one in station.zips}
     assert station.destination["failures"] == 0
 
 

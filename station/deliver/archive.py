@@ -31,7 +31,7 @@ class Line(NamedTuple):
     receipt: dict[str, Any]
 
 
-class Counts(NamedTuple):
+class FileFigures(NamedTuple):
     """The content of a file in figures; `amount` in euro is the sum of its receipts' amounts."""
 
     receipts: int
@@ -48,7 +48,7 @@ def document_name(receipt: dict[str, Any]) -> str | None:
 
 def write(
     sink: IO[bytes], pages: Iterable[list[Line]], folder: Folder, *, first: int, last: int, planned_at: datetime
-) -> Counts:
+) -> FileFigures:
     """Write the ZIP with the numbers `first` to `last` into a file that can seek. Raise `OSError`, and what `pages` do.
 
     `pages` have the receipts with their documents. The tables grow beside the ZIP, in files without a name that vanish
@@ -109,17 +109,17 @@ def write(
             "without_document": without,
         }
         archive.writestr(_info("manifest.json", at), _manifest(manifest))
-    return Counts(count, transfers, amount)
+    return FileFigures(count, transfers, amount)
 
 
-def read(path: Path, folder: Folder, *, first: int, last: int) -> Counts | None:
+def read(path: Path, folder: Folder, *, first: int, last: int) -> FileFigures | None:
     """Return what a file holds, which is whole and has just these numbers; otherwise `None`. Raise `OSError`."""
     try:
         with ZipFile(path) as archive:
             found = json.loads(archive.read("manifest.json"))
         if (found["destination"], found["number_from"], found["number_to"]) != (folder.name, first, last):
             return None
-        return Counts(int(found["receipts"]), int(found["transfers"]), Decimal(found["amount"]))
+        return FileFigures(int(found["receipts"]), int(found["transfers"]), Decimal(found["amount"]))
     except (BadZipFile, KeyError, TypeError, ValueError, ArithmeticError, EOFError, NotImplementedError):
         return None
 

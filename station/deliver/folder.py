@@ -8,15 +8,17 @@ another without gap or overlap, and a file that is written again has the same na
 import errno
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, datetime, timedelta
+from datetime import time as time_of_day
 from hashlib import file_digest
 from pathlib import Path
 from typing import IO, Any
 
-from station import config, log, store
+from station import config, journal, log, store
 from station.clock import ROME
 from station.deliver import archive, command, schedule
 from station.errors import StationError
@@ -29,11 +31,15 @@ _log = log.get(__name__)
 FILE_RECEIPTS_MAX = 50_000  # of each some 600 bytes are held in memory: its name in the ZIP and in the manifest
 _PAGE = 100  # receipts with their documents, which may have a megabyte each
 _MODE = 0o640  # readable by the folder's group: another user's program fetches the file
-# The column's; a sum beyond it is in the manifest only.
-_AMOUNT_MAX = 10**10
+_AMOUNT_MAX = 10**10  # the column's; a sum beyond it is in the manifest only
+# The journal has a row for each file, of no receipt: the list of files tells which numbers are in it.
+_NO_RECEIPT = dict.fromkeys(
+    ("id_pa", "id_broker_pa", "id_station", "notice_number", "iuv", "receipt_id", "id_psp", "id_channel",
+     "payment_method")
+)  # fmt: skip
 
 
-class StoppedError(StationError):
+class FileUnfinishedError(StationError):
     """The station stops: the file is written by the next one."""
 
     code = "delivery_stopped"
@@ -55,7 +61,9 @@ def next_time(folder: config.Folder, now: datetime) -> datetime:
             at = datetime.combine(day, folder.at, ROME).astimezone(UTC)
             if at > now:
                 return at
-    midnight, end = (datetime.combine(day, time(), ROME).astimezone(UTC) for day in (today, today + timedelta(days=1)))
+    midnight, end = (
+        datetime.combine(day, time_of_day(), ROME).astimezone(UTC) for day in (today, today + timedelta(days=1))
+    )
     step = timedelta(minutes=folder.every_minutes or 1440)
     return min(midnight + ((now - midnight) // step + 1) * step, end)
 
@@ -164,7 +172,7 @@ class _FolderTurn:
     def _write(self, file: Any) -> None:
         """Write a planned file, and say in the database that it is written, or why it is not."""
         folder, now = self.folder, self.now
-        path = Path(folder.path) / file.name
+        path, began = Path(folder.path) / file.name, time.monotonic()
         first, last = file.number_from, file.number_to
         try:
             # It may have its name already: the deliverer that wrote it was killed before it could say so.
@@ -176,11 +184,11 @@ class _FolderTurn:
             _sync_folder(path.parent)
             with path.open("rb") as written:
                 digest, size = file_digest(written, "sha256").hexdigest(), written.seek(0, os.SEEK_END)
-        except StoppedError:
+        except FileUnfinishedError:
             return
         except OSError as error:
             reason = f"{error.filename or folder.path} cannot be written: {error.strerror or error}"
-            self._failed(file, "unreachable", reason)
+            self._ended(file, began, {}, ("unreachable", reason))
             return
         values = counts._asdict() | {"size": size, "sha256": digest}
         if counts.amount >= _AMOUNT_MAX:
@@ -190,7 +198,7 @@ class _FolderTurn:
             values |= {"state": files.WRITTEN, "attempts": 0, "next_attempt_at": now, "error": None, "last_at": now}
             write(self.engine, files.set_file, file, values, of_destination={"last_attempt_at": now})
         else:
-            self._done(file, values)
+            self._ended(file, began, values, None)
 
     def _pages(self, first: int, last: int) -> Iterator[list[archive.Line]]:
         """Yield the receipts with these numbers, each once and as it is now, a page at a time.
@@ -212,45 +220,52 @@ class _FolderTurn:
         more = first <= last
         while more:
             if self.stopping():
-                raise StoppedError
+                raise FileUnfinishedError
             lines, after, more = read(self.engine, page)
             yield lines
 
     def _run(self, file: Any) -> None:
         """Run the operator's command with a written file. After a crash it may have the same file again."""
-        folder = self.folder
+        folder, began, failure = self.folder, time.monotonic(), None
         if folder.after:
             arguments = (*folder.after, str((Path(folder.path) / file.name).absolute()))
-            failure, output = command.run(arguments, timeout=folder.after_timeout, stopping=self.stopping)
-            if failure is not None and self.stopping():
+            reason, output = command.run(arguments, timeout=folder.after_timeout, stopping=self.stopping)
+            if reason is None:
+                _log.info("command_ended", destination=folder.name, file=file.name, output=output)
+            elif self.stopping():
                 return
-            if failure is not None:
-                self._failed(file, "refused", f"{folder.after[0]}: {failure}{f': {output}' if output else ''}")
-                return
-            _log.info("command_ended", destination=folder.name, file=file.name, output=output)
-        self._done(file, {})
+            else:
+                failure = "refused", f"{folder.after[0]}: {reason}{f': {output}' if output else ''}"
+        self._ended(file, began, {}, failure)
 
-    def _done(self, file: Any, values: dict[str, Any]) -> None:
-        now = self.now
+    def _ended(self, file: Any, began: float, values: dict[str, Any], failure: tuple[str, str] | None) -> None:
+        """Say in the database how a step ended that began at `began` of `time.monotonic`.
+
+        `failure`: its word and for people why, `None` where the file is done. `values` are columns of the file.
+        """
+        now, attempts = self.now, file.attempts + 1
+        if failure is None:
+            result = "delivered"
+            values |= {"state": files.DONE, "settled_at": now, "error": None}
+            health: dict[str, Any] = {"failures": 0, "last_success_at": now}
+        else:
+            result, reason = failure[0], log.safe(failure[1])
+            next_at = now + schedule.delay(attempts)
+            _log.warning("file_failed", destination=file.destination, file=file.name, reason=reason, next_at=next_at)
+            values |= {"attempts": attempts, "next_attempt_at": next_at, "error": reason}
+            health = {"failures": attempts, "last_error": reason}
+        entry = journal.delivery(
+            _NO_RECEIPT, at=now, event_id=secrets.randbits(63), operation="folder", destination=file.destination,
+            webhook_id=file.name, reason=None if failure is None else result, http_status=None,
+            took_s=time.monotonic() - began, size=values.get("size", file.size) or 0,
+        )  # fmt: skip
 
         def once(connection: store.Connection) -> None:
-            ended = {"state": files.DONE, "settled_at": now, "last_at": now, "error": None}
-            health = {"failures": 0, "last_attempt_at": now, "last_success_at": now}
-            if files.set_file(connection, file, values | ended, of_destination=health):
-                deliveries.count(connection, file.destination, "delivered")
-
-        write(self.engine, once)
-
-    def _failed(self, file: Any, result: str, reason: str) -> None:
-        now, attempts, reason = self.now, file.attempts + 1, log.safe(reason)
-        next_at = now + schedule.delay(attempts)
-        _log.warning("file_failed", destination=file.destination, file=file.name, reason=reason, next_at=next_at)
-
-        def once(connection: store.Connection) -> None:
-            values = {"attempts": attempts, "next_attempt_at": next_at, "last_at": now, "error": reason}
-            health = {"failures": attempts, "last_attempt_at": now, "last_error": reason}
-            if files.set_file(connection, file, values, of_destination=health):
+            changed = {"last_attempt_at": now} | health
+            if files.set_file(connection, file, values | {"last_at": now}, of_destination=changed):
                 deliveries.count(connection, file.destination, result)
+                if self.settings.journal.enabled:
+                    store.write_exchange(connection, entry)
 
         write(self.engine, once)
 
