@@ -24,7 +24,7 @@ WITH made AS (
   SELECT i, uuid_send(md5(i::text || 'd')::uuid) AS dice, md5(i::text || 'r') AS receipt_id,
          '01' || lpad((('x' || left(md5(i::text), 12))::bit(48)::bigint %% 1000000000000000)::text, 15, '0') AS iuv,
          now() - make_interval(secs => ({_YEARS} * 365 * 86400.0 / %(count)s) * (%(count)s - i)) AS received_at
-  FROM generate_series(%(first)s, %(last)s) AS i
+  FROM generate_series(%(first)s::int, %(last)s::int) AS i
 ), dealt AS (
   SELECT *, get_byte(dice, 0) AS a, get_byte(dice, 1) AS b, get_byte(dice, 2) AS c, get_byte(dice, 3) AS d,
          (70000000000 + floor({ECS} * power((get_byte(dice, 4) * 256 + get_byte(dice, 5)) / 65536.0, 4))::bigint)::text
@@ -82,7 +82,16 @@ SELECT id_pa, received_at, ('x' || left(receipt_id, 15))::bit(60)::bigint,
   'stored', 200, 7, 3200, content_hash, receipt_id
 FROM receipt
 """
-TABLES = ("receipt", "transfer", "receipt_flag", "receipt_route", "journal")
+# As `number_unnumbered` would give them, which takes a hundred times as long.
+_OUTGOING = """
+INSERT INTO outgoing (number, id_pa, receipt_id, revision, numbered_at)
+SELECT row_number() OVER (ORDER BY received_at, id_pa, receipt_id), id_pa, receipt_id, 1, received_at FROM receipt
+"""
+_CHECKED = """
+INSERT INTO outgoing_check (part, received_at, id_pa, receipt_id)
+SELECT 'receipts', received_at, id_pa, receipt_id FROM receipt ORDER BY received_at DESC, id_pa DESC LIMIT 1
+"""
+TABLES = ("receipt", "transfer", "receipt_flag", "receipt_route", "receipt_document", "journal", "outgoing")
 
 
 def grow(url: str, count: int) -> None:
@@ -108,10 +117,12 @@ def grow(url: str, count: int) -> None:
             (_JOURNAL, "journal"),
         ):
             run(statement, told)
+        run(_OUTGOING, "numbers")
         for statement in later:
             run(statement, statement[:80])
         for table in TABLES:
             run(f"VACUUM (ANALYZE) {table}", f"vacuum {table}")
+        run(_CHECKED, "all are numbered")
         run("CHECKPOINT", "checkpoint")
 
 

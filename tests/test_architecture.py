@@ -22,8 +22,8 @@ ONLY_USER = {
     "httpx": ["station.pagopa"],
     "httpcore": ["station.deliver"],
     "spyne": ["station.soap"],
-    "gevent": ["station.http.worker", "station.http.tls", "station.store.waiting"],
-    "gunicorn": ["station.http.server", "station.http.worker"],
+    "gevent": ["station.http.worker", "station.http.tls", "station.store.waiting", "station.api.worker"],
+    "gunicorn": ["station.http.server", "station.http.worker", "station.api.server", "station.api.worker"],
     "click": ["station.cli"],
     "rich": ["station.cli"],
     "pyarrow": ["station.export"],
@@ -43,7 +43,7 @@ ORDER = [
     "station.journal", "station.store", "station.retry", "station.export", "station.stamps", "station.statistics",
     "station.deliver", "station.pagopa", "station.intake", "station.soap", "station.reconcile",
     "station.replay", "station.purge", "station.http", "station.app", "station.wsgi",
-    "station.http.worker", "station.http.server", "station.production", "station.demo", "station.cli",
+    "station.http.worker", "station.http.server", "station.api", "station.production", "station.demo", "station.cli",
 ]  # fmt: skip
 
 # Only the configuration reads the environment; `serve` hands the configuration's place to its workers, and libpq takes

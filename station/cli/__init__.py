@@ -101,6 +101,7 @@ class Context:
 
 # Each command, its module, and its line in `station --help`.
 _COMMANDS = {
+    "api": ("api", "Serve the feed: receipts as JSON, for readers with a key."),
     "check": ("server", "Show the configuration, with secrets masked, and its problems."),
     "deliver": ("deliver", "Deliver stored receipts to the EC's own systems: webhooks and folders."),
     "demo": ("demo", "Show a station at work on this machine, in about a minute; nothing is left behind."),

@@ -87,7 +87,7 @@ def check(context: Context, going_live: bool, offline: bool) -> None:
 
 def _configured(settings: config.Settings) -> list[str]:
     lines = [f"database.pool_size = {settings.connections}"]
-    for section in ("server", "tls", "trust", "rules", "log", "journal", "retention", "gpd"):
+    for section in ("server", "tls", "trust", "rules", "log", "journal", "retention", "gpd", "api"):
         lines += [f"{section}.{name} = {_shown(value)}" for name, value in getattr(settings, section)]
     lines += [
         f"broker {broker.id}: stations {', '.join(broker.stations) or 'none'}{_keys(broker)}"

@@ -144,6 +144,7 @@ class Feed(Chosen):
     """A destination of kind `feed`: a reader that asks for receipts, and keeps its own place."""
 
     kind: Literal["feed"]
+    start: Literal["beginning"] = Field("beginning", description="A reader chooses its own place: it may begin at 0.")
     keys: Listed[KeyHash] = Field(
         min_length=1, description="SHA-256 of its bearer keys: the command `deliveries key` makes one."
     )

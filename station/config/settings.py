@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, FilePath, SecretStr, ValidationInfo, field_validator
 from pydantic import model_validator as check
 
-from station.config.destinations import Destination
+from station.config.destinations import Destination, Feed
 from station.config.ground import (
     Certificate,
     EcId,
@@ -271,6 +271,34 @@ class Retention(Section):
     )
 
 
+class Api(Section):
+    """The feed, which `station api` serves to the readers in [[destination]] of kind `feed`."""
+
+    listen: Annotated[str, AfterValidator(listener)] = Field(
+        "127.0.0.1:8082", description="Address and port to listen on, or unix:PATH."
+    )
+    certificate: Path | None = Field(
+        None, description="PEM file: its certificate, then its chain. Without one, TLS is left to a proxy."
+    )
+    key: Path | None = Field(None, description="PEM file with its private key. Default: the certificate's file.")
+    workers: int = Field(2, ge=1, le=64, description="Worker processes.")
+    threads: int = Field(
+        4, ge=1, le=64, description="Requests per worker process that use the database at the same time."
+    )
+    max_waiting: int = Field(
+        500,
+        ge=0,
+        le=100_000,
+        description="Readers per worker process that wait for something new; one more is answered 503 at once.",
+    )
+
+    @check(mode="after")
+    def _certificate_first(self) -> Self:
+        if self.certificate is None and self.key:
+            raise ValueError("key needs a certificate")
+        return self
+
+
 class Broker(Section):
     """An intermediary (or the EC itself) with its stations."""
 
@@ -305,6 +333,7 @@ class Settings(Section):
     journal: Journal = Journal()
     retention: Retention = Retention()
     gpd: Gpd = Gpd()
+    api: Api = Api()
     broker: tuple[Broker, ...] = ()
     ec: tuple[Ec, ...] = ()
     destination: tuple[Destination, ...] = ()
@@ -317,6 +346,14 @@ class Settings(Section):
             if times > 1:
                 raise ValueError(f"{name} {id_} is listed twice")
         return entries
+
+    @check(mode="after")
+    def _keys_are_of_one_reader(self) -> Self:
+        keys = Counter(key for one in self.destination if isinstance(one, Feed) for key in one.keys)
+        for key, times in keys.items():
+            if times > 1:
+                raise ValueError(f"destination: the key {key[:15]}... is listed twice: each reader has its own")
+        return self
 
     @check(mode="after")
     def _stations_known(self) -> Self:

@@ -37,7 +37,7 @@ from station.http import tls, trust
 
 _log = log.get(__name__)
 
-_LOGGER = f"{__name__}.GunicornLogger"
+LOGGER = f"{__name__}.GunicornLogger"
 _GRACE_S = 30
 _START_AGAIN_S = 1.0
 
@@ -58,7 +58,7 @@ class GunicornLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
-def _end_at_a_signal() -> None:
+def end_at_a_signal() -> None:
     """Let a signal end a new worker until it has handlers of its own.
 
     With its copy of the arbiter's handlers the signal would be lost, and a stop would wait until the worker is killed.
@@ -108,12 +108,15 @@ class _Arbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
         super().reload()
 
 
-class _Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
+class StationServer(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
+    """A server of the station's; `examine` raises the `StationError` that would keep a worker from starting."""
+
     def run(self) -> None:
+        """Serve until stopped."""
         _Arbiter(self).run()
 
 
-class _Gunicorn(WSGIApplication, _Application):  # type: ignore[misc]  # gunicorn has no types
+class _Gunicorn(WSGIApplication, StationServer):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn with the station's defaults; its own command line and GUNICORN_CMD_ARGS override each of them."""
 
     def __init__(self, load: Callable[[], Settings], arguments: list[str]) -> None:
@@ -188,7 +191,7 @@ class _Gunicorn(WSGIApplication, _Application):  # type: ignore[misc]  # gunicor
         options = self.cfg.settings
         if self.cfg.daemon:
             raise ConfigError("--daemon is not supported: it closes standard error, where the log goes. Use systemd")
-        if options["logger_class"].get() != _LOGGER:
+        if options["logger_class"].get() != LOGGER:
             return  # a logger of the operator's own, which may know them
         for name, option in options.items():
             if option.section == "Logging" and name != "logger_class" and option.get() != option.default:
@@ -205,7 +208,7 @@ def run(load: Callable[[], Settings], arguments: list[str]) -> None:
     """
     _defaults(load())  # gunicorn would end with a status of its own where this fails
     log.load()
-    os.register_at_fork(after_in_child=_end_at_a_signal)
+    os.register_at_fork(after_in_child=end_at_a_signal)
     owner = os.getpid()
     folder = tempfile.mkdtemp(prefix="station-metrics-", dir=_memory())
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
@@ -278,7 +281,7 @@ def _defaults(settings: Settings) -> dict[str, Any]:
         "keyfile": _text(settings.tls.key),
         "ca_certs": _text(settings.tls.client_ca),
         "ssl_context": _ssl_context(),
-        "logger_class": _LOGGER,
+        "logger_class": LOGGER,
         "child_exit": _worker_ended,
         "control_socket_disable": True,
         "proc_name": "station",

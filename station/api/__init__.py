@@ -1,0 +1,1 @@
+"""The feed: an HTTP API that readers ask for receipts in the order of delivery. `station api` serves it."""

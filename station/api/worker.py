@@ -1,0 +1,91 @@
+"""The gunicorn worker of the feed: gevent's, since a reader that waits then costs a greenlet and no thread.
+
+Added to it: every error is a problem of RFC 9457, slow clients have deadlines, and a stop waits for no reader.
+"""
+
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import gevent
+from gevent import monkey
+from gevent.socket import socket as gevent_socket
+from gunicorn.http import errors
+from gunicorn.workers.base_async import AsyncWorker
+from gunicorn.workers.ggevent import GeventWorker
+
+from station import log
+from station.api.problem import problem
+
+_log = log.get(__name__)
+
+# For a TLS handshake, a read, and the sending of a whole answer: 4 MiB at 70 KB a second.
+_SOCKET_TIMEOUT_S = 60.0
+_PROBLEMS: tuple[tuple[type[Exception], int, str, str], ...] = (
+    (errors.LimitRequestLine, 414, "uri_too_long", "The address is too long."),
+    (errors.LimitRequestHeaders, 431, "headers_too_large", "The request's header is too large."),
+    (errors.UnsupportedTransferCoding, 501, "unknown_coding", "This Transfer-Encoding is not supported."),
+    (errors.ExpectationFailed, 417, "unknown_expectation", "This Expect header is not supported."),
+)
+
+
+class FeedWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
+    """One process; its connections are greenlets."""
+
+    def patch(self) -> None:
+        """Make what blocks in this process cooperative. `tls` makes contexts of gevent's kind itself."""
+        monkey.patch_all(ssl=False)
+        socket.setdefaulttimeout(_SOCKET_TIMEOUT_S)
+        self._idle: set[Any] = set()  # greenlets of connections without a whole request
+        self.sockets: list[Any] = [
+            gevent_socket(one.FAMILY, socket.SOCK_STREAM, fileno=one.sock.detach()) for one in self.sockets
+        ]
+
+    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+        """Serve a connection, with the default timeout, which gunicorn would take away."""
+        AsyncWorker.handle(self, listener, client, addr)
+
+    @contextmanager
+    def timeout_ctx(self) -> Iterator[None]:
+        """Bound the time for the next request to arrive, whole."""
+        greenlet = gevent.getcurrent()
+        self._idle.add(greenlet)
+        try:
+            with gevent.Timeout(self.cfg.keepalive, False):
+                yield
+        finally:
+            self._idle.discard(greenlet)
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """Begin to stop (SIGTERM): answer readers that wait, and close connections that ask for nothing."""
+        super().handle_exit(sig, frame)
+        gevent.spawn(self._release)
+
+    def _release(self) -> None:
+        self.wsgi.watcher.stop()
+        while True:
+            gevent.killall(list(self._idle), block=False)
+            gevent.sleep(0.05)
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
+        """Answer what is no request, or failed outside the application, with a problem."""
+        if isinstance(exc, gevent.GreenletExit | ssl.SSLError | TimeoutError):
+            return
+        found = next(
+            ((status, code, detail) for kind, *(status, code, detail) in _PROBLEMS if isinstance(exc, kind)), None
+        )
+        if found is None and isinstance(exc, errors.ParseException):
+            found = (400, "malformed_request", "This is no HTTP/1.1 request.")
+        if found is None:
+            _log.error("unexpected_error", exc_info=exc)
+            found = (500, "internal_error", "This is an error of the station: its log has more.")
+        else:
+            _log.info("feed_answered", route="none", status=found[0], code=found[1])
+        answer = problem(*found)
+        body = answer.body if isinstance(answer.body, bytes) else answer.body.encode()
+        head = [f"HTTP/1.1 {answer.status}", f"Content-Type: {answer.content_type}", f"Content-Length: {len(body)}",
+                "Cache-Control: no-store", "X-Content-Type-Options: nosniff", "Connection: close", "", ""]  # fmt: skip
+        with suppress(OSError):
+            client.sendall("\r\n".join(head).encode() + body)
