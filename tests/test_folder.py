@@ -357,6 +357,25 @@ def test_again(erp):
     assert deliver.plan_again(station.engine, station.folder, 9, 99, now=station.now) == []
 
 
+def test_once(run_station, database_url, tmp_path):
+    """`station deliver --once` writes a file if its time has come, and else none."""
+    station = Station(database_url, tmp_path / "erp", now=datetime.now(UTC))
+    toml = tmp_path / "station.toml"
+    toml.write_text(f'[[destination]]\nname = "erp"\nkind = "folder"\npath = "{station.path}"\nat = "02:30"\n')
+
+    def once():
+        done = run_station("--config", str(toml), "deliver", "--once", "--quiet")
+        assert done.returncode == 0, done.stderr
+        return [one.range for one in station.zips]
+
+    station.take()
+    assert once() == []
+    with store.transaction(station.engine) as connection:  # as if it were the next day
+        connection.execute(update(tables.destination).values(next_attempt_at=station.now - HOUR))
+    assert once() == once() == [(1, 1)]
+    station.engine.dispose()
+
+
 # --- crashes ----------------------------------------------------------------------------------------------------------
 
 MARK = 'open("{0}/ran", "a").write(__import__("sys").argv[1] + "\\n")'

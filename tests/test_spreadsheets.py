@@ -17,7 +17,7 @@ from refusals import Door
 from spreadsheets import cells, fill, in_italy, in_order, plain, written
 
 from station import store
-from station.columns import names, titles
+from station.columns import TRANSFER_ROW, names, title, titles, transfer_rows
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +39,12 @@ def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported")
     url = f"sqlite:///{folder}/station.sqlite3"
     env = environment(url)
-    for command in (["migrate"], ["receipts", "export", "all.xlsx"], ["receipts", "export", "all.csv", "--italian"]):
+    export = ["receipts", "export"]
+    for command in (
+        ["migrate"],
+        *([*export, "all.xlsx"], [*export, "all.csv", "--italian"]),
+        *([*export, "--transfers", "transfers.xlsx"], [*export, "--transfers", "transfers.csv", "--italian"]),
+    ):
         if command[0] == "receipts" and command[2] == "all.xlsx":
             engine = store.connect(url)
             stored = fill(Door(engine))
@@ -83,14 +88,28 @@ def expected(value, *, guessed):
 
 
 def compare(stored, rows, *, guessed, options=None):
-    """Compares every cell with what is stored."""
-    assert [value for _, value in rows[0].values()] == titles()
-    by_id = {row[names().index("receipt_id")][1].lstrip("\t"): row for row in rows[1:]}
-    assert len(rows) == len(stored) + 1
+    """Compares every cell of a file with a row for each receipt with what is stored."""
+    wanted = {(one["receipt_id"],): dict(zip(names(), in_order(one, names()), strict=True)) for one in stored}
+    compare_cells(wanted, rows, names(), titles(), ("receipt_id",), guessed=guessed, options=options)
+
+
+def compare_transfers(stored, rows, *, guessed, options=None):
+    """Compares every cell of a file with a row for each transfer with what is stored."""
+    transfers = [{name: one[name] for name in TRANSFER_ROW} for receipt in stored for one in transfer_rows(receipt)]
+    wanted = {(one["receipt_id"], str(one["id_transfer"])): one for one in transfers}
+    headed = [title(name) for name in TRANSFER_ROW]
+    compare_cells(wanted, rows, TRANSFER_ROW, headed, ("receipt_id", "id_transfer"), guessed=guessed, options=options)
+
+
+def compare_cells(wanted, rows, columns, headed, key, *, guessed, options):
+    assert [value for _, value in rows[0].values()] == headed
+    places = [columns.index(name) for name in key]
+    found_rows = {tuple(str(row[place][1]).lstrip("\t") for place in places): row for row in rows[1:]}
+    assert len(rows) == len(wanted) + 1
     wrong = []
-    for receipt in stored:
-        row = by_id[receipt["receipt_id"]]
-        for column, value in enumerate(in_order(receipt, names())):
+    for its, values in wanted.items():
+        row = found_rows[its]
+        for column, value in enumerate(values.values()):
             if value in (None, "", []):
                 assert column not in row
                 continue
@@ -99,7 +118,7 @@ def compare(stored, rows, *, guessed, options=None):
                 continue  # from CSV, LibreOffice takes it for a date, before 1582 by the old calendar, and shows it so
             found = kind, plain(shown) if kind == "text" else shown
             if found != expected(value, guessed=guessed):
-                wrong.append((names()[column], value, row[column]))
+                wrong.append((columns[column], value, row[column]))
     assert not wrong, "\n".join(map(str, wrong[:20]))
 
 
@@ -114,3 +133,12 @@ def test_csv(exported, office, tmp_path, options):
     """CSV with `--italian`: no text becomes anything else, whatever is guessed; amounts are numbers."""
     stored, folder = exported
     compare(stored, office(folder / "all.csv", options, tmp_path), guessed=options == EVERY_GUESS, options=options)
+
+
+def test_transfers(exported, office, tmp_path):
+    """The files with a row for each transfer, in the same way."""
+    stored, folder = exported
+    compare_transfers(stored, office(folder / "transfers.xlsx", None, tmp_path / "xlsx"), guessed=True)
+    for options in (AS_IT_COMES, EVERY_GUESS):
+        rows = office(folder / "transfers.csv", options, tmp_path / "csv")
+        compare_transfers(stored, rows, guessed=options == EVERY_GUESS, options=options)
