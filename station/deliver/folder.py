@@ -28,7 +28,7 @@ from station.store.outgoing import Choice
 
 _log = log.get(__name__)
 
-FILE_RECEIPTS_MAX = 50_000  # of each some 600 bytes are held in memory: its name in the ZIP and in the manifest
+FILE_RECEIPTS_MAX = 50_000  # of each some 1.5 KB are held in memory: its names in the ZIP and in the manifest
 _PAGE = 100  # receipts with their documents, which may have a megabyte each
 _MODE = 0o640  # readable by the folder's group: another user's program fetches the file
 _AMOUNT_MAX = 10**10  # the column's; a sum beyond it is in the manifest only
