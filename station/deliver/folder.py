@@ -103,6 +103,7 @@ def plan_again(engine: store.Engine, folder: config.Folder, first: int, last: in
     The folder's own ranges go on as if there were none. Numbers beyond the last one that was given are left out.
     """
     names: list[str] = []
+    first = max(first, 1)
     last = min(last, read(engine, outgoing.last_number))
     while first <= last:
         end = read(engine, outgoing.range_end, folder.ecs, after=first - 1, limit=FILE_RECEIPTS_MAX)
@@ -131,15 +132,14 @@ class _FolderTurn:
 
     def serve(self) -> bool:
         while not self.stopping():
-            opened = read(self.engine, files.open_files, self.folder.name)
-            planned = next((file for file in opened if file.state == files.PLANNED), None)
-            written = next((file for file in opened if file.state == files.WRITTEN), None)
+            planned = read(self.engine, files.next_file, self.folder.name, files.PLANNED)
+            written = read(self.engine, files.next_file, self.folder.name, files.WRITTEN)
             if planned is not None and self._is_due(planned):
                 self._write(planned)
             elif written is not None and self._is_due(written):
                 self._run(written)
             elif planned is not None or not self._plan():
-                return not opened
+                return planned is None and written is None
         return False
 
     def _is_due(self, file: Any) -> bool:

@@ -26,6 +26,12 @@ def open_files(connection: Connection, name: str, *, limit: int = 100) -> Sequen
     return connection.execute(query.order_by(_file.planned_at).limit(limit)).all()
 
 
+def next_file(connection: Connection, name: str, state: str) -> Row[Any] | None:
+    """Return the oldest file of a destination in one of the states that are not done."""
+    query = select(tables.delivery_file).where(_file.destination == name, tables.NOT_SETTLED, _file.state == state)
+    return connection.execute(query.order_by(_file.planned_at).limit(1)).one_or_none()
+
+
 def free_time(connection: Connection, name: str, at: datetime) -> datetime:
     """Return `at`, or some microseconds later where the destination has files of that time: it is their key."""
     near = (_file.planned_at >= at, _file.planned_at < at + timedelta(seconds=1))
