@@ -128,7 +128,7 @@ def test_a_row_for_each_transfer(door, special, database_url, tmp_path):
         assert one["amount"] == line["amount"] == str(receipt["amount"])
         assert one["iban"] == line["iban"] == transfer["iban"]
         assert one["iuv"] == line["iuv"] == receipt["iuv"]
-    assert as_italian[0]["Versamento: importo (euro)"] == stored[0][3]["amount"].__str__().replace(".", ",")
+    assert as_italian[0]["Versamento: importo (euro)"] == str(stored[0][3]["amount"]).replace(".", ",")
 
 
 def every(door):
