@@ -17,7 +17,7 @@ WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-lowest test-spreadsheets chaos contract bench bench-growth bench-layers bench-memory bench-journal \
-  bench-reconcile lint format lock audit sbom fuzz \
+  bench-reconcile bench-delivery lint format lock audit sbom fuzz \
   deploy-check docs dist release image-check clean
 
 help: ## list the targets
@@ -79,6 +79,9 @@ bench-journal: $(VENV)/dev ## the cost of the event journal for pushes
 
 bench-reconcile: $(VENV)/dev ## time and memory of the reconciliation of 100,000 listed receipts
 	$(BIN)/python bench/reconcile.py
+
+bench-delivery: $(VENV)/dev ## deliveries by webhook: rate, latency, what a dead destination and pushes cost (30 minutes)
+	$(BIN)/python -m bench.delivery
 
 # Without UPGRADE=--upgrade, what is locked stays as it is and only what is new is resolved.
 lock: $(VENV)/dev ## write the lock files after a change of the dependencies (UPGRADE=--upgrade takes newer versions)

@@ -676,6 +676,9 @@ def test_export(run_station, written, tmp_path):
                   receipt_id=None, id_psp=None, id_channel=None, payment_method=None, **REFUSED),
             a_row(3, at=at + timedelta(seconds=2), **FETCHED),
             a_row(4, at=at + timedelta(seconds=3), direction="internal", source="replay", http_status=None),
+            # No exchange with pagoPA: it has no event.
+            a_row(5, at=at + timedelta(seconds=4), direction="out", source="deliver", operation="receipt.stored",
+                  outcome="delivered"),
         ]
     )  # fmt: skip
     assert run_station("journal", "export", "events.csv", STATION_SERVER_STATION_ID="station-1").returncode == 0

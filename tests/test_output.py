@@ -106,9 +106,17 @@ def hostile_url(sqlite_url):
     return sqlite_url
 
 
+DESTINATION = f"""
+[[destination]]
+name = "hostile"
+kind = "webhook"
+url = "http://127.0.0.1:1/"
+secret = "whsec_{"A" * 40}"
+"""
 CONFIG = f'[[ec]]\nid = "{EC}"\nname = {json.dumps(HOSTILE)}\n[[ec]]\nid = "88888888888"\n'
 COMMANDS = {
     "check": [["check"]],
+    "deliver": [["deliver"], ["-c", "deliver.toml", "deliver", "--once"]],
     "demo": [],  # all it shows it makes up itself
     "grants": [["grants", HOSTILE]],
     "journal export": [["journal", "export", HOSTILE + "/x.csv"]],
@@ -160,6 +168,7 @@ def test_hostile_database(hostile_url, tmp_path):
     """No command obeys what its arguments, its configuration or the database hold, or takes it for markup."""
     assert set(COMMANDS) == set(leaves())
     (tmp_path / "station.toml").write_text(CONFIG)
+    (tmp_path / "deliver.toml").write_text(DESTINATION)
     (tmp_path / "wrong.toml").write_text(f"[server]\n{json.dumps(HOSTILE)} = 1\n")
     shown = ""
     for arguments in (one for each in COMMANDS.values() for one in each):

@@ -14,6 +14,7 @@ import pytest
 from build import a_request, an_envelope
 from gpd_simulator import GpdSimulator
 from process import environment, free_port
+from receiver import SECRET, Receiver, endless
 
 from station import store
 from station.cli import cli
@@ -222,9 +223,25 @@ def commands(station, receipt_id):
     for arguments in (("--xml",), (), ("--json",)):
         station.run("receipts", "show", receipt_id, *arguments, shows=True)
     assert MARK in station.run("receipts", "export", "-", shows=True).lower()
+    deliver(station)
     missed = {one for one in leaves(cli) if not any(ran[: len(one)] == one for ran in station.ran)}
     # The server is the one that all of this is sent to; the next test reconciles; the demo makes up its own receipts.
     assert missed == {("serve",), ("reconcile",), ("demo",)}
+
+
+def deliver(station):
+    """What is delivered is the receiver's alone, and its answers are repeated nowhere."""
+    garbage = endless(f"{MARK} {MARK}\r\n\r\n".encode(), b"", 5)
+    answers = {"/well": 204, "/refuses": (500, {"X-Said": MARK}), "/garbage": garbage}
+    with Receiver() as receiver:
+        receiver.answer = lambda got: answers[got.path]
+        config = "".join(
+            f"""[[destination]]\nname = "{path[1:]}"\nkind = "webhook"\nstart = "beginning"\nsecret = "{SECRET}"
+            url = "{receiver.url.replace("/hook", path)}"\ntimeout = 2\n"""
+            for path in answers
+        )
+        station.run("deliver", "--once", config=config, codes=(1,))
+        assert {got.path for got in receiver.all if MARK in got.body.decode().lower()} == set(answers)
 
 
 def leaves(group, path=()):

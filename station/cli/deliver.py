@@ -18,7 +18,7 @@ from station.text import printable
 @quiet_option
 @click.pass_obj
 def deliver(context: Context, /, once: bool) -> None:
-    """Deliver what was stored to the destinations of the configuration.
+    """Deliver stored receipts to the EC's own systems: webhooks and folders.
 
     It runs until it is stopped (SIGTERM, SIGINT), and waits while the database is away. One instance works at a time;
     a second one waits and takes over.
@@ -39,12 +39,12 @@ def deliver(context: Context, /, once: bool) -> None:
     os.nice(10)  # receipts that come in are served first
     engine = context.engine()
     with ExitStack() as stack:
-        bars = stack.enter_context(_Bars(context)) if sys.stderr.isatty() and not context.quiet else None
+        bars = stack.enter_context(_DeliveryBars(context)) if sys.stderr.isatty() and not context.quiet else None
         complete = Deliverer(settings, engine, stop=stop_on_signals(), once=once, show=bars).run()
     raise click.exceptions.Exit(0 if complete or not once else 1)
 
 
-class _Bars:
+class _DeliveryBars:
     """Progress bars on a terminal for what takes long, one for each; they are left out where a run has little to do."""
 
     def __init__(self, context: Context) -> None:
@@ -61,7 +61,7 @@ class _Bars:
         )
         self._tasks: dict[str, TaskID] = {}
 
-    def __enter__(self) -> "_Bars":
+    def __enter__(self) -> "_DeliveryBars":
         self._progress.start()
         log.configure(self._settings.format, self._settings.level)  # so that lines go above the bars
         return self

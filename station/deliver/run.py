@@ -12,7 +12,7 @@ from station import config, log, store
 from station.clock import ROME
 from station.deliver import address, folder
 from station.deliver.schedule import Task
-from station.deliver.sender import Sender
+from station.deliver.sender import WebhookSender
 from station.deliver.webhook import source_of, utc_now
 from station.errors import AnotherRunError, StoreError
 from station.store import deliveries, outgoing
@@ -43,7 +43,7 @@ def _show_nothing(_title: str, _done: int, _total: int | None) -> None:
 class _Webhook:
     """A webhook and what the deliverer knows of it."""
 
-    sender: Sender
+    sender: WebhookSender
     position: int = 0
     began_at: int | None = None  # its position when this run began, for progress
     seen: tuple[Any, ...] = ()  # the state that was read or written last: another one is an operator's
@@ -81,7 +81,7 @@ class Deliverer:
         self._end: int | None = None  # with `once`: the last number to deliver
         self._webhooks = {
             one.name: _Webhook(
-                Sender(one, source=source_of(settings), journal=settings.journal.enabled, now=now, resolve=resolve,
+                WebhookSender(one, source=source_of(settings), journal=settings.journal.enabled, now=now, resolve=resolve,
                        notify=self._woken.set)
             )
             for one in settings.destination

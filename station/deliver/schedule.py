@@ -8,7 +8,7 @@ import time
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from station.deliver.webhook import Answer
+from station.deliver.webhook import WebhookAnswer
 from station.store.deliveries import LATEST_ATTEMPT
 from station.store.outgoing import Numbered
 
@@ -48,7 +48,7 @@ class Task(NamedTuple):
         return self.numbered.number
 
 
-class Health:
+class DestinationHealth:
     """What is known of a destination: a circuit breaker that is closed, open, or half-open for one probe.
 
     Not thread-safe.
@@ -95,7 +95,7 @@ class Health:
             return self._in_flight
         return 1 if is_past(self.next_attempt_at, now) else 0
 
-    def judge(self, task: Task, answer: Answer, now: datetime) -> dict[str, Any]:
+    def judge(self, task: Task, answer: WebhookAnswer, now: datetime) -> dict[str, Any]:
         """Take note of an answer and return the columns of its `delivery` row, with the `result` to count."""
         self.last_attempt_at = now
         self.last_error = answer.error or self.last_error
@@ -139,7 +139,7 @@ class Health:
             return row | {"state": "failed", "settled_at": now}
         return row | {"next_attempt_at": now + delay(attempts, answer.retry_after)}
 
-    def _step(self, answer: Answer, now: datetime) -> None:
+    def _step(self, answer: WebhookAnswer, now: datetime) -> None:
         """Wait longer. Of several requests that were on their way together, the first failure counts."""
         if answer.began >= self._stepped:
             self.failures += 1

@@ -10,15 +10,15 @@ from typing import Any
 
 from station import config, journal, log
 from station.deliver import address, content
-from station.deliver.schedule import Health, Task
-from station.deliver.webhook import Answer, WebhookClient, event
+from station.deliver.schedule import DestinationHealth, Task
+from station.deliver.webhook import WebhookAnswer, WebhookClient, event
 from station.store.deliveries import Attempt
 from station.store.outgoing import Choice
 
 _log = log.get(__name__)
 
 
-class Sender:
+class WebhookSender:
     """What is to be sent to one webhook soon, the threads that send it, and what came of it.
 
     The deliverer adds tasks, takes results and writes them; the threads do not touch the database. At most `in_flight`
@@ -38,7 +38,7 @@ class Sender:
     ) -> None:
         self.destination = destination
         self.choice = Choice(destination.ecs, destination.categories, destination.copies)
-        self.health = Health(destination.in_flight, timedelta(days=destination.give_up_days))
+        self.health = DestinationHealth(destination.in_flight, timedelta(days=destination.give_up_days))
         self._source = source
         self._journal = journal
         self._now = now
@@ -161,7 +161,7 @@ class Sender:
                 self._take(task, answer)
             self._notify()
 
-    def _send(self, task: Task) -> Answer:
+    def _send(self, task: Task) -> WebhookAnswer:
         try:
             body = event(task.numbered, self.destination, self._source)
             return self._client.send(content.event_id(task.numbered), body)
@@ -171,9 +171,9 @@ class Sender:
                 receipt_id=task.numbered.receipt["receipt_id"], exc_info=error,
             )  # fmt: skip
             told = f"a defect of the station ({type(error).__name__}): see the log"
-            return Answer(None, "defect", told, None, self._now(), time.monotonic(), 0.0, 0)
+            return WebhookAnswer(None, "defect", told, None, self._now(), time.monotonic(), 0.0, 0)
 
-    def _take(self, task: Task, answer: Answer) -> None:
+    def _take(self, task: Task, answer: WebhookAnswer) -> None:
         """Judge an answer, and keep the result for the deliverer."""
         was_away, now = self.health.failures, self._now()
         row = self.health.judge(task, answer, now)

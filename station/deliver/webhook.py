@@ -34,7 +34,7 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class Answer(NamedTuple):
+class WebhookAnswer(NamedTuple):
     """The end of one attempt.
 
     `reason` is why it failed: `http_` and the status, or timeout, no_connection, unknown_host, address_forbidden, tls,
@@ -146,7 +146,7 @@ class WebhookClient:
         """Close the connections that are not in use."""
         self._pool.close()
 
-    def send(self, id_: str, body: bytes) -> Answer:
+    def send(self, id_: str, body: bytes) -> WebhookAnswer:
         """Send one event; `id_` must be the same at each attempt."""
         at, began = self._now(), time.monotonic()
         self._network.set_deadline(began + self._destination.connect_timeout + self._destination.timeout)
@@ -172,7 +172,7 @@ class WebhookClient:
                     _discard(response)
         except _ON_THE_WIRE as failure:
             reason, error = self._reason(failure)
-        return Answer(status, reason, error, wait, at, began, time.monotonic() - began, len(body))
+        return WebhookAnswer(status, reason, error, wait, at, began, time.monotonic() - began, len(body))
 
     def _reason(self, failure: Exception) -> tuple[str, str]:
         """Return why no answer came, as a word and for people."""
@@ -189,8 +189,10 @@ class WebhookClient:
                 return "tls", f"TLS failed: {told}"
             case httpcore.NetworkError():
                 return "no_connection", f"no connection: {told or type(failure).__name__}"
-            case _:
-                return "protocol", f"no valid HTTP answer: {told}"
+            case _ if told.startswith("Server disconnected"):
+                return "no_connection", "the connection was closed without an answer"
+            case _:  # its text would quote the answer, which may repeat what was sent
+                return "protocol", "the answer is not HTTP"
 
 
 def _context(destination: config.Webhook) -> ssl.SSLContext:
@@ -210,7 +212,7 @@ def _discard(response: httpcore.Response) -> None:
 
 def send_test(
     settings: config.Settings, destination: config.Webhook, *, resolve: address.Resolve = address.resolve
-) -> Answer:
+) -> WebhookAnswer:
     """Send an event `station.test`, which has no receipt, and return the answer."""
     now = utc_now()
     id_ = f"evt_test_{uuid.uuid4().hex}"
