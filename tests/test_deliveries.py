@@ -39,32 +39,36 @@ def test_register(connection):
 
 def test_claim(connection):
     """Numbers are claimed once, from the position that was read; what an operator asked for stays as it is."""
-    assert deliveries.claim(connection, "erp", [3, 1], position=0, to=5, at=NOW)
-    assert not deliveries.claim(connection, "erp", [7], position=0, to=9, at=NOW)
-    assert deliveries.claim(connection, "erp", [], position=5, to=8, at=NOW)
+    deliveries.register(connection, "late", "webhook", position=3, at=NOW)
+    assert deliveries.claim(connection, {"erp": [3, 1], "late": [3]}, position=0, to=5, at=NOW) == {"erp"}
+    assert deliveries.claim(connection, {"erp": [7]}, position=0, to=9, at=NOW) == set()
+    assert deliveries.claim(connection, {"erp": []}, position=5, to=8, at=NOW) == {"erp"}
     deliveries.write_results(connection, [an_attempt(3)], {})
-    assert deliveries.claim(connection, "erp", [3, 9], position=8, to=9, at=NOW)
+    assert deliveries.claim(connection, {"erp": [3, 9]}, position=8, to=9, at=NOW)
     assert numbers_due(connection) == [1, 9]
     assert deliveries.destinations(connection)["erp"].position == 9
 
 
 def test_due(connection):
     """In order of number; what was never tried is due, as is a time that no clock gave; others wait."""
-    deliveries.claim(connection, "erp", [1, 2, 3, 4, 5], position=0, to=5, at=NOW + timedelta(hours=1))
+    deliveries.claim(connection, {"erp": [1, 2, 3, 4, 5]}, position=0, to=5, at=NOW + timedelta(hours=1))
     later = [an_attempt(2, "open", next_attempt_at=NOW + timedelta(hours=26)),
              an_attempt(3, "open", next_attempt_at=NOW + timedelta(days=400)),
              an_attempt(4, "open", next_attempt_at=NOW)]  # fmt: skip
     deliveries.write_results(connection, later, {})
     assert numbers_due(connection) == [1, 3, 4, 5]
     assert numbers_due(connection, limit=2) == [1, 3]
+    assert deliveries.names_due(connection, now=NOW) == {"erp"}
+    assert deliveries.names_due(connection, now=NOW - timedelta(seconds=1)) == set()
+    first = deliveries.due(connection, "erp", now=NOW, limit=2, after=1, untried_first=True)
+    assert [row.number for row in first] == [5, 3]
     assert numbers_due(connection, NOW + timedelta(hours=26)) == [1, 2, 3, 4, 5]
 
 
 def test_write_results(connection):
     """Results of several destinations, their counts, and what is known of the destinations' health."""
     deliveries.register(connection, "portal", "webhook", position=0, at=NOW)
-    for name in ("erp", "portal"):
-        deliveries.claim(connection, name, [1, 2], position=0, to=2, at=NOW)
+    deliveries.claim(connection, {"erp": [1, 2], "portal": [1, 2]}, position=0, to=2, at=NOW)
     some = [an_attempt(1), an_attempt(2, "failed", result="refused"), an_attempt(1, destination="portal")]
     deliveries.write_results(connection, some, {"portal": {"failures": 2, "last_error": "timeout"}})
     deliveries.write_results(connection, [an_attempt(1, "open"), an_attempt(2, destination="portal")], {})
@@ -91,6 +95,6 @@ def test_pause_and_resume(connection):
 
 def test_missing(connection):
     """A delivery of a receipt that is gone is skipped."""
-    deliveries.claim(connection, "erp", [1, 2], position=0, to=2, at=NOW)
+    deliveries.claim(connection, {"erp": [1, 2]}, position=0, to=2, at=NOW)
     deliveries.settle_missing(connection, "erp", [1], at=NOW)
     assert numbers_due(connection) == [2]

@@ -31,11 +31,9 @@ def register(connection: Connection, name: str, kind: str, *, position: int, at:
     return insert_rows(connection, tables.destination, [row], if_new=True)
 
 
-def change(connection: Connection, name: str, values: Mapping[str, Any], *, position: int | None = None) -> bool:
-    """Set columns of a destination. With `position`, only where it stands there: return False where it does not."""
+def change(connection: Connection, name: str, values: Mapping[str, Any]) -> bool:
+    """Set columns of a destination. Return False where there is none of this name."""
     query = update(tables.destination).where(_destination.name == name)
-    if position is not None:
-        query = query.where(_destination.position == position)
     return connection.execute(query.values(**values)).rowcount > 0
 
 
@@ -49,21 +47,22 @@ def resume(connection: Connection, name: str) -> bool:
     return change(connection, name, {"state": "active", "reason": None, "failures": 0, "next_attempt_at": None})
 
 
-def claim(connection: Connection, name: str, numbers: Sequence[int], *, position: int, to: int, at: datetime) -> bool:
-    """Make these numbers due for a webhook that stands at `position`, and move it on `to` a later one.
+def claim(
+    connection: Connection, claims: Mapping[str, Sequence[int]], *, position: int, to: int, at: datetime
+) -> set[str]:
+    """Make numbers due for webhooks that stand at `position`, by their names, and move these on `to` a later one.
 
-    Return False, with nothing done, where it does not stand there: another deliverer was quicker.
+    Return the names of those that stood there: for any other one nothing was done, since an operator or another
+    deliverer was quicker.
     """
-    if not change(connection, name, {"position": to}, position=position):
-        return False
-    if numbers:
-        columns = {"destination": name, "state": "open", "attempts": 0, "next_attempt_at": at}
+    query = update(tables.destination).where(_destination.name.in_(claims), _destination.position == position)
+    claimed = set(connection.execute(query.values(position=to).returning(_destination.name)).scalars())
+    columns = {"state": "open", "attempts": 0, "next_attempt_at": at}
+    rows = [columns | {"destination": name, "number": number} for name in sorted(claimed) for number in claims[name]]
+    if rows:
         # An operator may have asked for some of them before it came here.
-        connection.execute(
-            insert(connection, tables.delivery).on_conflict_do_nothing(),
-            [columns | {"number": number} for number in numbers],
-        )
-    return True
+        connection.execute(insert(connection, tables.delivery).on_conflict_do_nothing(), rows)
+    return claimed
 
 
 def due(
@@ -86,6 +85,12 @@ def due(
     )
     order = [_delivery.attempts, _delivery.number] if untried_first else [_delivery.number]
     return connection.execute(query.order_by(*order).limit(limit)).all()
+
+
+def names_due(connection: Connection, *, now: datetime) -> set[str]:
+    """Return the destinations with open deliveries whose time has come."""
+    query = select(_delivery.destination).where(tables.IS_OPEN, _delivery.next_attempt_at <= now).distinct()
+    return set(connection.execute(query).scalars())
 
 
 def has_open(connection: Connection, name: str) -> bool:
