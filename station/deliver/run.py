@@ -54,8 +54,6 @@ class Deliverer:
         self._engine = engine
         self._stop = stop
         self._once = once
-        self._show = show or _show_nothing
-        self._now = now
         self._woken = threading.Event()
         self._complete = True
         self._end: int | None = None  # with `once`: the last number to deliver
@@ -95,10 +93,13 @@ class Deliverer:
                             _log.info("deliver_waits", reason="another instance runs")
                     self._stop.wait(_LOCK_POLL_S)
                     pause = _POLL_S
-                except StoreError as error:
+                except Exception as error:
                     if self._once:
                         raise
-                    _log.warning("database_waited_for", reason=str(error))
+                    if isinstance(error, StoreError):
+                        _log.warning("database_waited_for", reason=str(error))
+                    else:  # a defect; what it stopped is tried again
+                        _log.error("unexpected_error", exc_info=error)
                     self._stop.wait(pause)
                     pause = min(pause * 2, _PAUSE_MAX_S)
         finally:
