@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -111,7 +112,7 @@ def waiting(folder: Path, url: str, *, count: int, more: str) -> str:
     with psycopg.connect(url, autocommit=True) as database, api(folder, url, count=count, more=more) as (port, pid):
         [(last,)] = database.execute("SELECT max(number) FROM outgoing").fetchall()
         took: list[float] = []
-        answers: list[int] = []
+        answers: list[object] = []
 
         def wait(number: int) -> None:
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=90)
@@ -120,7 +121,7 @@ def waiting(folder: Path, url: str, *, count: int, more: str) -> str:
             answer = connection.getresponse()
             body = answer.read()
             took.append(time.monotonic())
-            answers.append(body.count(b'{"number": ') if answer.status == 200 else answer.status)
+            answers.append(body.count(b'{"number": ') if answer.status == 200 else body)
 
         threads = [threading.Thread(target=wait, args=(number,)) for number in range(count)]
         for thread in threads:
@@ -133,13 +134,14 @@ def waiting(folder: Path, url: str, *, count: int, more: str) -> str:
         memory = sum(service.resident_mib(one) for one in pids)
         begun = time.monotonic()
         database.execute(
-            "INSERT INTO outgoing SELECT number + 1, id_pa, receipt_id, 2, now() FROM outgoing WHERE number = %s", [last]
+            "INSERT INTO outgoing SELECT number + 1, id_pa, receipt_id, 2, now() FROM outgoing WHERE number = %s",
+            [last],
         )
         for thread in threads:
             thread.join()
         database.execute("DELETE FROM outgoing WHERE number > %s", [last])
     if answers != [1] * count:
-        raise SystemExit(f"WRONG: {answers[:20]}")
+        raise SystemExit(f"WRONG: {Counter(answers)}")
     took = sorted(one - begun for one in took)
     return (
         f"{count} waiting readers: {used * 100:.1f} % of a core, workers {memory:.0f} MiB together; a new receipt "

@@ -18,7 +18,8 @@ from station import config, log, media_type, soap, store
 from station.errors import DatabaseUnfitError, StoreError, UntrustedError, out_of_resource
 from station.folder import folder
 from station.http import certificate, trust
-from station.http.health import Answer, Health, is_health_listener
+from station.http.answer import Answer
+from station.http.health import Health, is_health_listener
 from station.http.metrics import Metrics
 from station.intake import Intake, Origin
 from station.receipt import Source

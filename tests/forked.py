@@ -25,7 +25,7 @@ _context.set_forkserver_preload(
         *(f"station.store.{name}" for name in ("queries", "refused", "rebuild", "journal", "purge", "runs", "schema")),
         # What a worker takes longest to import. Not station.app: prometheus_client wants to know from the environment,
         # when it is imported, where the workers share their metrics.
-        *("station.soap", "station.http.server", "gunicorn.workers.base"),
+        *("station.soap", "station.http.server", "gunicorn.workers.base", "station.cli.api", "station.api.server"),
         *("sqlalchemy.dialects.sqlite", "sqlalchemy.dialects.postgresql.psycopg", "psycopg"),
     ]
 )

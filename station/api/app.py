@@ -23,7 +23,7 @@ from station.api.problem import ProblemError, problem
 from station.api.receipts import document, page, receipt
 from station.api.watcher import TooManyWaitingError, Watcher
 from station.errors import SchemaBehindError, StoreError, StoreRejectedError, out_of_resource
-from station.http.health import Answer
+from station.http.answer import Answer
 from station.text import printable
 
 _log = log.get(__name__)
@@ -37,7 +37,7 @@ WAIT_MAX_S = 60
 SENDING_MAX = 64 * 1024 * 1024  # bytes of answers that are being sent: readers may be slow
 RUNNING_OF_READER = 16  # requests of one reader in a process, those that wait too
 _READY_FOR_S = 1.0  # how long an answer of the database to /ready is used again
-_SLOT_TIMEOUT_S = 3.0  # a request that gets no connection to the database within this time is answered 503
+_SLOT_TIMEOUT_S = 10.0  # a request that gets no connection to the database within this time is answered 503
 _LOOK_S = 1.0  # how long one request looks through numbers of which none is the reader's
 _NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)

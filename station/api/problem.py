@@ -4,7 +4,7 @@ import json
 from http import HTTPStatus
 from typing import Any
 
-from station.http.health import Answer
+from station.http.answer import Answer
 
 CONTENT_TYPE = "application/problem+json"
 

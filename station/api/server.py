@@ -1,7 +1,10 @@
 """gunicorn as `station api` runs it, in a process of its own: the push server's reload, log and TLS, other workers."""
 
 import os
+import ssl
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from station import config, log, store
@@ -81,8 +84,15 @@ def _options(settings: config.Settings) -> dict[str, Any]:
         "forwarder_headers": "",
         "certfile": certificate,
         "keyfile": key,
-        "ssl_context": lambda cfg, _default: tls.create_context(api.certificate or cfg.certfile, api.key, None),
+        "ssl_context": lambda _cfg, _default: _ssl_context(api),
         "logger_class": LOGGER,
         "control_socket_disable": True,
         "proc_name": "station api",
     }
+
+
+def _ssl_context(api: config.Api) -> ssl.SSLContext:
+    """Return the context of a worker, which does the handshakes: gevent would print a trace for each that fails."""
+    context = tls.create_context(Path(str(api.certificate)), api.key, None)
+    context.wrap_socket = partial(context.wrap_socket, do_handshake_on_connect=False)  # type: ignore[method-assign]
+    return context

@@ -46,7 +46,8 @@ class Watcher:
         self._recorded = 0.0
         self._complained = False
         self.stopping = False
-        threading.Thread(target=self._watch, name="watcher", daemon=True).start()
+        self.thread = threading.Thread(target=self._watch, name="watcher", daemon=True)
+        self.thread.start()
 
     def wait(self, ecs: Sequence[str], after: int, seconds: float) -> int | None:
         """Wait until there may be a receipt of these ECs behind `after`, up to which the caller has looked.

@@ -12,6 +12,7 @@ from typing import Any
 import gevent
 from gevent import monkey
 from gevent.socket import socket as gevent_socket
+from gevent.ssl import SSLSocket
 from gunicorn.http import errors
 from gunicorn.workers.base_async import AsyncWorker
 from gunicorn.workers.ggevent import GeventWorker
@@ -21,8 +22,9 @@ from station.api.problem import problem
 
 _log = log.get(__name__)
 
-# For a TLS handshake, a read, and the sending of a whole answer: 4 MiB at 70 KB a second.
-_SOCKET_TIMEOUT_S = 60.0
+_SOCKET_TIMEOUT_S = 60.0  # for a read, and for the sending of a whole answer: 4 MiB at 70 KB a second
+_HANDSHAKE_TIMEOUT_S = 10.0
+_LINGER_S = 2.0  # for the client to read what is wrong with its request
 _PROBLEMS: tuple[tuple[type[Exception], int, str, str], ...] = (
     (errors.LimitRequestLine, 414, "uri_too_long", "The address is too long."),
     (errors.LimitRequestHeaders, 431, "headers_too_large", "The request's header is too large."),
@@ -45,6 +47,12 @@ class FeedWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve a connection, with the default timeout, which gunicorn would take away."""
+        if isinstance(client, SSLSocket):
+            try:
+                with gevent.Timeout(_HANDSHAKE_TIMEOUT_S, TimeoutError):
+                    client.do_handshake()
+            except OSError:  # what speaks no TLS, or does not trust us
+                return
         AsyncWorker.handle(self, listener, client, addr)
 
     @contextmanager
@@ -87,5 +95,8 @@ class FeedWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         body = answer.body if isinstance(answer.body, bytes) else answer.body.encode()
         head = [f"HTTP/1.1 {answer.status}", f"Content-Type: {answer.content_type}", f"Content-Length: {len(body)}",
                 "Cache-Control: no-store", "X-Content-Type-Options: nosniff", "Connection: close", "", ""]  # fmt: skip
-        with suppress(OSError):
+        with suppress(OSError), gevent.Timeout(_LINGER_S, False):
             client.sendall("\r\n".join(head).encode() + body)
+            client.shutdown(socket.SHUT_WR)
+            while client.recv(65_536):  # with bytes unread, closing would take the answer back
+                pass

@@ -2,11 +2,12 @@
 
 import time
 from ipaddress import ip_address
-from typing import Any, NamedTuple
+from typing import Any
 
 from station import store
 from station.config import Settings
 from station.errors import SchemaBehindError, StoreError
+from station.http.answer import Answer
 from station.http.metrics import CONTENT_TYPE, Metrics
 from station.http.trust import host_and_port, read_address
 
@@ -19,15 +20,6 @@ def is_health_listener(settings: Settings, local: Any) -> bool:
         return False
     host, port = host_and_port(settings.server.health_listen)
     return port == local[1] and (ip_address(host).is_unspecified or read_address(local[0]) == ip_address(host))
-
-
-class Answer(NamedTuple):
-    """An answer of the application: status line, body (a `str` is a line of text), its kind, more header fields."""
-
-    status: str
-    body: bytes | str
-    content_type: str = "text/plain; charset=utf-8"
-    fields: tuple[tuple[str, str], ...] = ()
 
 
 class Health:
