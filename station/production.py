@@ -37,7 +37,7 @@ def findings(settings: Settings, engine: store.Engine) -> list[Finding]:
     """Return all that is missing. A database that does not answer is no part of it: `station check` reports that."""
     gaps = [
         *_registry(settings), *_senders(settings), *_address(settings), *_certificates(settings), *_storage(settings),
-        *_reconciliation(settings),
+        *_reconciliation(settings), *_feed(settings),
     ]  # fmt: skip
     with suppress(StoreError):
         gaps += _database(settings, engine)
@@ -216,6 +216,22 @@ def _reconciliation(settings: Settings) -> Iterator[Finding]:
                 f"gpd.{name} is plain http: keys and citizens' data would travel unencrypted",
                 "use an https URL; plain http is for 127.0.0.1 only",
             )
+
+
+def _feed(settings: Settings) -> Iterator[Finding]:
+    listen = settings.api.listen
+    host = listen.rpartition(":")[0].strip("[]")
+    if settings.readers and not settings.api.certificate and not listen.startswith("unix:") and not is_loopback(host):
+        try:
+            private = not _is_public(host)
+        except ValueError:  # a name
+            private = False
+        yield Finding(
+            "feed_no_tls",
+            f"the feed listens on {listen} without TLS: keys and citizens' data would travel unencrypted",
+            "set api.certificate, or let it listen on 127.0.0.1 behind a proxy with TLS",
+            unsure=private,  # a proxy may share a network of their own with it, as in deploy/compose
+        )
 
 
 def _database(settings: Settings, engine: store.Engine) -> Iterator[Finding]:

@@ -133,6 +133,28 @@ def test_one_lacks(settings, engine, section, values, expected):
     assert names(changed(settings, section, **values), engine) == expected
 
 
+@pytest.mark.parametrize(
+    ("listen", "expected"),
+    [
+        ("127.0.0.1:8082", []),
+        ("localhost:8082", []),
+        ("[::1]:8082", []),
+        ("unix:/run/station/api.sock", []),
+        ("0.0.0.0:8082", [("feed_no_tls", False)]),
+        ("[::]:8082", [("feed_no_tls", False)]),
+        ("feed.example.invalid:8082", [("feed_no_tls", False)]),
+        ("172.30.80.4:8082", [("feed_no_tls", True)]),
+    ],
+)
+def test_feed_without_tls(settings, listen, expected):
+    """A feed that other machines reach has TLS, or a proxy in a network of their own, which the station cannot see."""
+    reader = config.Feed(kind="feed", name="erp", keys=["sha256:" + "0" * 64])
+    served = changed(settings, "api", listen=listen).model_copy(update={"destination": (reader,)})
+    assert [(one.name, one.unsure) for one in production._feed(served)] == expected
+    certified = changed(served, "api", certificate="both.pem")
+    assert list(production._feed(certified)) == list(production._feed(changed(settings, "api", listen=listen))) == []
+
+
 def test_registry(settings, engine):
     """An open registry lacks ECs and brokers."""
     assert names(settings.model_copy(update={"ec": (), "broker": ()}), engine) == ["registry_open", "brokers_open"]

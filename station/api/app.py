@@ -61,7 +61,7 @@ class FeedApp:
 
     def __init__(self, settings: config.Settings, engine: store.Engine) -> None:
         self._engine = engine
-        self._readers = [one for one in settings.destination if isinstance(one, config.Feed)]
+        self._readers = settings.readers
         self.watcher = Watcher(engine, max_waiting=settings.api.max_waiting)
         self._openapi = files("station.api").joinpath("openapi.json").read_bytes()
         self._lock = threading.Lock()

@@ -39,7 +39,7 @@ class FeedServer(StationServer):
     def examine(self) -> None:
         """Check the configuration. Raise the `StationError` that would keep a worker from starting."""
         settings = self._load()
-        if not any(isinstance(one, config.Feed) for one in settings.destination):
+        if not settings.readers:
             raise ConfigError('station api: no [[destination]] has kind = "feed", so it has no reader to serve')
         if settings.api.certificate:
             tls.create_context(settings.api.certificate, settings.api.key, None)

@@ -349,7 +349,7 @@ class Settings(Section):
 
     @check(mode="after")
     def _keys_are_of_one_reader(self) -> Self:
-        keys = Counter(key for one in self.destination if isinstance(one, Feed) for key in one.keys)
+        keys = Counter(key for reader in self.readers for key in reader.keys)
         for key, times in keys.items():
             if times > 1:
                 raise ValueError(f"destination: the key {key[:15]}... is listed twice: each reader has its own")
@@ -388,6 +388,11 @@ class Settings(Section):
     def destinations(self) -> dict[str, Destination]:
         """The destinations by name."""
         return {destination.name: destination for destination in self.destination}
+
+    @property
+    def readers(self) -> tuple[Feed, ...]:
+        """The destinations of kind `feed`."""
+        return tuple(one for one in self.destination if isinstance(one, Feed))
 
     @property
     def connections(self) -> int:
