@@ -38,7 +38,7 @@ ENV PATH=/opt/station/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 # The only folders that are written to: this one with SQLite alone, and /tmp and /dev/shm, which may be in memory.
 WORKDIR /var/lib/station
 USER 10001:10001
-EXPOSE 8080 8081
+EXPOSE 8080 8081 8082
 STOPSIGNAL SIGTERM
 # The health door of `station serve`, on its default port. A kubelet asks for itself and does not look here.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=30s \

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 import pytest
+import trustme
 import yaml
 
 from station import config, store
@@ -64,6 +65,13 @@ def pods():
 
 def of_kind(kind):
     return [manifest for manifest in MANIFESTS if manifest["kind"] == kind]
+
+
+def the_deployment(component):
+    [found] = [
+        one for one in of_kind("Deployment") if one["metadata"]["labels"]["app.kubernetes.io/component"] == component
+    ]
+    return found
 
 
 # --- Prometheus and Grafana -------------------------------------------------------------------------------------------
@@ -182,7 +190,7 @@ def test_configuration_of_kubernetes(tmp_path):
     """The ConfigMap's file is a configuration; its ports and files are the manifests' ports and mounts."""
     [configuration] = of_kind("ConfigMap")
     settings = a_configuration(configuration["data"]["station.toml"], tmp_path)
-    [deployment] = of_kind("Deployment")
+    deployment = the_deployment("server")
     [container] = deployment["spec"]["template"]["spec"]["containers"]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert int(settings.server.listen.rpartition(":")[2]) == ports["https"]
@@ -196,7 +204,7 @@ def test_configuration_of_kubernetes(tmp_path):
 
 def test_probes():
     """Liveness does not ask the database, readiness does; the worst case of a stop is waited for."""
-    [deployment] = of_kind("Deployment")
+    deployment = the_deployment("server")
     pod = deployment["spec"]["template"]["spec"]
     [container] = pod["containers"]
     probes = {name: container[name]["httpGet"]["path"] for name in ("startupProbe", "livenessProbe", "readinessProbe")}
@@ -206,20 +214,69 @@ def test_probes():
 
 def test_selectors():
     """Service, budget and policies pick pods that exist; the budget leaves one while the other one moves."""
-    [deployment] = of_kind("Deployment")
-    labels = deployment["spec"]["template"]["metadata"]["labels"]
-    [service], [budget] = of_kind("Service"), of_kind("PodDisruptionBudget")
-    assert service["spec"]["selector"] == labels
-    assert budget["spec"]["selector"]["matchLabels"] == labels
-    assert 1 <= budget["spec"]["minAvailable"] < deployment["spec"]["replicas"]
+    for name in ("server", "api"):
+        each = the_deployment(name)
+        selector = each["spec"]["template"]["metadata"]["labels"]
+        [service] = [one for one in of_kind("Service") if one["spec"]["selector"] == selector]
+        [port] = service["spec"]["ports"]
+        [container] = each["spec"]["template"]["spec"]["containers"]
+        assert port["targetPort"] in [one["name"] for one in container["ports"]]
+        [budget] = [one for one in of_kind("PodDisruptionBudget") if one["spec"]["selector"]["matchLabels"] == selector]
+        assert 1 <= budget["spec"]["minAvailable"] < each["spec"]["replicas"]
     jobs = [job["spec"]["jobTemplate"] for job in of_kind("CronJob")] + of_kind("Job")
-    all_labels = [labels] + [job["spec"]["template"]["metadata"]["labels"] for job in jobs]
+    all_labels = [one["spec"]["template"]["metadata"]["labels"] for one in of_kind("Deployment")] + [
+        job["spec"]["template"]["metadata"]["labels"] for job in jobs
+    ]
     for policy in of_kind("NetworkPolicy"):
         wanted = policy["spec"]["podSelector"]["matchLabels"]
         assert any(wanted.items() <= one.items() for one in all_labels), policy["metadata"]["name"]
     [server] = [policy for policy in of_kind("NetworkPolicy") if policy["metadata"]["name"] == "station-server"]
     ports = {port["port"] for rule in server["spec"]["ingress"] for port in rule["ports"]}
     assert ports == {8443, 8081}
+
+
+def test_feed(tmp_path):
+    """The feed is a process of its own in each kind of installation, on one port; it is asked whether it is ready."""
+    [configuration] = of_kind("ConfigMap")
+    settings = a_configuration(configuration["data"]["station.toml"], tmp_path)
+    pod = the_deployment("api")["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    [port] = container["ports"]
+    assert settings.api.listen == f"0.0.0.0:{port['containerPort']}"
+    assert (settings.api.certificate, settings.api.key) == (settings.tls.certificate, settings.tls.key)
+    probes = [container[name]["httpGet"] for name in ("startupProbe", "livenessProbe", "readinessProbe")]
+    assert [one["path"] for one in probes] == ["/live", "/live", "/ready"]
+    assert {(one["port"], one["scheme"]) for one in probes} == {(port["name"], "HTTPS")}
+    assert pod["terminationGracePeriodSeconds"] >= 5 + 10
+    [policy] = [one for one in of_kind("NetworkPolicy") if one["metadata"]["name"] == "station-api"]
+    assert policy["spec"]["ingress"][0]["ports"][0]["port"] == port["containerPort"]
+    unit = a_unit(DEPLOY / "systemd" / "station-api.service")["Service"]
+    assert int(unit["TimeoutStopSec"]) > 10
+    service = COMPOSE["services"]["api"]
+    listen = a_configuration((DEPLOY / "compose" / "station.toml").read_text(), tmp_path).api.listen
+    assert listen.rpartition(":")[0] == service["networks"]["inside"]["ipv4_address"]
+    assert f"http://{listen}/live" in service["healthcheck"]["test"][-1]
+    command = COMPOSE["services"]["proxy"]["command"][-1]
+    [change] = re.findall(r"sed (\S+) /station-feed.conf", command)
+    assert change == f"s/{config.Settings().api.listen}/{listen}/"
+    assert f"server {config.Settings().api.listen};" in (DEPLOY / "nginx-feed.conf").read_text()
+
+
+def test_nginx(tmp_path):
+    """Where nginx is at hand it takes both files together."""
+    if not (nginx := shutil.which("nginx")):
+        pytest.skip("nginx is not installed")
+    issued = trustme.CA().issue_cert("localhost")
+    for file, pem in (("fullchain", issued.cert_chain_pems[0]), ("privkey", issued.private_key_pem),
+                      ("client-ca", issued.cert_chain_pems[0])):  # fmt: skip
+        pem.write_to_path(tmp_path / f"{file}.pem")
+    text = "".join((DEPLOY / name).read_text() for name in ("nginx.conf", "nginx-feed.conf"))
+    text = text.replace("/etc/station/tls", str(tmp_path))
+    (tmp_path / "nginx.conf").write_text(f"pid {tmp_path}/pid;\nevents {{}}\nhttp {{\n{text}\n}}\n")
+    ended = subprocess.run(
+        [nginx, "-t", "-q", "-e", "stderr", "-c", tmp_path / "nginx.conf"], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_cron_jobs():
@@ -336,7 +393,7 @@ def test_who_has_the_owners_url():
         [secret] = re.findall(r"LoadCredential=database_url:/etc/station/secrets/(\w+)", file.read_text())
         assert secret == ("owner_database_url" if command in owners else "database_url"), file.name
         found.add(command)
-    assert found == {"migrate", "serve", "reconcile", "purge"}
+    assert found >= {"migrate", "serve", "reconcile", "purge", "api"}
     for pod in pods():
         [container] = pod["containers"]
         [url] = [one for one in container["env"] if one["name"] == "STATION_DATABASE_URL"]
@@ -416,7 +473,7 @@ def test_compose_configuration(tmp_path):
         assert f"proxy_set_header {header} " in nginx
     assert f"server station:{settings.server.listen.rpartition(':')[2]};" in nginx
     assert f"location = {settings.server.path} " in nginx
-    assert proxy["ports"] == ["443:443"]
+    assert proxy["ports"] == ["443:443", "8443:8443"]
     assert "listen 443 ssl;" in nginx
     for file in re.findall(r"/etc/station/tls/(\S+);", nginx):
         assert file in ("fullchain.pem", "privkey.pem", "client-ca.pem")

@@ -267,7 +267,7 @@ def test_database_goes_and_comes(serve_api, own_postgres, connect):
             assert time.monotonic() < deadline
         time.sleep(0.5)
         engine.dispose()
-        own_postgres.cleanup()
+        os.kill(own_postgres.get_pid(), signal.SIGINT)
         answer = wait.result(90)
     assert (answer.status_code, answer.json()["code"]) == (503, "database_unavailable")
     assert answer.headers["retry-after"]

@@ -1,9 +1,9 @@
 """gunicorn as `station api` runs it, in a process of its own: the push server's reload, log and TLS, other workers."""
 
 import os
+import socket
 import ssl
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,19 @@ class FeedServer(StationServer):
             engine.dispose()
 
 
+class _Wrapping:
+    """In the place of a context: wraps each new connection with the certificate as its file is now.
+
+    The worker does the handshakes: where gevent does them, it prints a trace for each that fails.
+    """
+
+    def __init__(self, api: config.Api) -> None:
+        self._renewing = tls.Renewing(Path(str(api.certificate)), api.key, None)
+
+    def wrap_socket(self, connection: socket.socket, **options: Any) -> ssl.SSLSocket:
+        return self._renewing.context.wrap_socket(connection, do_handshake_on_connect=False, **options)
+
+
 def run(load: Callable[[], config.Settings]) -> None:
     """Serve until stopped. `load` reads the configuration, again at each reload.
 
@@ -84,15 +97,8 @@ def _options(settings: config.Settings) -> dict[str, Any]:
         "forwarder_headers": "",
         "certfile": certificate,
         "keyfile": key,
-        "ssl_context": lambda _cfg, _default: _ssl_context(api),
+        "ssl_context": lambda _cfg, _default: _Wrapping(api),
         "logger_class": LOGGER,
         "control_socket_disable": True,
         "proc_name": "station api",
     }
-
-
-def _ssl_context(api: config.Api) -> ssl.SSLContext:
-    """Return the context of a worker, which does the handshakes: gevent would print a trace for each that fails."""
-    context = tls.create_context(Path(str(api.certificate)), api.key, None)
-    context.wrap_socket = partial(context.wrap_socket, do_handshake_on_connect=False)  # type: ignore[method-assign]
-    return context
