@@ -2,9 +2,10 @@
 
 import re
 from ipaddress import IPv4Network, IPv6Network, ip_address, summarize_address_range
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, SecretStr, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FilePath, SecretStr, StringConstraints
 
 EcId = Annotated[str, StringConstraints(pattern=r"^[0-9]{11}$")]
 PagoPaId = Annotated[str, StringConstraints(min_length=1, max_length=35)]
@@ -27,6 +28,27 @@ def _certificate(text: str) -> str:
     if not re.fullmatch(r"[0-9a-f]{64}", digits):
         raise ValueError("expected sha256: and 64 hexadecimal digits")
     return f"sha256:{digits}"
+
+
+_IMAGES = {".svg": b"<", ".png": b"\x89PNG\r\n\x1a\n", ".jpg": b"\xff\xd8\xff", ".jpeg": b"\xff\xd8\xff"}
+_LOGO_MAX = 1024 * 1024  # bytes: it is in each PDF
+
+
+def _logo(file: Path) -> Path:
+    """Return a logo's absolute path; refuse a file that cannot be read or is not the image that its name says."""
+    start = _IMAGES.get(file.suffix.lower())
+    if start is None:
+        raise ValueError("expected a file that ends with .svg, .png or .jpg")
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(_LOGO_MAX + 1)
+    except OSError as error:
+        raise ValueError(f"cannot be read ({error.strerror})") from None
+    if len(content) > _LOGO_MAX:
+        raise ValueError("the logo is larger than 1 MB")
+    if not content.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(start):
+        raise ValueError(f"the file's content is not {file.suffix.lower().removeprefix('.').upper()}")
+    return file.absolute()
 
 
 def listener(text: str) -> str:
@@ -69,6 +91,7 @@ Network = IPv4Network | IPv6Network
 HostPort = Annotated[
     str, StringConstraints(pattern=r"^(\[[0-9A-Fa-f:]+\]|[0-9.]+|localhost):[0-9]{1,5}$"), AfterValidator(listener)
 ]
+Logo = Annotated[FilePath, AfterValidator(_logo)]
 Certificate = Annotated[str, AfterValidator(_certificate), StringConstraints(min_length=1, max_length=255)]
 Item = TypeVar("Item")
 Listed = Annotated[tuple[Item, ...], BeforeValidator(_listed)]

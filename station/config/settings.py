@@ -18,6 +18,7 @@ from station.config.ground import (
     HostPort,
     Key,
     Listed,
+    Logo,
     Network,
     Networks,
     PagoPaId,
@@ -299,6 +300,14 @@ class Api(Section):
         return self
 
 
+class Pdf(Section):
+    """The printed copy of a receipt, which `station receipts pdf` writes."""
+
+    pagopa_logo: Logo | None = Field(
+        None, description="SVG, PNG or JPEG with the logo of pagoPA, a trademark that the station does not come with."
+    )
+
+
 class Broker(Section):
     """An intermediary (or the EC itself) with its stations."""
 
@@ -319,6 +328,7 @@ class Ec(Section):
     gpd_key: Key | None = Field(None, description="The EC's own key for the GPD receipts API.")
     gpd_positions_key: Key | None = Field(None, description="The EC's own key for GPD-Core's positions.")
     reconcile: bool = Field(True, description="Whether `station reconcile` checks this EC.")
+    logo: Logo | None = Field(None, description="SVG, PNG or JPEG with the EC's logo, for the PDF of its receipts.")
 
 
 class Settings(Section):
@@ -332,6 +342,7 @@ class Settings(Section):
     log: Log = Log()
     journal: Journal = Journal()
     retention: Retention = Retention()
+    pdf: Pdf = Pdf()
     gpd: Gpd = Gpd()
     api: Api = Api()
     broker: tuple[Broker, ...] = ()
