@@ -134,6 +134,12 @@ COMMANDS = {
         ["receipts", "list", "--flag", HOSTILE],
         ["receipts", "list", "--" + HOSTILE],
     ],
+    "receipts pdf": [
+        ["receipts", "pdf", HOSTILE, "-o", HOSTILE + ".pdf"],
+        ["receipts", "pdf", HOSTILE, "-o", "hostile.pdf"],
+        ["receipts", "pdf", "--iuv", HOSTILE],
+        ["receipts", "pdf", "--folder", "copies", "--attach-xml"],
+    ],
     "receipts show": [
         ["receipts", "show", HOSTILE],
         ["receipts", "show", HOSTILE, "--json"],

@@ -1,4 +1,4 @@
-"""`station receipts list|show|export|stamps`."""
+"""`station receipts list|show|export|stamps`; `pdf` is in `receipt_pdf`."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -17,7 +17,8 @@ from station.cli import Context, cli
 from station.cli.files import format_of, target, writing
 from station.cli.options import NOTICE_DIGITS, TIMES, Notice, Number, Words, list_options
 from station.cli.output import say, say_csv, say_json, table
-from station.cli.search import as_filter, before_last_minute, filter_options, odd_fiscal_code
+from station.cli.receipt_pdf import pdf
+from station.cli.search import as_filter, before_last_minute, filter_options, odd_fiscal_code, one_receipt
 from station.clock import shown
 from station.export import Format
 from station.receipt import iuv_of_notice
@@ -30,6 +31,9 @@ from station.text import counted, printable
 @cli.group()
 def receipts() -> None:
     """List, show and export stored receipts."""
+
+
+receipts.add_command(pdf)
 
 
 @receipts.command("list", epilog=TIMES)
@@ -151,15 +155,8 @@ def show(context: Context, /, xml: bool, all_documents: bool, as_line: bool, **b
     if not any(by[name] for name in ("receipt_id", "notice_number", "iuv")):
         raise click.UsageError("which receipt? Give its receiptId, --notice or --iuv")
     with store.transaction(context.engine(), readonly=True) as connection:
-        fitting = store.list_receipts(connection, store.Filter(**by), limit=20)  # type: ignore[arg-type]  # text all
-        if len(fitting) > 1:
-            raise click.UsageError(
-                "several receipts match; show one of these (the time is that of arrival, in Italy):\n"
-                + "\n".join(
-                    printable(f"  {row.receipt_id} --ec {row.id_pa}  {shown(row.received_at)}") for row in fitting
-                )
-            )
-        found = store.find(connection, fitting[0].id_pa, fitting[0].receipt_id) if fitting else None
+        chosen = one_receipt(connection, store.Filter(**by))  # type: ignore[arg-type]  # text all
+        found = None if chosen is None else store.find(connection, *chosen)
         if found is not None:
             found["same_notice"] = store.same_notice(connection, found)
             found["documents"] = store.documents_of(connection, found["id_pa"], found["receipt_id"])

@@ -10,8 +10,9 @@ from station.cli.options import Amount, EcId, FiscalCode, Moment, Notice, Number
 from station.cli.output import say
 from station.clock import shown
 from station.receipt import Flag, Source
+from station.store import Connection, queries
 from station.store.conditions import Filter
-from station.text import counted
+from station.text import counted, printable
 
 LATE = timedelta(minutes=1)  # after its arrival: a receipt is stored by then, or its sender has given up waiting
 NAME_DAYS = 31  # of receipts, in which a name is looked for: no index finds it
@@ -80,6 +81,20 @@ def before_last_minute(condition: Filter) -> Filter:
         err=True,
     )
     return replace(condition, received_to=latest)
+
+
+def one_receipt(connection: Connection, condition: Filter) -> tuple[str, str] | None:
+    """Return the key (idPA, receiptId) of the only receipt that fits, `None` where there is none.
+
+    A usage error where several fit, that names them.
+    """
+    fitting = queries.list_receipts(connection, condition, limit=20)
+    if len(fitting) > 1:
+        raise click.UsageError(
+            "several receipts match; choose one of these (the time is that of arrival, in Italy):\n"
+            + "\n".join(printable(f"  {row.receipt_id} --ec {row.id_pa}  {shown(row.received_at)}") for row in fitting)
+        )
+    return (fitting[0].id_pa, fitting[0].receipt_id) if fitting else None
 
 
 def _few(fields: dict[str, Any]) -> bool:
