@@ -16,8 +16,8 @@ endef
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-lowest test-spreadsheets chaos contract bench bench-growth bench-layers bench-memory bench-journal \
-  bench-reconcile bench-delivery lint format lock audit sbom fuzz \
+.PHONY: help run test test-lowest test-spreadsheets pdf-check chaos contract bench bench-growth bench-layers \
+  bench-memory bench-journal bench-reconcile bench-delivery bench-pdf lint format lock audit sbom fuzz \
   deploy-check docs dist release image-check clean
 
 help: ## list the targets
@@ -37,6 +37,15 @@ test-spreadsheets: $(VENV)/dev ## open exports with LibreOffice, set to Italian,
 	@command -v soffice >/dev/null || \
 	  { echo "soffice is needed: LibreOffice Calc (on Debian and Ubuntu: apt install libreoffice-calc)"; exit 1; }
 	$(BIN)/python -m pytest tests/test_spreadsheets.py
+
+# veraPDF comes from Maven Central; the folder's path in var/ is the same for both halves.
+PDFS := $(CURDIR)/var/pdf-check
+pdf-check: $(VENV)/dev ## print 1,000 random receipts, compare each field, and have veraPDF judge the PDFs (Java 17, Maven)
+	@command -v mvn >/dev/null || { echo "mvn is needed (on Debian and Ubuntu: apt install maven)"; exit 1; }
+	rm -rf $(PDFS) && mkdir -p $(PDFS)
+	PDF_CHECK_FOLDER=$(PDFS) $(BIN)/python -m pytest tests/test_pdf.py -k thousand
+	mvn --quiet --batch-mode --file tests/pdf_check/pom.xml dependency:copy-dependencies -DoutputDirectory=$(PDFS)/lib
+	java -cp '$(PDFS)/lib/*' tests/pdf_check/PdfCheck.java $(PDFS)/*.pdf
 
 # SCENARIO chooses by name (pytest -k), SEED the payments, moments and victims; REPORT gets a line of figures for each.
 SCENARIO ?=
@@ -82,6 +91,9 @@ bench-reconcile: $(VENV)/dev ## time and memory of the reconciliation of 100,000
 
 bench-delivery: $(VENV)/dev ## deliveries by webhook: rate, latency, what a dead destination and pushes cost (30 minutes)
 	$(BIN)/python -m bench.delivery
+
+bench-pdf: $(VENV)/dev ## the time of a receipt's PDF, over 1,000 of them
+	$(BIN)/python bench/pdf.py
 
 # Without UPGRADE=--upgrade, what is locked stays as it is and only what is new is resolved.
 lock: $(VENV)/dev ## write the lock files after a change of the dependencies (UPGRADE=--upgrade takes newer versions)
@@ -177,7 +189,7 @@ $(VENV)/lowest: pyproject.toml requirements-build.lock | $(VENV)/build
 	@$(PYTHON) -m venv --clear $@
 	@$@/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements-build.lock
 	@$@/bin/python -m pip --disable-pip-version-check install --quiet uv
-	@$@/bin/uv pip install --quiet --python $@ --resolution lowest-direct --no-build-isolation --editable ".[parquet]"
+	@$@/bin/uv pip install --quiet --python $@ --resolution lowest-direct --no-build-isolation --editable ".[parquet,pdf]"
 	@touch $@
 
 $(VENV)/fuzz: requirements-fuzz.lock $(VENV)/dev

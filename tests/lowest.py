@@ -41,7 +41,8 @@ def main() -> None:
         for name in ("all.csv", "all.xlsx", "all.parquet"):
             station("receipts", "export", name)
             assert Path(folder, name).stat().st_size, name
-    print("The lowest versions serve, store and export.")  # noqa: T201
+        assert station("receipts", "pdf", json.loads(receipt)["receipt_id"]).startswith(b"%PDF-1.7")
+    print("The lowest versions serve, store, export and print.")  # noqa: T201
 
 
 def push(url: str, server: subprocess.Popen[bytes]) -> bytes:
