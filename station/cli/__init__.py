@@ -104,6 +104,7 @@ _COMMANDS = {
     "api": ("api", "Serve the feed: receipts as JSON, for readers with a key."),
     "check": ("server", "Show the configuration, with secrets masked, and its problems."),
     "deliver": ("deliver", "Deliver stored receipts to the EC's own systems: webhooks and folders."),
+    "deliveries": ("deliveries", "Show how receipts are delivered to the EC's own systems; send again, pause, skip."),
     "demo": ("demo", "Show a station at work on this machine, in about a minute; nothing is left behind."),
     "grants": ("grants", "Print the SQL that grants a PostgreSQL role the least rights to run the station."),
     "journal": ("journal", "List and export the event journal (giornale degli eventi)."),

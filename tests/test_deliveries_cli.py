@@ -1,0 +1,386 @@
+"""`station deliveries`: how far destinations are, what operators decide, and what `station check` says of them."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from build import OTHER_EC, a_request, an_envelope
+from refusals import Door
+from sqlalchemy import select, update
+
+from station import config, store
+from station.deliver.status import status
+from station.store import deliveries, outgoing, tables
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+SECRET = "whsec_" + "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+ERP = f'[[destination]]\nname = "erp"\nkind = "webhook"\nurl = "https://erp.example.invalid/x"\nsecret = "{SECRET}"\n'
+KEYS = f'keys = ["sha256:{"0" * 64}"]'
+
+
+class Deliveries(Door):
+    """A database with receipts that have numbers, and a configuration."""
+
+    def __init__(self, engine, folder):
+        super().__init__(engine)
+        self.file = folder / "station.toml"
+        self.configure(ERP)
+        self.receipts = []
+
+    def configure(self, text):
+        self.file.write_text(text)
+
+    @property
+    def settings(self):
+        return config.load(self.file, {})
+
+    def receive(self, count, **over):
+        for _ in range(count):
+            request = a_request(**over)
+            self.take(an_envelope(request))
+            self.receipts.append(request.receipt["receiptId"])
+        with store.transaction(self.engine) as connection:
+            while outgoing.number_outbox(connection, at=NOW, limit=100):
+                pass
+
+    def serve(self, name="erp", kind="webhook", *, position=0, claimed=(), to=None, **values):
+        with store.transaction(self.engine) as connection:
+            deliveries.register(connection, name, kind, position=position, at=NOW)
+            if claimed or to:
+                deliveries.claim(connection, name, claimed, position=position, to=to or max(claimed), at=NOW)
+            if values:
+                deliveries.change(connection, name, values)
+
+    def settle(self, number, state, **values):
+        with store.transaction(self.engine) as connection:
+            query = update(tables.delivery).filter_by(number=number)
+            connection.execute(query.values(state=state, settled_at=NOW, attempts=3, **values))
+
+    def states(self, name="erp"):
+        with store.transaction(self.engine, readonly=True) as connection:
+            table = tables.delivery.c
+            query = select(table.number, table.state).where(table.destination == name).order_by(table.number)
+            return {row.number: row.state for row in connection.execute(query)}
+
+    def position(self, name="erp"):
+        with store.transaction(self.engine, readonly=True) as connection:
+            return deliveries.destinations(connection)[name].position
+
+    def problems(self, *, now=NOW):
+        return list(status(self.settings, self.engine, now=now).problems)
+
+
+@pytest.fixture
+def door(database_url, connect, tmp_path):
+    return Deliveries(connect(database_url), tmp_path)
+
+
+def lines(done):
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+# --- status -----------------------------------------------------------------------------------------------------------
+
+
+def test_status(door, run_station):
+    """Each destination is listed with its figures: also one that was never served, and one that is gone."""
+    door.configure(
+        ERP
+        + f'[[destination]]\nname = "portal"\nkind = "feed"\n{KEYS}\n'
+        + '[[destination]]\nname = "new"\nkind = "folder"\npath = "/nowhere"\nat = "02:30"\n'
+    )
+    door.receive(5)
+    door.serve(claimed=(1, 2, 3), last_success_at=NOW)
+    door.settle(1, "delivered")
+    door.settle(2, "failed", error="HTTP 400")
+    door.serve("portal", "feed", position=4)
+    door.serve("old", "webhook", position=1)
+    done = run_station("deliveries", "status", "--json")
+    [told] = lines(done)
+    assert done.returncode == 1
+    assert told["last_number"] == 5
+    found = {one["name"]: one for one in told["destinations"]}
+    assert list(found) == ["erp", "portal", "new", "old"]
+    picked = [(one["state"], one["waiting"], one["open"], one["failed"]) for one in found.values()]
+    assert picked == [
+        ("active", 2, 1, 1),
+        ("active", 1, 0, 0),
+        ("never served", None, 0, 0),
+        ("not configured", 4, 0, 0),
+    ]
+    assert found["portal"]["oldest_at"] == NOW.isoformat()
+    assert found["old"]["problem"] is None
+    assert [problem.partition(":")[0] for problem in told["problems"]] == ["destination erp", "destination new"]
+    done = run_station("deliveries", "status")
+    assert done.returncode == 1
+    rows = done.stdout.splitlines()
+    assert rows[0].split()[:6] == ["destination", "kind", "state", "waiting", "open", "failed"]
+    assert "destination new: it is configured and was never served" in done.stdout
+    assert all(len(line) <= 80 for line in rows[:5])
+    assert "last error" in run_station("deliveries", "status", "--wide").stdout
+
+
+def test_nothing_wrong(door, run_station):
+    """Exit status 0 where all is delivered, and where there is no destination."""
+    door.configure("")
+    done = run_station("deliveries", "status")
+    assert done.stdout == "No [[destination]] is configured: receipts are delivered nowhere.\n"
+    assert done.returncode == 0
+    door.configure(ERP)
+    door.receive(2)
+    door.serve(position=2)
+    assert run_station("deliveries", "status").returncode == 0
+
+
+def test_problems(door):
+    """Late, paused, never served, given up, a deliverer that does not run: each is said in words."""
+    assert "never served" in door.problems()[0]
+    door.receive(2)
+    door.serve(claimed=(1, 2))
+    assert door.problems() == []
+    assert "wait since" in door.problems(now=NOW + timedelta(minutes=61))[0]
+    door.settle(1, "delivered")
+    door.settle(2, "failed")
+    assert "1 delivery given up" in door.problems()[0]
+    door.settle(2, "skipped")
+    assert door.problems() == []
+    door.serve(state="paused", reason="410 Gone")
+    assert "paused (410 Gone)" in door.problems()[0]
+    door.serve(state="active")
+    door.take(an_envelope(a_request()))
+    assert door.problems() == []
+    assert "`station deliver` does not run" in door.problems(now=datetime.now(UTC) + timedelta(minutes=6))[0]
+
+
+def test_late_readers_and_files(door, tmp_path):
+    """A feed may be read once a day; a folder has its own time."""
+    door.configure(
+        f'[[destination]]\nname = "portal"\nkind = "feed"\n{KEYS}\n'
+        f'[[destination]]\nname = "night"\nkind = "folder"\npath = "{tmp_path}"\nat = "02:30"\n'
+        f'[[destination]]\nname = "often"\nkind = "folder"\npath = "{tmp_path}"\nevery_minutes = 10\n'
+    )
+    door.receive(1)
+    assert "its reader never asked" in door.problems()[0]
+    door.serve("portal", "feed")
+    door.serve("night", "folder")
+    door.serve("often", "folder")
+    assert door.problems(now=NOW + timedelta(minutes=69)) == []
+    [often] = door.problems(now=NOW + timedelta(hours=25))
+    assert often.startswith("destination often: no file was completed since")
+    late = [problem.split()[1] for problem in door.problems(now=NOW + timedelta(hours=37))]
+    assert late == ["portal:", "night:", "often:"]
+    with store.transaction(door.engine) as connection:
+        for state, hours in (("done", 24), ("planned", 36)):
+            at = NOW + timedelta(hours=hours)
+            row = {"planned_at": at, "name": "x.zip", "number_from": 1, "number_to": 1, "state": state, "attempts": 0}
+            connection.execute(tables.delivery_file.insert(), [row | {"destination": "night", "next_attempt_at": at}])
+    late = [problem.split()[1] for problem in door.problems(now=NOW + timedelta(hours=37))]
+    assert late == ["portal:", "often:"]
+
+
+# --- list and show ----------------------------------------------------------------------------------------------------
+
+
+def test_list(door, run_station):
+    """The latest first, by state, page by page; files of a folder; a feed has no list."""
+    door.configure(
+        ERP + '[[destination]]\nname = "night"\nkind = "folder"\npath = "/x"\nat = "02:30"\n'
+        f'[[destination]]\nname = "portal"\nkind = "feed"\n{KEYS}\n'
+    )
+    door.receive(4)
+    door.serve(claimed=(1, 2, 3, 4))
+    door.settle(2, "failed", error="HTTP 400", status=400)
+    listed = lines(run_station("deliveries", "list", "erp", "--json"))
+    assert [(one["number"], one["receipt_id"]) for one in listed] == list(
+        zip([4, 3, 2, 1], door.receipts[::-1], strict=True)
+    )
+    done = run_station("deliveries", "list", "erp", "--limit", "2")
+    assert done.stderr.strip() == "more: --before 3"
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["number", "4", "3"]
+    done = run_station("deliveries", "list", "erp", "--before", "3", "--state", "failed", "--wide")
+    assert door.receipts[1] in done.stdout
+    assert "HTTP 400" in done.stdout
+    assert run_station("deliveries", "list", "night").stderr == "No file.\n"
+    for name in ("portal", "none"):
+        assert run_station("deliveries", "list", name).returncode == 2
+
+
+def test_show(door, run_station, tmp_path):
+    """What became of one receipt at each destination."""
+    door.configure(
+        ERP
+        + f'[[destination]]\nname = "school"\nkind = "webhook"\nurl = "https://x.invalid/"\nsecret = "{SECRET}"\n'
+        + f'ecs = ["{OTHER_EC}"]\n'
+        + f'[[destination]]\nname = "portal"\nkind = "feed"\n{KEYS}\n'
+        + f'[[destination]]\nname = "night"\nkind = "folder"\npath = "{tmp_path}"\nat = "02:30"\n'
+        + f'[[destination]]\nname = "later"\nkind = "folder"\npath = "{tmp_path}"\nat = "02:30"\n'
+    )
+    door.receive(2)
+    door.serve(claimed=(1, 2))
+    door.settle(1, "delivered", status=204)
+    door.serve("portal", "feed", position=1)
+    door.serve("night", "folder", position=2)
+    with store.transaction(door.engine) as connection:
+        row = {"destination": "night", "planned_at": NOW, "name": "night.zip", "number_from": 1, "number_to": 2}
+        row |= {"state": "done", "attempts": 1, "next_attempt_at": NOW}
+        connection.execute(tables.delivery_file.insert(), [row])
+
+    def states(receipt_id):
+        [told] = lines(run_station("deliveries", "show", receipt_id, "--json"))
+        return {one["destination"]: one["state"] for one in told["deliveries"]}
+
+    others = {"school": "not chosen", "night": "done", "later": "waiting"}
+    assert states(door.receipts[0]) == others | {"erp": "delivered", "portal": "read"}
+    assert states(door.receipts[1]) == others | {"erp": "open", "portal": "waiting"}
+    done = run_station("deliveries", "show", door.receipts[0], "--wide")
+    assert "night.zip" in done.stdout
+    assert run_station("deliveries", "show", "none").returncode == 1
+
+
+# --- again and skip ---------------------------------------------------------------------------------------------------
+
+
+def test_again(door, run_station):
+    """A range, days, one receipt or all that was given up is due again, counted first by a dry run."""
+    door.receive(6)
+    door.serve(claimed=(1, 2, 3, 4, 5))
+    for number in (1, 2, 3, 5):
+        door.settle(number, "failed" if number == 5 else "delivered")
+    before = door.rows(tables.delivery)
+    for arguments, count in (
+        (("--from", "1", "--to", "2"), 2),
+        (("--from", "2"), 4),
+        (("--from", f"{NOW:%d/%m/%Y}"), 5),
+        (("--from", "01/01/2020", "--to", "01/02/2020"), 0),
+        (("--receipt", door.receipts[0]), 1),
+        (("--failed",), 1),
+    ):
+        done = run_station("deliveries", "again", "erp", *arguments, "--dry-run", "--json")
+        assert lines(done)[0]["count"] == count, (arguments, done.stderr)
+    assert door.rows(tables.delivery) == before
+    assert run_station("deliveries", "again", "erp", "--failed").returncode == 0
+    assert door.states() == {1: "delivered", 2: "delivered", 3: "delivered", 4: "open", 5: "open"}
+    done = run_station("deliveries", "again", "erp", "--from", "2", "--to", "6", "--operator", "Ann")
+    assert done.stdout.splitlines() == [
+        "4 deliveries to erp sent again",
+        "1 number of the range wait in their order: they need no command",
+    ]
+    assert '"operator": "Ann"' in done.stderr
+    assert door.states() == {1: "delivered", 2: "open", 3: "open", 4: "open", 5: "open"}
+    reopened = door.rows(tables.delivery)[1]
+    assert (reopened["attempts"], reopened["first_at"], reopened["settled_at"]) == (0, None, None)
+
+
+def test_again_to_a_new_destination(door, run_station):
+    """A destination that began later gets an earlier range of what it chooses, by one command."""
+    door.configure(ERP + f'ecs = ["{OTHER_EC}"]\n')
+    door.receive(2)
+    door.receive(3, idPA=OTHER_EC)
+    done = run_station("deliveries", "again", "erp", "--from", "1")
+    assert done.returncode == 1
+    assert "was never served" in done.stderr
+    door.serve(position=5)
+    assert run_station("deliveries", "again", "erp", "--from", "1").returncode == 0
+    assert door.states() == {3: "open", 4: "open", 5: "open"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("again", "erp"),
+        ("again", "erp", "--to", "5"),
+        ("again", "erp", "--failed", "--from", "1"),
+        ("again", "erp", "--from", "1", "--to", "01/01/2026"),
+        ("again", "erp", "--from", "soon"),
+        ("again", "erp", "--from", "9" * 5_000),
+        ("again", "none", "--failed"),
+        ("again", "portal", "--failed"),
+        ("skip", "erp", "--from", "1"),
+        ("skip", "erp", "--from", "1", "--reason", " "),
+        ("skip", "portal", "--from", "1", "--reason", "x"),
+        ("skip", "erp", "--from", "5", "--reason", "x"),
+        ("pause", "portal"),
+        ("pause", "none"),
+        ("test", "none"),
+    ],
+)
+def test_usage(door, run_station, arguments):
+    """What cannot be meant is a usage error."""
+    door.configure(ERP + f'[[destination]]\nname = "portal"\nkind = "feed"\n{KEYS}\n')
+    door.receive(5)
+    door.serve(position=2)
+    door.serve("portal", "feed")
+    assert run_station("deliveries", *arguments).returncode == 2
+
+
+def test_skip(door, run_station):
+    """What is open, given up or waiting is settled with the reason; what was delivered stays; later ones go on."""
+    door.receive(7)
+    door.serve(claimed=(1, 2, 3))
+    door.settle(1, "delivered")
+    door.settle(2, "failed")
+    done = run_station(
+        "deliveries", "skip", "erp", "--from", "1", "--to", "5", "--reason", "moved", "--operator", "Ann"
+    )
+    assert done.stdout == "4 deliveries to erp skipped by Ann\n", done.stderr
+    assert door.states() == {1: "delivered", **dict.fromkeys((2, 3, 4, 5), "skipped")}
+    assert door.position() == 5
+    assert door.rows(tables.delivery)[4]["error"] == "skipped by Ann: moved"
+    with store.transaction(door.engine) as connection:
+        assert deliveries.claim(connection, "erp", [6, 7], position=5, to=7, at=NOW)
+    done = run_station("deliveries", "skip", "erp", "--receipt", door.receipts[6], "--reason", "x", "--json")
+    assert lines(done) == [{"destination": "erp", "count": 1}]
+    assert door.states()[6] == "open"
+    assert door.states()[7] == "skipped"
+    assert run_station("deliveries", "again", "erp", "--from", "4", "--to", "4").returncode == 0
+    assert door.states()[4] == "open"
+
+
+def test_pause_and_resume(door, run_station):
+    """A paused destination says by whom and why, until it is resumed."""
+    assert run_station("deliveries", "pause", "erp").returncode == 1
+    door.serve(failures=3, next_attempt_at=NOW)
+    done = run_station("deliveries", "pause", "erp", "--reason", "new server", "--operator", "Ann")
+    assert done.stdout == "erp paused by Ann\n"
+    assert "it is paused (by Ann: new server)" in run_station("deliveries", "status").stdout
+    assert run_station("deliveries", "resume", "erp").returncode == 0
+    with store.transaction(door.engine) as connection:
+        row = deliveries.destinations(connection)["erp"]
+    assert (row.state, row.reason, row.failures, row.next_attempt_at) == ("active", None, 0, None)
+
+
+# --- test, secret, key ------------------------------------------------------------------------------------------------
+
+
+def test_folder(door, run_station, tmp_path):
+    """A folder is written to and its command looked for; nothing stays in it."""
+    out = tmp_path / "out"
+
+    def configure(after):
+        door.configure(f'[[destination]]\nname = "night"\nkind = "folder"\npath = "{out}"\nat = "02:30"\n{after}')
+
+    configure("")
+    done = run_station("deliveries", "test", "night")
+    assert done.returncode == 1
+    assert "is not a folder" in done.stderr
+    out.mkdir()
+    assert run_station("deliveries", "test", "night").returncode == 0
+    configure('after = ["no-such-command", "-x"]')
+    done = run_station("deliveries", "test", "night")
+    assert (done.returncode, "no-such-command, is not there" in done.stderr) == (1, True)
+    configure('after = ["sh", "-x"]')
+    assert "sh is there" in run_station("deliveries", "test", "night").stdout
+    assert list(out.iterdir()) == []
+
+
+def test_made_secrets(door, run_station):
+    """What the two commands make is what the configuration takes."""
+    made = run_station("deliveries", "secret").stdout.strip()
+    assert made != run_station("deliveries", "secret").stdout.strip()
+    door.configure(ERP.replace(SECRET, made))
+    assert door.settings.destinations["erp"].secret.get_secret_value() == made
+    shown = run_station("deliveries", "key").stdout
+    key_hash = shown.split()[-1]
+    door.configure(f'[[destination]]\nname = "portal"\nkind = "feed"\nkeys = ["{key_hash}"]\n')
+    assert door.settings.destinations["portal"].keys == (key_hash,)
+    assert "curl" in run_station("deliveries", "test", "portal").stdout
