@@ -17,7 +17,7 @@ from station.cli import Context
 from station.cli.delivery_list import deliveries, found_receipt, kind_of
 from station.cli.options import EcId, Words, operator_name, operator_option, options
 from station.cli.output import say, say_json
-from station.config import Feed, Folder, Webhook
+from station.config import Feed, Folder, Settings, Webhook
 from station.deliver.status import folder_problem
 from station.store import deliveries as stored
 from station.store import delivery_list, outgoing
@@ -79,7 +79,7 @@ def _check_choice(first: int | date | None, last: int | date | None, *others: ob
         )
 
 
-def _webhook(context: Context, engine: store.Engine, name: str) -> tuple[Any, Any]:
+def _served(context: Context, engine: store.Engine, name: str) -> tuple[Any, Any]:
     """Return the settings and the row of a destination that was served, or an error."""
     configured = context.settings.destinations.get(name)
     if configured is None:
@@ -148,12 +148,15 @@ def again(
     kind = kind_of(context, engine, name)
     if kind == "feed":
         raise click.UsageError(f"{name} is a feed: its reader asks for ?after=N, with any earlier number")
-    configured, row = _webhook(context, engine, name)
+    if kind == "folder" and failed:
+        raise click.UsageError(f"{name} is a folder: a file that fails is tried until it is done, or skipped")
+    configured, row = _served(context, engine, name)
     by = operator_name(operator)
     ranges = [] if failed else _ranges(engine, first, last, receipt_id, id_pa)
     behind = 0
     if kind == "folder":
-        raise click.UsageError("folder: not yet")
+        _again_folder(engine, configured, ranges, dry_run=dry_run, operator=by, as_line=as_line)
+        return
     if failed:
         count = decisions.send_failed_again(engine, configured, dry_run=dry_run, operator=by)
     else:
@@ -172,6 +175,30 @@ def again(
     say(f"{counted(count, 'delivery', 'deliveries')} to {name} " + ("would be sent again" if dry_run else "sent again"))
     if behind:
         say(f"{counted(behind, 'number')} of the range wait in their order: they need no command")
+
+
+def _again_folder(
+    engine: store.Engine, folder: Folder, ranges: list[tuple[int, int]], *, dry_run: bool, operator: str, as_line: bool
+) -> None:
+    from station.deliver.folder import plan_again
+
+    names = []
+    for first, last in ranges if not dry_run else ():
+        names += plan_again(engine, folder, first, last, now=datetime.now(UTC))
+    if not dry_run:
+        log.get(__name__).info("files_planned_again", destination=folder.name, files=names, operator=operator)
+    if as_line:
+        say_json({"destination": folder.name, "files": names, "ranges": ranges, "dry_run": dry_run})
+        return
+    for first, last in ranges:
+        say(
+            f"numbers {first} to {last}: what {folder.name} chooses of them "
+            + ("would be in another file" if dry_run else "is written by `station deliver`")
+        )
+    for name in names:
+        say(name)
+    if not ranges:
+        say("No receipt has such a number.", err=True)
 
 
 @deliveries.command()
@@ -196,7 +223,7 @@ def skip(
     """Do not deliver to a webhook what is open, given up or waiting of a range, or of one receipt.
 
     Nothing is deleted: `again` still sends it. Of what waits behind the destination's position a range can be skipped
-    from its beginning only.
+    from its beginning only. Of a folder the files in the range that are not done are given up.
 
     \b
     Example:
@@ -209,15 +236,20 @@ def skip(
     if not reason.strip():
         raise click.UsageError("--reason must not be blank")
     engine = context.engine()
-    if (kind := kind_of(context, engine, name)) != "webhook":
-        raise click.UsageError(f"{name} is a {kind}: only deliveries by webhook can be skipped")
-    configured, _row = _webhook(context, engine, name)
+    if (kind := kind_of(context, engine, name)) == "feed":
+        raise click.UsageError(f"{name} is a feed: its reader decides what it asks for")
+    configured, _row = _served(context, engine, name)
     ranges = _ranges(engine, first, last, receipt_id, id_pa)
     by = operator_name(operator)
     count = 0
     try:
         with _bar(context, "receipts", ranges) as show:
             for start, end in ranges:
+                if kind == "folder":
+                    count += decisions.skip_files(
+                        engine, configured, first=start, last=end, reason=reason.strip(), operator=by
+                    )
+                    continue
                 count += decisions.skip(
                     engine, configured, first=start, last=end, reason=reason.strip(), operator=by, show=show
                 )
@@ -226,7 +258,8 @@ def skip(
     if as_line:
         say_json({"destination": name, "count": count})
     else:
-        say(f"{counted(count, 'delivery', 'deliveries')} to {name} skipped by {by}")
+        words = ("file", "files") if kind == "folder" else ("delivery", "deliveries")
+        say(f"{counted(count, *words)} to {name} skipped by {by}")
 
 
 @deliveries.command()
@@ -295,7 +328,7 @@ def test(context: Context, /, name: str) -> None:
         raise click.UsageError(f"there is no [[destination]] named '{printable(name)}' in the configuration")
     match configured:
         case Webhook():
-            _test_webhook(configured)
+            _test_webhook(context.settings, configured)
         case Folder():
             _test_folder(configured)
         case Feed():
@@ -303,8 +336,14 @@ def test(context: Context, /, name: str) -> None:
             say("curl -H 'Authorization: Bearer KEY' 'http://HOST:PORT/api/v1/receipts?after=0&limit=10'")
 
 
-def _test_webhook(configured: Webhook) -> None:
-    raise click.ClickException("not yet")
+def _test_webhook(settings: Settings, configured: Webhook) -> None:
+    from station.deliver.webhook import send_test
+
+    answer = send_test(settings, configured)
+    took = f"after {answer.took_s:.2f} s"
+    if not answer.delivered:
+        raise click.ClickException(f"{configured.url}: {answer.error} ({took})")
+    say(f"{configured.url}: HTTP {answer.status} {took}")
 
 
 def _test_folder(configured: Folder) -> None:

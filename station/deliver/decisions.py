@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from station import log, store
-from station.config import Webhook
+from station.config import Folder, Webhook
 from station.deliver.trace import choice
 from station.retry import read, write
 from station.store import delivery_list
@@ -91,3 +91,13 @@ def skip(
         operator=operator,
     )
     return total
+
+
+def skip_files(engine: store.Engine, folder: Folder, *, first: int, last: int, reason: str, operator: str) -> int:
+    """Give up the files of a folder that are not done and whose numbers lie from `first` to `last`. Return how many."""
+    at, why = datetime.now(UTC), f"skipped by {operator}: {reason}"
+    count = write(engine, delivery_list.skip_files, folder.name, first=first, last=last, at=at, reason=why)
+    _log.info(
+        "files_skipped", destination=folder.name, first=first, last=last, count=count, reason=reason, operator=operator
+    )
+    return count

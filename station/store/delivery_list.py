@@ -164,6 +164,17 @@ def skip_waiting(
     return len(page.items), page.next, page.more
 
 
+def skip_files(connection: Connection, name: str, *, first: int, last: int, at: datetime, reason: str) -> int:
+    """Give up files of a folder that are not done, with numbers from `first` to `last` only. Return how many."""
+    query = update(tables.delivery_file).where(
+        _file.destination == name,
+        _file.state.in_(("planned", "written")),
+        _file.number_from >= first,
+        _file.number_to <= last,
+    )
+    return connection.execute(query.values(state="failed", error=reason, settled_at=at)).rowcount
+
+
 def _put(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
     """Write rows of `delivery`, also over those that are there."""
     statement = insert(connection, tables.delivery)
