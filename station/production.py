@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 from station import reconcile, store
 from station.clock import shown
 from station.config import NODO_NAMES, Network, Settings
-from station.errors import StoreError, UntrustedError
+from station.deliver import status as deliver
+from station.errors import SchemaBehindError, StoreError, UntrustedError
 from station.http import certificate
 from station.http.trust import host_and_port, is_loopback
 from station.store import gauges, rights
@@ -41,7 +42,16 @@ def findings(settings: Settings, engine: store.Engine) -> list[Finding]:
     ]  # fmt: skip
     with suppress(StoreError):
         gaps += _database(settings, engine)
-    return gaps
+    return [*gaps, *delivery_findings(settings, engine)]
+
+
+def delivery_findings(settings: Settings, engine: store.Engine) -> list[Finding]:
+    """Return what is missing before receipts reach the EC's own systems, and what is late."""
+    if not settings.destination:
+        return []
+    with suppress(StoreError, SchemaBehindError):
+        return list(_delivery(settings, engine))
+    return []
 
 
 def _registry(settings: Settings) -> Iterator[Finding]:
@@ -264,6 +274,26 @@ def _database(settings: Settings, engine: store.Engine) -> Iterator[Finding]:
             "not_reconciled",
             f"`station reconcile` has not checked {_some(late)} for {settings.gpd.late_hours:g} hours",
             "run it, and schedule it once a day (see deploy/)",
+        )
+
+
+def _delivery(settings: Settings, engine: store.Engine) -> Iterator[Finding]:
+    status = deliver.status(settings, engine)
+    never = [one.name for one in status.destinations if one.state == "never served"]
+    if never:
+        yield Finding(
+            "destination_never_served",
+            f"{_some(never)}: configured, and no receipt was ever delivered or asked for",
+            "run `station deliver` (for a feed: `station api`, and a reader that asks), see docs/delivery.md",
+        )
+    if status.problem:
+        yield Finding("deliverer_not_running", status.problem, "start `station deliver`, and look at its log")
+    late = [one for one in status.destinations if one.problem and one.name not in never]
+    if late:
+        yield Finding(
+            "destination_late",
+            "; ".join(f"{one.name}: {one.problem}" for one in late[:3]),
+            "see `station deliveries status`",
         )
 
 

@@ -9,6 +9,7 @@ from refusals import Door
 from sqlalchemy import select, update
 
 from station import config, store
+from station.deliver import check
 from station.deliver.status import status
 from station.store import deliveries, outgoing, tables
 
@@ -347,6 +348,67 @@ def test_pause_and_resume(door, run_station):
     with store.transaction(door.engine) as connection:
         row = deliveries.destinations(connection)["erp"]
     assert (row.state, row.reason, row.failures, row.next_attempt_at) == ("active", None, 0, None)
+
+
+# --- station check ----------------------------------------------------------------------------------------------------
+
+
+def test_check(door, run_station, tmp_path):
+    """A destination that was never served, a deliverer that does not run and a folder that is not there are named."""
+    out = tmp_path / "out"
+    door.configure(ERP + f'[[destination]]\nname = "night"\nkind = "folder"\npath = "{out}"\nat = "02:30"\n')
+    done = run_station("check", "--offline")
+    assert done.returncode == 1
+    assert f"WRONG  destination night: {out} is not a folder" in done.stdout
+    out.mkdir()
+    done = run_station("check", "--offline")
+    assert done.returncode == 0, done.stdout
+    assert "NOTE   destination_never_served: erp, night: configured, and no receipt was ever" in done.stdout
+    assert "destination erp: " in done.stdout
+    assert SECRET not in done.stdout
+    assert "MISSING  destination_never_served" in run_station("check", "--offline", "--production").stdout
+    door.serve(state="paused", reason="410 Gone")
+    door.serve("night", "folder")
+    done = run_station("check", "--offline")
+    assert "NOTE   destination_late: erp: it is paused (410 Gone)" in done.stdout
+    assert "never_served" not in done.stdout
+    door.take(an_envelope(a_request()))
+    with store.transaction(door.engine) as connection:
+        connection.execute(update(tables.outbox).values(at=NOW - timedelta(minutes=6)))
+    assert (
+        "NOTE   deliverer_not_running: `station deliver` does not run: 1 receipt"
+        in run_station("check", "--offline").stdout
+    )
+    door.configure("")
+    assert "destination" not in run_station("check", "--offline").stdout
+
+
+@pytest.mark.parametrize(
+    ("url", "networks", "addresses", "expected"),
+    [
+        ("https://erp.example.invalid/x", "", ["8.8.8.8", "10.0.0.1"], None),
+        ("https://erp.example.invalid/x", "", ["8.8.8.8"], None),
+        ("https://erp.example.invalid/x", "", ["10.0.0.1"], "erp.example.invalid is 10.0.0.1, no public address"),
+        ("https://erp.example.invalid/x", '"10.0.0.0/8"', ["10.0.0.1"], None),
+        ("https://erp.example.invalid/x", "", [], "has no address in the DNS"),
+        ("http://127.0.0.1:9/x", "", ["127.0.0.1"], None),
+        ("https://169.254.169.254/x", "", ["169.254.169.254"], "no public address"),
+    ],
+)
+def test_address(tmp_path, url, networks, addresses, expected):
+    """A webhook whose host would not be called is named before the first receipt is to be sent."""
+    (tmp_path / "station.toml").write_text(
+        ERP.replace("https://erp.example.invalid/x", url) + f"private_addresses = [{networks}]\n"
+    )
+
+    def resolve(_host, _port):
+        if not addresses:
+            raise OSError
+        return addresses
+
+    found = list(check.problems(config.load(tmp_path / "station.toml", {}), resolve=resolve))
+    assert len(found) == (expected is not None)
+    assert (expected or "") in "".join(found)
 
 
 # --- test, secret, key ------------------------------------------------------------------------------------------------

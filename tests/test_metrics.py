@@ -15,6 +15,7 @@ from process import free_port
 
 from station import config, log, store
 from station.http import certificate, metrics
+from station.store import deliveries, outgoing
 
 EC, OTHER = "77777777777", "88888888888"
 REGISTRY = f"""
@@ -155,6 +156,56 @@ def test_levels(engine, settings):
     assert f'station_reconcile_walked_timestamp_seconds{{ec="{OTHER}"}}' not in found  # not to be walked
     assert found[f'station_reconcile_fetched_last_day{{ec="{EC}"}}'] == 1
     assert found[f'station_reconcile_fetched_last_day{{ec="{OTHER}"}}'] == 0
+
+
+SECRET = "whsec_" + "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+
+
+def test_deliveries(engine):
+    """How far each configured destination is, also where it was never served; no other becomes a label."""
+    webhook = {"kind": "webhook", "url": "https://x.invalid/", "secret": SECRET}
+    feed = {"name": "portal", "kind": "feed", "keys": ["sha256:" + "0" * 64]}
+    folder = {"name": "night", "kind": "folder", "path": "/x", "at": "02:30"}
+    destinations = [webhook | {"name": "erp"}, webhook | {"name": "new"}, feed, folder]
+    settings = config.Settings.model_validate({"destination": destinations})
+    long_ago = datetime.now(UTC) - timedelta(hours=2)
+    push(engine, settings, "push")
+    push(engine, settings, "push")
+    with store.transaction(engine) as connection:
+        outgoing.number_outbox(connection, at=long_ago, limit=10)
+        for name, kind, position in (("erp", "webhook", 0), ("portal", "feed", 1), ("old", "webhook", 2)):
+            deliveries.register(connection, name, kind, position=position, at=long_ago)
+        deliveries.register(connection, "night", "folder", position=2, at=long_ago)
+        deliveries.claim(connection, "erp", [1, 2], position=0, to=2, at=long_ago)
+        settled = deliveries.Attempt("erp", 1, "refused", "failed", 3, long_ago, long_ago, long_ago, 400, "", long_ago)
+        health = {"state": "paused", "last_success_at": long_ago}
+        deliveries.write_results(connection, [settled], {"erp": health})
+    push(engine, settings, "push")
+    text = metrics.Metrics(settings, engine).text()
+    found = {name: value for name, value in samples(text).items() if "{destination=" in name or "outbox" in name}
+    assert '"old"' not in text
+    label = '{destination="erp"'
+    assert found.pop("station_outbox_rows") == 1
+    assert 0 <= found.pop("station_outbox_oldest_seconds") < 60
+    assert found.pop(f"station_delivery_oldest_open_seconds{label}}}") == pytest.approx(7200, abs=60)
+    assert found.pop('station_feed_lag_seconds{destination="portal"}') == pytest.approx(7200, abs=60)
+    assert found.pop(f"station_destination_success_timestamp_seconds{label}}}") == pytest.approx(long_ago.timestamp())
+    night = found.pop('station_folder_file_timestamp_seconds{destination="night"}')
+    assert night == pytest.approx(long_ago.timestamp())
+    assert found.pop(f'station_delivery_attempts_total{label},result="refused"}}') == 1
+    expected = {"erp": 1, "new": 0, "portal": 1, "night": 1}
+    assert {name: found.pop(f'station_destination_served{{destination="{name}"}}') for name in expected} == expected
+    assert found.pop(f"station_deliveries_open{label}}}") == 1
+    assert found.pop(f"station_deliveries_failed{label}}}") == 1
+    assert found.pop(f"station_destination_paused{label}}}") == 1
+    assert found.pop('station_destination_behind_numbers{destination="portal"}') == 1
+    assert set(found.values()) == {0}
+
+
+def test_no_destination(engine, settings):
+    """Without a destination the outbox may grow, and raises no alarm."""
+    push(engine, settings, "push")
+    assert "outbox" not in metrics.Metrics(settings, engine).text()
 
 
 def push(engine, settings, source, **over):

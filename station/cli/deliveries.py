@@ -18,7 +18,7 @@ from station.cli.delivery_list import deliveries, found_receipt, kind_of
 from station.cli.options import EcId, Words, operator_name, operator_option, options
 from station.cli.output import say, say_json
 from station.config import Feed, Folder, Settings, Webhook
-from station.deliver.status import folder_problem
+from station.deliver.check import folder_problem
 from station.store import deliveries as stored
 from station.store import delivery_list, outgoing
 from station.text import counted, printable

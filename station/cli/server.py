@@ -7,6 +7,7 @@ import click
 from station import config, pagopa, production, store
 from station.cli import Context, cli
 from station.cli.output import say
+from station.deliver import check as deliver_check
 from station.errors import GpdError, SchemaBehindError, StoreError
 from station.http import server
 from station.store import rights
@@ -53,12 +54,13 @@ def migrate(context: Context, grant: tuple[str, ...]) -> None:
 
 @cli.command()
 @click.option("--production", "going_live", is_flag=True, help="Also list what is missing before going live.")
-@click.option("--offline", is_flag=True, help="Do not call the GPD receipts API.")
+@click.option("--offline", is_flag=True, help="Do not call the GPD receipts API, nor the DNS.")
 @click.pass_obj
 def check(context: Context, going_live: bool, offline: bool) -> None:
     """Show the configuration, with secrets masked, and its problems. Exits 1 if there are any.
 
-    If there is a key, the GPD receipts API is called once, for the first EC that has one.
+    If there is a key, the GPD receipts API is called once, for the first EC that has one. Hosts of webhooks are looked
+    up in the DNS, and into each folder a file is written and removed again.
 
     \b
     Example:
@@ -69,11 +71,16 @@ def check(context: Context, going_live: bool, offline: bool) -> None:
     for line in (*context.sources, *_configured(settings)):
         say(line)
     wrong, notes = _problems(context)
+    wrong += deliver_check.problems(settings, offline=offline)
     if not offline:
         wrong += _gpd_problems(settings)
     for problem in wrong:
         say(f"WRONG  {problem}")
-    findings = production.findings(settings, context.engine(check=False)) if going_live else []
+    engine = context.engine(check=False)
+    if going_live:
+        findings = production.findings(settings, engine)
+    else:
+        findings = [one._replace(unsure=True) for one in production.delivery_findings(settings, engine)]
     notes += [f"{finding.name}: {finding.what}; {finding.to_do}" for finding in findings if finding.unsure]
     for note in notes:
         say(f"NOTE   {note}")
@@ -97,6 +104,11 @@ def _configured(settings: config.Settings) -> list[str]:
         f"ec {ec.id}{f' {ec.name}' if ec.name else ''}: stations {', '.join(ec.stations) or 'any'}{_keys(ec)}"
         for ec in settings.ec
     ]
+    for destination in settings.destination:
+        values = (
+            f"{name} {_shown(value)}" for name, value in destination if name != "name" and value not in (None, ())
+        )
+        lines.append(f"destination {destination.name}: {', '.join(values)}")
     return lines
 
 

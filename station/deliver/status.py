@@ -1,11 +1,8 @@
 """How far each destination is, and what is wrong with it: for people and for `station check`."""
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 from station import config, store
@@ -152,22 +149,3 @@ def _problems(configured: config.Destination, row: Any, oldest_at: datetime | No
 
 def _error(row: Any) -> str:
     return f": {row.last_error}" if row.last_error else ""
-
-
-def folder_problem(folder: config.Folder) -> str | None:
-    """Return why files cannot be written into a folder, or its command cannot be run; `None` if they can.
-
-    Write and remove a file: rights, a full disk and a read-only mount show only then.
-    """
-    place = Path(folder.path)
-    if not place.is_dir():
-        return f"{folder.path} is not a folder, or not one that this user may see"
-    try:
-        with NamedTemporaryFile(dir=place, prefix=".station-test-") as file:
-            file.write(b"test")
-            file.flush()
-    except OSError as error:
-        return f"{folder.path} cannot be written to ({error.strerror})"
-    if folder.after and shutil.which(folder.after[0]) is None:
-        return f"the command of `after`, {folder.after[0]}, is not there or may not be run"
-    return None

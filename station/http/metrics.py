@@ -10,14 +10,14 @@ Counting must cost a push no more than some microseconds, and must never make it
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from station import __version__, log, store
@@ -25,6 +25,10 @@ from station.config import Settings
 from station.errors import RefusalError, StoreError
 from station.http import certificate
 from station.receipt import Flag
+from station.store.deliveries import counts
+from station.store.delivery_list import OPEN_COUNTED, figures
+from station.store.outgoing import last_number
+from station.store.outgoing import waiting as outbox
 
 _log = log.get(__name__)
 
@@ -34,6 +38,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0)
 _PUSHES = ("paSendRTV2", "paSendRT")
 _OTHER = "other"
+_RESULTS = ("delivered", "refused", "unreachable")  # of attempts to deliver: counters start at 0
 _QUERY_TIMEOUT_S = 3.0  # Prometheus waits 10 s by default
 _GAUGES_MAX_AGE_S = 15.0  # scrapes within this time share one query of the database
 
@@ -264,10 +269,95 @@ class _Gauges(Collector):
             ("ec",),
             dict.fromkeys(((id_pa,) for id_pa in ecs), 0) | fetched,
         )
+        if self._settings.destination:
+            yield from self._deliveries(connection, now)
+
+    def _deliveries(self, connection: store.Connection, now: datetime) -> Iterator[Metric]:
+        """Yield how far the destinations are. A destination that is not configured any more has no metrics."""
+        configured = self._settings.destinations
+        rows = {name: row for name, row in figures(connection).items() if name in configured}
+
+        def each(name: str, text: str, value: Callable[[Any], float], *kinds: str) -> GaugeMetricFamily:
+            told: dict[tuple[str, ...], float] = {
+                (one,): value(row) for one, row in rows.items() if not kinds or configured[one].kind in kinds
+            }
+            return _gauge(name, text, ("destination",), told)
+
+        yield _gauge(
+            "station_destination_served",
+            "Whether a configured destination was ever served, or its reader ever asked.",
+            ("destination",),
+            {(name,): name in rows for name in configured},
+        )
+        yield each("station_destination_paused", "Whether a destination is paused.", lambda row: row.state == "paused")
+        yield each(
+            "station_destination_success_timestamp_seconds",
+            "When something was last delivered, a file completed or the feed read; 0: never.",
+            lambda row: _stamp(row.last_success_at),
+        )
+        yield each(
+            "station_deliveries_open",
+            f"Deliveries by webhook that are to be sent (counted up to {OPEN_COUNTED}).",
+            lambda row: row.open,
+            "webhook",
+        )
+        yield each(
+            "station_deliveries_failed",
+            f"Deliveries by webhook that were given up (counted up to {OPEN_COUNTED}).",
+            lambda row: row.failed,
+            "webhook",
+        )
+        yield each(
+            "station_delivery_oldest_open_seconds",
+            "For how long a webhook has had something to be sent; 0: it has not.",
+            lambda row: _age(min((at for at in (row.open_at, row.behind_at) if at), default=None), now),
+            "webhook",
+        )
+        last = last_number(connection)
+        yield each(
+            "station_destination_behind_numbers",
+            "Numbers behind its position, whether or not it chooses them.",
+            lambda row: max(0, last - row.position),
+        )
+        yield each(
+            "station_feed_lag_seconds",
+            "How long ago the first number was given that the reader has not asked behind; 0: none.",
+            lambda row: _age(row.behind_at, now),
+            "feed",
+        )
+        yield each(
+            "station_folder_file_timestamp_seconds",
+            "When a folder's last completed file was planned; without one, since when it is served.",
+            lambda row: _stamp(row.file_done_at or row.first_at),
+            "folder",
+        )
+        attempts = CounterMetricFamily(
+            "station_delivery_attempts",
+            "Attempts since the destination exists.",
+            labels=("destination", "result"),
+        )
+        counted = counts(connection)
+        for name in configured:
+            known = dict.fromkeys(_RESULTS, 0) if configured[name].kind != "feed" else {}
+            for result, number in (known | {of: n for (one, of), n in counted.items() if one == name}).items():
+                attempts.add_metric((name, result), number)
+        yield attempts
+        waiting, oldest = outbox(connection)
+        yield _gauge("station_outbox_rows", "Stored receipts without a number yet.", (), {(): waiting})
+        yield _gauge(
+            "station_outbox_oldest_seconds",
+            "For how long the oldest of them waits; 0: none.",
+            (),
+            {(): _age(oldest, now)},
+        )
 
 
 def _stamp(moment: datetime | None) -> float:
     return moment.timestamp() if moment else 0
+
+
+def _age(moment: datetime | None, now: datetime) -> float:
+    return max(0.0, (now - moment).total_seconds()) if moment else 0
 
 
 def _gauge(name: str, text: str, labels: tuple[str, ...], values: Mapping[tuple[str, ...], float]) -> GaugeMetricFamily:
