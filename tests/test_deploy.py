@@ -280,6 +280,29 @@ def test_nginx(tmp_path):
     assert ended.returncode == 0, ended.stderr
 
 
+def test_deliverer():
+    """A second replica waits for the first; receipts come first; a stop is waited for, in each kind of installation."""
+    deployment = the_deployment("deliver")
+    assert deployment["spec"]["replicas"] == 2
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert deployment["spec"]["selector"]["matchLabels"] == labels
+    unit = a_unit(DEPLOY / "systemd" / "station-deliver.service")["Service"]
+    assert (unit["Nice"], unit["Restart"]) == ("10", "always")
+    assert COMPOSE["services"]["deliver"]["profiles"] == ["delivery"]
+
+
+def test_secrets_of_destinations():
+    """Each command reads the whole configuration, so each has the secrets that are not in the file."""
+    for file in (one for one in UNITS if one.suffix == ".service"):
+        assert a_unit(file)["Service"]["EnvironmentFile"] == "-/etc/station/secrets/destinations.env"
+    for pod in pods():
+        [container] = pod["containers"]
+        assert container["envFrom"] == [{"secretRef": {"name": "station-destinations", "optional": True}}]
+    for service in COMPOSE["services"].values():
+        if service["image"] == "station":
+            assert service["env_file"] == [{"path": "./secrets/destinations.env", "required": False}]
+
+
 def test_cron_jobs():
     """Jobs by the clock never run twice at once, and once a day, as in the other folders."""
     assert {job["metadata"]["name"] for job in of_kind("CronJob")} == {"station-reconcile", "station-purge"}
@@ -297,7 +320,7 @@ def test_cron_jobs():
 def test_cron_lines(tmp_path):
     """Each line has a time, a user and a command that exists and is quiet; none runs more than once a day."""
     lines = [one.split(None, 6) for one in (DEPLOY / "cron" / "station").read_text().splitlines() if one[:1].isdigit()]
-    assert len(lines) == 3
+    assert len(lines) == 4
     for minute, hour, *days, user, command in lines:
         assert (minute.isdecimal(), hour.isdecimal(), days, user) == (True, True, ["*", "*", "*"], "root")
         program, *arguments = shlex.split(command)
@@ -326,7 +349,10 @@ def by_hand(tmp_path):
     shell = f'#!/bin/sh\nwhile [ "$1" != {program} ]; do shift; done\nexec "$@"\n'
     for file, content in (
         (script, text),
-        (program, '#!/bin/sh\necho "$STATION_DATABASE_URL|$STATION_GPD_KEY|$HOME"\nprintf "%s\\n" "$@"\n'),
+        (
+            program,
+            '#!/bin/sh\necho "$STATION_DATABASE_URL|$STATION_GPD_KEY|$HOME"\nprintf "%s\\n" "$@" $STATION_DESTINATION_ERP_SECRET\n',
+        ),
         (tmp_path / "bin/id", "#!/bin/sh\necho ${UID_:-0}\n"),
         (tmp_path / "bin/setpriv", shell),
     ):
@@ -352,6 +378,10 @@ def test_command_by_hand(by_hand, tmp_path):
         assert ended.stdout.splitlines() == [
             f"{secret}|gpd_key|/var/lib/station", "--config", config_file, command, "a b", "*"
         ]  # fmt: skip
+    destinations = tmp_path / "etc/station/secrets/destinations.env"
+    destinations.write_text("# of receivers\nSTATION_DESTINATION_ERP_SECRET=whsec_a+b/c=\n")
+    assert by_hand("env").stdout.splitlines()[-1] == "whsec_a+b/c="
+    destinations.unlink()
     (tmp_path / "etc/station/secrets/gpd_key").unlink()
     assert by_hand().stdout.startswith("database_url||")
     ended = by_hand("receipts", "list", UID_="1000")
@@ -394,7 +424,7 @@ def test_who_has_the_owners_url():
         [secret] = re.findall(r"LoadCredential=database_url:/etc/station/secrets/(\w+)", file.read_text())
         assert secret == ("owner_database_url" if command in owners else "database_url"), file.name
         found.add(command)
-    assert found >= {"migrate", "serve", "reconcile", "purge", "api"}
+    assert found >= {"migrate", "serve", "reconcile", "purge", "api", "deliver"}
     for pod in pods():
         [container] = pod["containers"]
         [url] = [one for one in container["env"] if one["name"] == "STATION_DATABASE_URL"]

@@ -38,6 +38,8 @@ TIMES = ("0001-01-01T00:00+14:00", "9999-12-31T23:59-14:00", "9" * 4_000 + "d", 
         *(["receipts", "list", "--amount", amount] for amount in ("1e999999999", "nan", "١", LONG)),
         *(["purge", "--raw-months", months] for months in (LONG, "1e3")),
         ["reconcile", "--from", "٢٠٢٦-01-01"],
+        *(["deliveries", "again", "x", "--from", place] for place in (LONG, LONG[:19], "٢", "-1", "1e9", *TIMES[:2])),
+        ["deliveries", "list", "x", "--before", LONG],
     ],
     ids=lambda arguments: " ".join(arguments)[:60],
 )

@@ -69,7 +69,7 @@ REAL = {
     "outbox": {"id_pa": EC, "receipt_id": HOSTILE},
     "outgoing": {"id_pa": EC, "receipt_id": HOSTILE},
     "outgoing_check": {"id_pa": EC},
-    "destination": {"name": "hostile"},
+    "destination": {"name": "hostile", "kind": "webhook"},
     "delivery": {"destination": "hostile", "state": "open"},
     "delivery_count": {"destination": "hostile"},
     "delivery_file": {"destination": "hostile", "state": "planned"},
@@ -102,21 +102,52 @@ def hostile_url(sqlite_url):
             connection.execute(one.insert(), [row])
             if one.name == "receipt":  # and the twin of a double payment
                 connection.execute(one.insert(), [row | {"receipt_id": "twin", "notice_ordinal": 2}])
+            if one.name in ("destination", "delivery_file"):  # and a folder
+                name = "name" if one.name == "destination" else "destination"
+                connection.execute(
+                    one.insert(), [row | {name: "night"} | ({"kind": "folder"} if "kind" in row else {})]
+                )
     engine.dispose()
     return sqlite_url
 
 
-DESTINATION = f"""
-[[destination]]
-name = "hostile"
-kind = "webhook"
-url = "http://127.0.0.1:1/"
-secret = "whsec_{"A" * 40}"
-"""
 CONFIG = f'[[ec]]\nid = "{EC}"\nname = {json.dumps(HOSTILE)}\n[[ec]]\nid = "88888888888"\n'
+CONFIG += '[[destination]]\nname = "hostile"\nkind = "webhook"\nurl = "http://127.0.0.1:9/"\nstart = "beginning"\n'
+CONFIG += 'secret = "whsec_c3RhdGlvbi10ZXN0LXNlY3JldC0wMDAwMDAwMQ=="\n'
+CONFIG += f'[[destination]]\nname = "night"\nkind = "folder"\npath = {json.dumps(HOSTILE)}\nat = "02:30"\n'
 COMMANDS = {
     "check": [["check"]],
-    "deliver": [["deliver"], ["-c", "deliver.toml", "deliver", "--once"]],
+    "deliver": [["deliver", "--once"]],
+    "deliveries again": [
+        ["deliveries", "again", "hostile", "--from", "1", "--dry-run"],
+        ["deliveries", "again", HOSTILE, "--failed"],
+        ["deliveries", "again", "hostile", "--from", HOSTILE],
+        ["deliveries", "again", "hostile", "--receipt", HOSTILE],
+    ],
+    "deliveries key": [["deliveries", "key"]],
+    "deliveries list": [
+        ["deliveries", "list", "hostile"],
+        ["deliveries", "list", "hostile", "--wide"],
+        ["deliveries", "list", "hostile", "--json"],
+        ["deliveries", "list", "night", "--wide"],
+        ["deliveries", "list", HOSTILE],
+    ],
+    "deliveries pause": [["deliveries", "pause", "hostile", "--reason", HOSTILE, "--operator", HOSTILE]],
+    "deliveries resume": [["deliveries", "resume", "hostile", "--operator", HOSTILE]],
+    "deliveries secret": [["deliveries", "secret"]],
+    "deliveries show": [
+        ["deliveries", "show", HOSTILE],
+        ["deliveries", "show", HOSTILE, "--wide"],
+        ["deliveries", "show", HOSTILE, "--json"],
+        ["deliveries", "show", HOSTILE + "none"],
+    ],
+    "deliveries skip": [["deliveries", "skip", "hostile", "--from", "1", "--reason", HOSTILE, "--operator", HOSTILE]],
+    "deliveries status": [
+        ["deliveries", "status"],
+        ["deliveries", "status", "--wide"],
+        ["deliveries", "status", "--json"],
+    ],
+    "deliveries test": [["deliveries", "test", "night"], ["deliveries", "test", HOSTILE]],
     "demo": [],  # all it shows it makes up itself
     "grants": [["grants", HOSTILE]],
     "journal export": [["journal", "export", HOSTILE + "/x.csv"]],
@@ -174,7 +205,6 @@ def test_hostile_database(hostile_url, tmp_path):
     """No command obeys what its arguments, its configuration or the database hold, or takes it for markup."""
     assert set(COMMANDS) == set(leaves())
     (tmp_path / "station.toml").write_text(CONFIG)
-    (tmp_path / "deliver.toml").write_text(DESTINATION)
     (tmp_path / "wrong.toml").write_text(f"[server]\n{json.dumps(HOSTILE)} = 1\n")
     shown = ""
     for arguments in (one for each in COMMANDS.values() for one in each):

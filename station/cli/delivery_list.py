@@ -8,7 +8,7 @@ import click
 
 from station import store
 from station.cli import Context, cli
-from station.cli.options import SHOWN_TIMES, EcId, Words, wide_option
+from station.cli.options import SHOWN_TIMES, EcId, Words, quiet_option, wide_option
 from station.cli.output import say, say_json, table
 from station.clock import shown
 from station.store import deliveries as stored
@@ -50,6 +50,7 @@ def found_receipt(engine: store.Engine, receipt_id: str, id_pa: str | None) -> t
 @deliveries.command(epilog=SHOWN_TIMES)
 @wide_option
 @click.option("--json", "as_line", is_flag=True, help="One JSON object on standard output.")
+@quiet_option
 @click.pass_obj
 def status(context: Context, /, wide: bool, as_line: bool) -> None:
     """Show each destination: how far it is, what waits, what failed. Exits 1 if something is late, given up or paused.
@@ -68,6 +69,8 @@ def status(context: Context, /, wide: bool, as_line: bool) -> None:
     problems = list(found.problems)
     if as_line:
         say_json({"problems": problems, **asdict(found)})
+    elif context.quiet and not problems:
+        pass
     elif not found.destinations:
         say("No [[destination]] is configured: receipts are delivered nowhere.")
     else:

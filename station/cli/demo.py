@@ -13,8 +13,8 @@ def demo() -> None:
 
     Starts a station on SQLite in a temporary folder, with a simulated Nodo and GPD API, both on loopback:
     hundreds of receipts, resends, odd and bad ones, a connection that is cut; then reconciles and replays, and compares
-    the payments with the stored receipts. No configuration is read, and nothing is left behind. Exits 1 unless the
-    books balance.
+    the payments with the stored receipts, and with those that a webhook received. No configuration is read, and nothing
+    is left behind. Exits 1 unless the books balance.
 
     \b
     Example:

@@ -76,7 +76,7 @@ def event(numbered: Numbered, destination: config.Webhook, source: str) -> bytes
     data = item(numbered, thin=destination.content == "thin")
     if destination.document:
         raw = receipt["raw"]
-        data["document"] = None if raw is None else base64.b64encode(raw).decode()
+        data["document"] = base64.b64encode(raw).decode() if raw else None
     return _cloud_event(
         event_id(numbered), event_type(numbered), source, numbered.numbered_at, data,
         subject=f"{receipt['id_pa']}/{receipt['receipt_id']}",

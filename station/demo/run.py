@@ -21,12 +21,14 @@ from station.clock import ROME
 from station.demo import gpd
 from station.demo.nodo import Nodo
 from station.demo.payments import BROKER, COMUNE, NEIGHBOUR, PROVINCIA, STATION, Copy, Ledger
+from station.demo.receiver import SECRET, Receiver, receiving
 from station.errors import StationError
 
 Say = Callable[[str], None]
 
 _PATH = "/paForNode"
 _START_S = 30.0
+_DELIVERY_S = 30.0
 
 
 class DemoError(StationError):
@@ -38,16 +40,21 @@ class DemoError(StationError):
 def run(say: Say) -> bool:
     """Run the demonstration, print each step, and return whether the books balance. Raises `DemoError`."""
     ledger = Ledger(datetime.now(ROME))
-    with TemporaryDirectory(prefix="station-demo-") as name, gpd.serving(ledger.listed) as api:
-        return _Demo(Path(name), say, ledger, api).run()
+    with (
+        TemporaryDirectory(prefix="station-demo-") as name,
+        gpd.serving(ledger.listed) as api,
+        receiving() as receiver,
+    ):
+        return _Demo(Path(name), say, ledger, api, receiver).run()
 
 
 class _Demo:
-    def __init__(self, folder: Path, say: Say, ledger: Ledger, api: str) -> None:
+    def __init__(self, folder: Path, say: Say, ledger: Ledger, api: str, receiver: Receiver) -> None:
         self._folder = folder
         self._print = say
         self._ledger = ledger
         self._api = api
+        self._receiver = receiver
         self._steps = 0
         self._port, self._health = _free_ports()
         self._nodo = Nodo(self._port, _PATH)
@@ -56,14 +63,17 @@ class _Demo:
         self._configure(COMUNE, PROVINCIA)
         self._step("A new station: SQLite in a temporary folder, two ECs, a broker with one station")
         self._station("migrate")
-        with self._serving():
+        with self._serving(), self._delivering():
             self._push_ordinary()
+            self._show_webhook()
             self._push_and_cut()
             self._push_odd()
             self._push_bad()
             self._reconcile()
             self._replay()
             self._show_metrics()
+            # What was stored last is on its way.
+            self._receiver.wait_for(len(self._ledger.expected), _DELIVERY_S)
         return self._balance()
 
     # --- the steps ----------------------------------------------------------------------------------------------------
@@ -72,6 +82,17 @@ class _Demo:
         ordinary = self._ledger.ordinary
         self._step(f"The Nodo pushes {len(ordinary)} receipts, some of them to two ECs that share a payment")
         self._push(_envelopes(ordinary))
+
+    def _show_webhook(self) -> None:
+        self._step("Each receipt is sent to the EC's accounting, a webhook on loopback, which verifies the signature")
+        count = len(self._ledger.ordinary)
+        self._receiver.wait_for(count, _DELIVERY_S)
+        receipts = self._receiver.receipts
+        if len(receipts) != count:
+            raise DemoError(f"{len(receipts)} of {count} receipts arrived at the webhook")
+        first = receipts[0]
+        self._note(f"{first['type']} {first['subject']}, {first['data']['receipt']['amount']} euro")
+        self._note(f"{count} receipts arrived, numbers {first['data']['number']} to {receipts[-1]['data']['number']}")
 
     def _push_and_cut(self) -> None:
         cut, again = self._ledger.cut, self._ledger.ordinary[:40]
@@ -147,7 +168,10 @@ class _Demo:
         self._note(f"stored {len(rows):4} receipts, {kept:>12} euro")
         self._note(f"missing {len(missing)}, unknown {len(unknown)}, stored twice {len(twice)}")
         self._note(f"one of them byte by byte: {'as it was sent' if same else 'DIFFERS'}")
+        delivered = {tuple(one["subject"].split("/", 1)) for one in self._receiver.receipts}
+        self._note(f"delivered by webhook {len(delivered)}, with a wrong signature {self._receiver.forged}")
         balanced = not (missing or unknown or twice) and paid == kept and same
+        balanced = balanced and delivered == stored.keys() and not self._receiver.forged
         self._print("The books balance." if balanced else "THE BOOKS DO NOT BALANCE.")
         return balanced
 
@@ -172,6 +196,8 @@ class _Demo:
         lines = [
             f'[database]\nurl = "sqlite:///{self._folder}/station.sqlite3"',
             f'[server]\nlisten = "127.0.0.1:{self._port}"\nhealth_listen = "127.0.0.1:{self._health}"',
+            '[[destination]]\nname = "accounting"\nkind = "webhook"\nstart = "beginning"',
+            f'url = "{self._receiver.url}"\nsecret = "{SECRET}"',
             f'[gpd]\nurl = "{self._api}"\nkey = "{gpd.KEY}"\nrate = 1000',
             f'[[broker]]\nid = "{BROKER}"\nstations = ["{STATION}"]',
             *(f'[[ec]]\nid = "{id_pa}"' for id_pa in ecs),
@@ -220,6 +246,18 @@ class _Demo:
         finally:
             server.terminate()
             server.wait()
+
+    @contextmanager
+    def _delivering(self) -> Iterator[None]:
+        self._station("deliveries", "test", "accounting")
+        with (
+            (self._folder / "deliver.log").open("wb") as log,
+            self._start("deliver", stdout=log, stderr=log) as process,
+        ):
+            try:
+                yield
+            finally:
+                process.terminate()
 
     def _get(self, path: str) -> tuple[int | None, str]:
         """Return status and text of a page of the health listener; no status where it does not answer."""
