@@ -351,7 +351,8 @@ def by_hand(tmp_path):
         (script, text),
         (
             program,
-            '#!/bin/sh\necho "$STATION_DATABASE_URL|$STATION_GPD_KEY|$HOME"\nprintf "%s\\n" "$@" $STATION_DESTINATION_ERP_SECRET\n',
+            '#!/bin/sh\necho "$STATION_DATABASE_URL|$STATION_GPD_KEY|$HOME"\n'
+            'printf "%s\\n" "$@" $STATION_DESTINATION_ERP_SECRET\n',
         ),
         (tmp_path / "bin/id", "#!/bin/sh\necho ${UID_:-0}\n"),
         (tmp_path / "bin/setpriv", shell),
