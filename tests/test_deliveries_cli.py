@@ -175,8 +175,10 @@ def test_late_readers_and_files(door, tmp_path):
             at = NOW + timedelta(hours=hours)
             row = {"planned_at": at, "name": "x.zip", "number_from": 1, "number_to": 1, "state": state, "attempts": 0}
             connection.execute(tables.delivery_file.insert(), [row | {"destination": "night", "next_attempt_at": at}])
-    late = [problem.split()[1] for problem in door.problems(now=NOW + timedelta(hours=37))]
+    late = [problem.split()[1] for problem in door.problems(now=NOW + timedelta(hours=36.5))]
     assert late == ["portal:", "often:"]
+    [_, night, _] = door.problems(now=NOW + timedelta(hours=37.5))
+    assert night.startswith("destination night: a file waits to be completed since")
 
 
 # --- list and show ----------------------------------------------------------------------------------------------------
@@ -335,6 +337,26 @@ def test_skip(door, run_station):
     assert door.states()[7] == "skipped"
     assert run_station("deliveries", "again", "erp", "--from", "4", "--to", "4").returncode == 0
     assert door.states()[4] == "open"
+
+
+def test_files_again_and_skipped(door, run_station, tmp_path):
+    """A folder gets a further file for a range, which `station deliver` writes; one that fails can be given up."""
+    door.configure(f'[[destination]]\nname = "night"\nkind = "folder"\npath = "{tmp_path}"\nat = "02:30"\n')
+    door.receive(4)
+    door.serve("night", "folder", position=4)
+    assert run_station("deliveries", "again", "night", "--failed").returncode == 2
+    done = run_station("deliveries", "again", "night", "--from", "2", "--to", "3", "--dry-run", "--json")
+    assert lines(done) == [{"destination": "night", "files": [], "ranges": [[2, 3]], "dry_run": True}]
+    done = run_station("deliveries", "again", "night", "--from", "2", "--to", "3")
+    assert done.returncode == 0, done.stderr
+    [file] = door.rows(tables.delivery_file)
+    assert (file["number_from"], file["number_to"], file["state"]) == (2, 3, "planned")
+    assert file["name"] in done.stdout
+    assert file["name"] in run_station("deliveries", "list", "night", "--wide").stdout
+    done = run_station("deliveries", "skip", "night", "--from", "2", "--reason", "by hand", "--operator", "Ann")
+    assert done.stdout == "1 file to night skipped by Ann\n"
+    [file] = door.rows(tables.delivery_file)
+    assert (file["state"], file["error"]) == ("failed", "skipped by Ann: by hand")
 
 
 def test_pause_and_resume(door, run_station):

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import click
 
@@ -36,7 +36,9 @@ def deliver(context: Context, /, once: bool) -> None:
     settings = context.settings
     if not settings.destination:
         raise ConfigError("no [[destination]] is configured: there is nothing to deliver to")
-    os.nice(10)  # receipts that come in are served first
+    # Receipts that come in are served first. The unit in deploy/systemd sets this by itself, and forbids the call.
+    with suppress(OSError):
+        os.nice(10)
     engine = context.engine()
     with ExitStack() as stack:
         bars = stack.enter_context(_DeliveryBars(context)) if sys.stderr.isatty() and not context.quiet else None

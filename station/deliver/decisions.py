@@ -7,7 +7,7 @@ from station import log, store
 from station.config import Folder, Webhook
 from station.deliver.trace import choice
 from station.retry import read, write
-from station.store import delivery_list
+from station.store import delivery_list, files
 
 _log = log.get(__name__)
 
@@ -96,7 +96,8 @@ def skip(
 def skip_files(engine: store.Engine, folder: Folder, *, first: int, last: int, reason: str, operator: str) -> int:
     """Give up the files of a folder that are not done and whose numbers lie from `first` to `last`. Return how many."""
     at, why = datetime.now(UTC), f"skipped by {operator}: {reason}"
-    count = write(engine, delivery_list.skip_files, folder.name, first=first, last=last, at=at, reason=why)
+    opened = [file for file in read(engine, files.open_files, folder.name) if first <= file.number_from]
+    count = sum(write(engine, files.skip, file, why, at=at) for file in opened if file.number_to <= last)
     _log.info(
         "files_skipped", destination=folder.name, first=first, last=last, count=count, reason=reason, operator=operator
     )

@@ -23,8 +23,8 @@ class DestinationStatus:
 
     `position` is the last number that was looked at, `waiting` how many numbers are behind it, whether or not it
     chooses them. `open` and `failed` (given up) count deliveries by webhook. `oldest_at`: since when something is
-    open or waits; of a folder, which waits for its time, `file_at` is when its latest file was planned. `problem` says
-    in words why it needs attention.
+    open or waits, or a folder's file is not done; `file_at`: when a folder's latest file was planned. `problem` says in
+    words why it needs attention.
     """
 
     name: str
@@ -104,7 +104,9 @@ def _never_served(configured: config.Destination) -> DestinationStatus:
 def _served(
     configured: config.Destination | None, row: Any, last: int, attempts: dict[str, int], now: datetime
 ) -> DestinationStatus:
-    oldest = [at for at in (row.open_at, None if row.kind == "folder" else row.behind_at) if at is not None]
+    # What is behind a folder's position waits for its time.
+    waiting_at = row.file_open_at if row.kind == "folder" else row.behind_at
+    oldest = [at for at in (row.open_at, waiting_at) if at is not None]
     oldest_at = min(oldest, default=None)
     return DestinationStatus(
         name=row.name,
@@ -140,7 +142,9 @@ def _problems(configured: config.Destination, row: Any, oldest_at: datetime | No
         # A day of 25 hours, or the time between two files; and an hour for a retry.
         every = timedelta(hours=25) if configured.every_minutes is None else timedelta(minutes=configured.every_minutes)
         done = row.file_done_at or row.first_at
-        if now - done > every + _FILE_GRACE:
+        if oldest_at and now - oldest_at > _FILE_GRACE:
+            yield f"a file waits to be completed since {shown(oldest_at)} (Italy){_error(row)}"
+        elif now - done > every + _FILE_GRACE:
             yield f"no file was completed since {shown(done)} (Italy){_error(row)}"
     elif oldest_at and now - oldest_at > (FEED_MAX_AGE if configured.kind == "feed" else WEBHOOK_MAX_AGE):
         what = "the reader has not asked for receipts" if configured.kind == "feed" else "receipts wait"

@@ -309,9 +309,15 @@ class _Gauges(Collector):
         )
         yield each(
             "station_delivery_oldest_open_seconds",
-            "For how long a webhook has had something to be sent; 0: it has not.",
-            lambda row: _age(min((at for at in (row.open_at, row.behind_at) if at), default=None), now),
+            "For how long a webhook has had something to be sent, or a folder a file to be completed; 0: none.",
+            lambda row: _age(
+                row.file_open_at
+                if row.kind == "folder"
+                else min((at for at in (row.open_at, row.behind_at) if at), default=None),
+                now,
+            ),
             "webhook",
+            "folder",
         )
         last = last_number(connection)
         yield each(

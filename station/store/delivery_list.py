@@ -28,7 +28,8 @@ def figures(connection: Connection) -> dict[str, Row[Any]]:
 
     `open` and `failed` (given up) count deliveries by webhook, `OPEN_COUNTED` at most; `open_at`: since when the open
     one with the lowest number is open; `behind_at`: when the first number behind `position` was given. Of a folder:
-    `file_at`, when its latest file was planned, and `file_done_at`, when the latest that is done was.
+    `file_at`, when its latest file was planned, `file_done_at`, when the latest that is done was, and `file_open_at`,
+    when the oldest that is not done was.
     """
     theirs = _delivery.destination == _destination.name
 
@@ -56,6 +57,11 @@ def figures(connection: Connection) -> dict[str, Row[Any]]:
         ).label("behind_at"),
         first(files).label("file_at"),
         first(files.where(_file.state == "done")).label("file_done_at"),
+        first(
+            select(_file.planned_at)
+            .where(_file.destination == _destination.name, tables.NOT_SETTLED)
+            .order_by(_file.planned_at)
+        ).label("file_open_at"),
     ).order_by(_destination.name)
     return {row.name: row for row in connection.execute(query)}
 
@@ -162,17 +168,6 @@ def skip_waiting(
         _put(connection, rows)
     connection.execute(update(tables.destination).where(mine).values(position=page.next))
     return len(page.items), page.next, page.more
-
-
-def skip_files(connection: Connection, name: str, *, first: int, last: int, at: datetime, reason: str) -> int:
-    """Give up files of a folder that are not done, with numbers from `first` to `last` only. Return how many."""
-    query = update(tables.delivery_file).where(
-        _file.destination == name,
-        _file.state.in_(("planned", "written")),
-        _file.number_from >= first,
-        _file.number_to <= last,
-    )
-    return connection.execute(query.values(state="failed", error=reason, settled_at=at)).rowcount
 
 
 def _put(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
