@@ -174,7 +174,8 @@ def test_late_readers_and_files(door, tmp_path):
         for state, hours in (("done", 24), ("planned", 36)):
             at = NOW + timedelta(hours=hours)
             row = {"planned_at": at, "name": "x.zip", "number_from": 1, "number_to": 1, "state": state, "attempts": 0}
-            connection.execute(tables.delivery_file.insert(), [row | {"destination": "night", "next_attempt_at": at}])
+            row |= {"destination": "night", "next_attempt_at": at, "settled_at": at if state == "done" else None}
+            connection.execute(tables.delivery_file.insert(), [row])
     late = [problem.split()[1] for problem in door.problems(now=NOW + timedelta(hours=36.5))]
     assert late == ["portal:", "often:"]
     [_, night, _] = door.problems(now=NOW + timedelta(hours=37.5))
