@@ -20,6 +20,7 @@ _context.set_forkserver_preload(
     [
         *("station.cli.server", "station.cli.receipts", "station.cli.reconcile", "pytest"),
         *("station.cli.journal", "station.cli.purge", "station.cli.refused", "station.cli.replay", "station.cli.stats"),
+        *("station.cli.deliver", "station.cli.deliveries", "station.deliver.status", "station.deliver.webhook"),
         # What commands import where they use it.
         *("station.config", "station.log", "station.intake", "station.replay", "station.masking", "alembic.command"),
         *(f"station.store.{name}" for name in ("queries", "refused", "rebuild", "journal", "purge", "runs", "schema")),

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from build import OTHER_EC, a_request, an_envelope
+from receiver import Receiver
 from refusals import Door
 from sqlalchemy import select, update
 
@@ -435,6 +436,21 @@ def test_address(tmp_path, url, networks, addresses, expected):
 
 
 # --- test, secret, key ------------------------------------------------------------------------------------------------
+
+
+def test_webhook(door, run_station):
+    """A webhook is sent a signed test event at once; its answer is the exit status."""
+    with Receiver(secret=SECRET) as receiver:
+        door.configure(ERP.replace("https://erp.example.invalid/x", receiver.url))
+        done = run_station("deliveries", "test", "erp")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(f"{receiver.url}: HTTP 204 after 0.")
+        assert receiver.taken[0].event.get_type() == "station.test"
+        receiver.answer = lambda _: 401
+        done = run_station("deliveries", "test", "erp")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "it answered HTTP 401" in done.stderr
+    assert "no connection" in run_station("deliveries", "test", "erp").stderr
 
 
 def test_folder(door, run_station, tmp_path):

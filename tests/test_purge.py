@@ -173,6 +173,29 @@ def test_journal(door):
     assert [row["event_id"] for row in door.rows(tables.journal)] == [2, 3]
 
 
+def test_delivery(door):
+    """Deliveries go by when they were settled: open ones stay, and so do numbers, counts and the list of files."""
+    with store.transaction(door.engine) as connection:
+        row = {"destination": "erp", "attempts": 1, "next_attempt_at": OLD, "first_at": OLD, "last_at": OLD}
+        states = (("delivered", OLD), ("skipped", OLD), ("failed", OLD), ("delivered", NOW), ("open", None))
+        for number, (state, settled_at) in enumerate(states, start=1):
+            values = row | {"number": number, "state": state, "settled_at": settled_at}
+            connection.execute(tables.delivery.insert(), [values])
+            key = {"id_pa": "77777777777", "receipt_id": f"r{number}", "revision": 1}
+            connection.execute(tables.outgoing.insert(), [key | {"number": number, "numbered_at": OLD}])
+        file = {"destination": "night", "planned_at": OLD, "name": "x.zip", "number_from": 1, "number_to": 5}
+        file |= {"state": "done", "attempts": 1, "next_attempt_at": OLD, "settled_at": OLD}
+        connection.execute(tables.delivery_file.insert(), [file])
+        connection.execute(tables.delivery_count.insert(), [{"destination": "erp", "result": "delivered", "count": 9}])
+    before = door.everything()
+    assert run(door, delivery_months=12, dry_run=True) == {Part.DELIVERY: 3}
+    assert door.everything() == before
+    assert run(door, delivery_months=12, batch=2) == {Part.DELIVERY: 3}
+    assert [row["number"] for row in door.rows(tables.delivery)] == [4, 5]
+    kept = (tables.outgoing, tables.delivery_file, tables.delivery_count)
+    assert [len(door.rows(table)) for table in kept] == [5, 1, 1]
+
+
 def event(number, at):
     values = {"id_pa": "77777777777", "at": at, "event_id": number, "direction": "in", "source": "push"}
     return values | {"operation": "paSendRTV2", "outcome": "stored", "duration_ms": 1, "size": 1}
