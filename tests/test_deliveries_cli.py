@@ -45,11 +45,14 @@ class Deliveries(Door):
             while outgoing.number_outbox(connection, at=NOW, limit=100):
                 pass
 
-    def serve(self, name="erp", kind="webhook", *, position=0, claimed=(), to=None, **values):
+    def serve(self, name="erp", kind="webhook", *, position=0, claimed=(), **values):
         with store.transaction(self.engine) as connection:
             deliveries.register(connection, name, kind, position=position, at=NOW)
-            if claimed or to:
-                deliveries.claim(connection, name, claimed, position=position, to=to or max(claimed), at=NOW)
+            for number in claimed:
+                row = {"destination": name, "number": number, "state": "open", "attempts": 0, "next_attempt_at": NOW}
+                connection.execute(tables.delivery.insert(), [row])
+            if claimed:
+                values["position"] = max(claimed)
             if values:
                 deliveries.change(connection, name, values)
 
@@ -331,8 +334,7 @@ def test_skip(door, run_station):
     assert door.states() == {1: "delivered", **dict.fromkeys((2, 3, 4, 5), "skipped")}
     assert door.position() == 5
     assert door.rows(tables.delivery)[4]["error"] == "skipped by Ann: moved"
-    with store.transaction(door.engine) as connection:
-        assert deliveries.claim(connection, "erp", [6, 7], position=5, to=7, at=NOW)
+    door.serve(claimed=(6, 7))
     done = run_station("deliveries", "skip", "erp", "--receipt", door.receipts[6], "--reason", "x", "--json")
     assert lines(done) == [{"destination": "erp", "count": 1}]
     assert door.states()[6] == "open"

@@ -15,7 +15,7 @@ from process import free_port
 
 from station import config, log, store
 from station.http import certificate, metrics
-from station.store import deliveries, outgoing
+from station.store import deliveries, outgoing, tables
 
 EC, OTHER = "77777777777", "88888888888"
 REGISTRY = f"""
@@ -176,10 +176,11 @@ def test_deliveries(engine):
         for name, kind, position in (("erp", "webhook", 0), ("portal", "feed", 1), ("old", "webhook", 2)):
             deliveries.register(connection, name, kind, position=position, at=long_ago)
         deliveries.register(connection, "night", "folder", position=2, at=long_ago)
-        deliveries.claim(connection, "erp", [1, 2], position=0, to=2, at=long_ago)
-        settled = deliveries.Attempt("erp", 1, "refused", "failed", 3, long_ago, long_ago, long_ago, 400, "", long_ago)
-        health = {"state": "paused", "last_success_at": long_ago}
-        deliveries.write_results(connection, [settled], {"erp": health})
+        for number, state in ((1, "failed"), (2, "open")):
+            row = {"destination": "erp", "number": number, "state": state, "attempts": 1, "next_attempt_at": long_ago}
+            connection.execute(tables.delivery.insert(), [row])
+        deliveries.change(connection, "erp", {"position": 2, "state": "paused", "last_success_at": long_ago})
+        deliveries.count(connection, "erp", "refused")
     push(engine, settings, "push")
     text = metrics.Metrics(settings, engine).text()
     found = {name: value for name, value in samples(text).items() if "{destination=" in name or "outbox" in name}
