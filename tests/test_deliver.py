@@ -241,6 +241,22 @@ def test_document(engine, take, clock, receiver):
     assert base64.b64decode(receiver.all[0].data["document"]) == an_envelope(request)
 
 
+def test_folder(engine, take, clock, receiver, tmp_path):
+    """A folder is served beside webhooks, at its own times."""
+    folder = {"kind": "folder", "name": "books", "path": str(tmp_path), "every_minutes": 60, "start": "beginning"}
+    take(a_request(), a_request())
+    assert once(engine, clock, folder, a_destination(receiver))
+    assert list(tmp_path.glob("*.zip")) == []
+    clock.go(hours=1)
+    assert once(engine, clock, folder, a_destination(receiver))
+    [file] = tmp_path.glob("*.zip")
+    assert "_1-2.zip" in file.name
+    assert receiver.numbers in ([1, 2], [2, 1])
+    file.parent.joinpath("gone").touch()
+    clock.go(hours=1)
+    assert not once(engine, clock, folder | {"path": str(tmp_path / "gone")}, a_destination(receiver))
+
+
 # --- failures of one receipt ------------------------------------------------------------------------------------------
 
 

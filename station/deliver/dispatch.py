@@ -91,6 +91,11 @@ class Dispatch:
                 self._show(f"{sender.destination.name}: numbers", webhook.position - (webhook.began_at or 0), total)
         return at_rest
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether nothing is on its way and nothing may be sent of what was read."""
+        return all(webhook.sender.is_at_rest for webhook in self._webhooks.values())
+
     def clear(self) -> None:
         """Leave what is not on its way."""
         for webhook in self._webhooks.values():
@@ -99,11 +104,10 @@ class Dispatch:
 
     def finish(self, seconds: float) -> None:
         """Send nothing more, let what is on its way end within so many seconds, and write what came of it."""
-        senders = [webhook.sender for webhook in self._webhooks.values()]
-        for sender in senders:
-            sender.stop()
+        for webhook in self._webhooks.values():
+            webhook.sender.stop()
         until = time.monotonic() + seconds
-        while time.monotonic() < until and not all(sender.is_at_rest for sender in senders):
+        while time.monotonic() < until and not self.is_at_rest:
             time.sleep(0.02)
         self.write_results()
 

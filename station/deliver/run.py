@@ -20,7 +20,7 @@ from station.store.run_lock import only_run
 _log = log.get(__name__)
 
 _POLL_S = 0.25
-_GATHER_S = 0.05  # results of so long are written in one transaction
+_GATHER_S = 0.2  # results of so long are written in one transaction: each commit waits for the disk, as pushes do
 _STOP_S = 3.0  # what is on its way may take so long when it is stopped; it is sent again otherwise
 _LOCK_POLL_S = 2.0
 _PAUSE_MAX_S = 10.0
@@ -64,7 +64,7 @@ class Deliverer:
         webhooks = [one for one in settings.destination if isinstance(one, config.Webhook)]
         self._dispatch = Dispatch(engine, [WebhookSender(one, **how) for one in webhooks], now=now, show=show)
         self._folders = [
-            _FolderThread(settings, engine, one, now, stop)
+            _FolderThread(settings, engine, one, now=now, stop=stop, once=once)
             for one in settings.destination
             if isinstance(one, config.Folder)
         ]
@@ -103,6 +103,8 @@ class Deliverer:
                     self._stop.wait(pause)
                     pause = min(pause * 2, _PAUSE_MAX_S)
         finally:
+            for folder_ in self._folders:
+                folder_.finish(_STOP_S)
             try:
                 self._dispatch.finish(_STOP_S)
             except StoreError as error:
@@ -132,7 +134,9 @@ class Deliverer:
                     self._complete = not self._dispatch.has_open(last) and not any(one.failed for one in self._folders)
                     return True
                 if self._woken.wait(_POLL_S):
-                    self._stop.wait(_GATHER_S)
+                    until = time.monotonic() + _GATHER_S
+                    while time.monotonic() < until and not self._dispatch.is_at_rest and not self._stop.is_set():
+                        time.sleep(0.01)
                     self._woken.clear()
             return True
         finally:
@@ -140,33 +144,41 @@ class Deliverer:
 
 
 class _FolderThread:
-    """The thread of one folder, which writes its files when they are due."""
+    """The thread of one folder, which writes its files when they are due; with `once` it looks once."""
 
     def __init__(
         self,
         settings: config.Settings,
         engine: store.Engine,
         destination: config.Folder,
+        *,
         now: Callable[[], datetime],
         stop: threading.Event,
+        once: bool,
     ) -> None:
         self.name = destination.name
         self.failed = False
         self._serve = partial(folder.serve, settings, engine, destination, stopping=stop.is_set)
         self._now = now
+        self._once = once
         self._thread: threading.Thread | None = None
         self._began = float("-inf")
 
     def serve(self, row: Any) -> bool:
-        """Let the thread look for what is due, every second. Return whether it has done so."""
-        if self._thread is not None and self._thread.is_alive():
-            return False
-        at_rest = self._thread is not None or row.state == "paused"
-        if row.state != "paused" and time.monotonic() >= self._began + _FOLDER_POLL_S:
-            self._began = time.monotonic()
-            self._thread = threading.Thread(target=self._work, name=f"folder {self.name}", daemon=True)
-            self._thread.start()
-        return at_rest
+        """Let the thread look for what is due, every second. Return whether it has done so and is not at work."""
+        if row.state == "paused" or (self._thread is not None and self._thread.is_alive()):
+            return bool(row.state == "paused")
+        if self._thread is not None and (self._once or time.monotonic() < self._began + _FOLDER_POLL_S):
+            return True
+        self._began = time.monotonic()
+        self._thread = threading.Thread(target=self._work, name=f"folder {self.name}", daemon=True)
+        self._thread.start()
+        return False
+
+    def finish(self, seconds: float) -> None:
+        """Wait for the thread, so long; a file that is not complete by then is written by the next deliverer."""
+        if self._thread is not None:
+            self._thread.join(seconds)
 
     def _work(self) -> None:
         try:
