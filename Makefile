@@ -16,8 +16,9 @@ endef
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-lowest test-spreadsheets pdf-check chaos contract bench bench-growth bench-layers \
-  bench-memory bench-journal bench-reconcile bench-delivery bench-pdf lint format lock audit sbom fuzz \
+.PHONY: help run test test-lowest test-spreadsheets pdf-check chaos contract bench bench-growth bench-fdr \
+  bench-completeness bench-layers bench-memory bench-journal bench-reconcile bench-delivery bench-pdf lint format lock \
+  audit sbom fuzz \
   deploy-check docs dist release image-check clean
 
 help: ## list the targets
@@ -76,6 +77,12 @@ bench: $(VENV)/dev ## measure rates and floors, and write them to docs/performan
 
 bench-growth: $(VENV)/dev ## measure with 10 million receipts stored, and write it to docs/performance.md
 	$(BIN)/python -m bench.growth
+
+bench-fdr: $(VENV)/dev ## measure the matching of flows against 10 million receipts, and write it to docs/performance.md
+	$(BIN)/python -m bench.fdr
+
+bench-completeness: $(VENV)/dev ## prove completeness on 100,000 payments, 1,000 of them without a receipt
+	$(BIN)/python -m bench.completeness
 
 bench-layers: $(VENV)/dev ## measure the station without its database, its HTTP server alone, and the plain libraries
 	$(BIN)/python -m bench.layers

@@ -94,8 +94,8 @@ SELECT 'receipts', received_at, id_pa, receipt_id FROM receipt ORDER BY received
 TABLES = ("receipt", "transfer", "receipt_flag", "receipt_route", "receipt_document", "journal", "outgoing")
 
 
-def grow(url: str, count: int) -> None:
-    """Fills an empty, migrated database with so many receipts."""
+def grow(url: str, count: int, *, only_receipts: bool = False) -> None:
+    """Fills an empty, migrated database with so many receipts; `only_receipts`: and their transfers, no more."""
     with psycopg.connect(url, autocommit=True) as connection:
 
         def run(statement: str, told: str) -> None:
@@ -110,12 +110,8 @@ def grow(url: str, count: int) -> None:
             last = min(first + _CHUNK - 1, count)
             connection.execute(_RECEIPTS, {"first": first, "last": last, "count": count})
             print(f"  {last:,} receipts", flush=True)
-        for statement, told in (
-            (_TRANSFERS, "transfers"),
-            (_FLAGS, "flags"),
-            (_ROUTES, "routes"),
-            (_JOURNAL, "journal"),
-        ):
+        more = ((_FLAGS, "flags"), (_ROUTES, "routes"), (_JOURNAL, "journal"))
+        for statement, told in ((_TRANSFERS, "transfers"), *(() if only_receipts else more)):
             run(statement, told)
         run(_OUTGOING, "numbers")
         for statement in later:
@@ -131,7 +127,8 @@ def _take_away(connection: psycopg.Connection) -> list[str]:
     names = list(TABLES)
     constraints = connection.execute(
         "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid), contype FROM pg_constraint "
-        "WHERE conrelid::regclass::text = ANY(%s) AND contype IN ('f', 'u', 'p') ORDER BY contype = 'f' DESC", (names,)
+        "WHERE contype IN ('f', 'u', 'p') AND (conrelid::regclass::text = ANY(%s) "
+        "OR confrelid::regclass::text = ANY(%s)) ORDER BY contype = 'f' DESC", (names, names),
     ).fetchall()  # fmt: skip
     for table, name, _definition, _kind in constraints:
         connection.execute(f"ALTER TABLE {table} DROP CONSTRAINT {name}")

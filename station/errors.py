@@ -177,10 +177,10 @@ class UnexpectedError(RefusalError):
     code = "unexpected_error"
 
 
-class GpdError(StationError):
-    """A call to the GPD API failed."""
+class ApiError(StationError):
+    """A call to one of pagoPA's APIs failed."""
 
-    code = "gpd_error"
+    code = "api_error"
 
     def __init__(self, message: str, *, request_id: str | None = None, status: int | None = None) -> None:
         """`request_id` is the X-Request-Id of the last call, which pagoPA's support asks for; `status` its answer's."""
@@ -189,52 +189,64 @@ class GpdError(StationError):
         self.status = status
 
 
-class GpdKeyError(GpdError):
-    """The GPD API rejects the key, or the key does not cover this EC."""
+class ApiKeyError(ApiError):
+    """The API rejects the key, or the key does not cover this EC."""
 
-    code = "gpd_key_rejected"
+    code = "api_key_rejected"
 
 
-class GpdForbiddenError(GpdError):
+class ApiForbiddenError(ApiError):
     """The key covers the EC, but not this receipt (segregation code)."""
 
-    code = "gpd_forbidden"
+    code = "api_forbidden"
 
 
-class GpdRequestError(GpdError):
-    """The GPD API rejects the request itself: a retry would not help."""
+class ApiRequestError(ApiError):
+    """The API rejects the request itself: a retry would not help."""
 
-    code = "gpd_request_rejected"
-
-
-class GpdUnavailableError(GpdError):
-    """The GPD API did not answer, or answered every attempt with an error or a rate limit."""
-
-    code = "gpd_unavailable"
+    code = "api_request_rejected"
 
 
-class GpdTimeoutError(GpdUnavailableError):
-    """The GPD API did not complete its answer in time."""
+class ApiUnavailableError(ApiError):
+    """The API did not answer, or answered every attempt with an error or a rate limit."""
 
-    code = "gpd_timeout"
-
-
-class GpdAddressError(GpdError):
-    """The GPD API is not at the configured address."""
-
-    code = "gpd_address_wrong"
+    code = "api_unavailable"
 
 
-class GpdAnswerError(GpdError):
-    """The GPD API's answer does not follow its specification."""
+class ApiTimeoutError(ApiUnavailableError):
+    """The API did not complete its answer in time."""
 
-    code = "gpd_answer_unreadable"
+    code = "api_timeout"
+
+
+class ApiClosedError(ApiUnavailableError):
+    """The API closed the connection without an answer."""
+
+    code = "api_closed"
+
+
+class ApiPausedError(ApiError):
+    """The API refused several calls in a row for their number: no call is made until the pause is over."""
+
+    code = "api_paused"
+
+
+class ApiAddressError(ApiError):
+    """The API is not at the configured address."""
+
+    code = "api_address_wrong"
+
+
+class ApiAnswerError(ApiError):
+    """The API's answer does not follow its specification."""
+
+    code = "api_answer_unreadable"
 
 
 class UnreadError(StationError):
-    """Some days or pages of the GPD API's lists could not be read."""
+    """Some days or pages of an API's lists could not be read."""
 
-    code = "gpd_unread"
+    code = "api_unread"
 
 
 class ClockError(StationError):

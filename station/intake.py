@@ -143,6 +143,23 @@ class Intake:
             raise
         return Outcome(Result(saved), arrival.identifiers, receipt=receipt, flags=flags)
 
+    def accept_provisional(self, raw: bytes, receipt: Receipt, origin: Origin) -> Outcome:
+        """Store the receipt that BizEvents told of in `raw`, unless one is here already.
+
+        Its document takes its place when it comes, by whichever door. Raises `StoreError`.
+        """
+        identifiers = Identifiers(
+            journal.FETCH_PROVISIONAL, receipt.id_pa, None, None, receipt.receipt_id, receipt.notice_number,
+            receipt.iuv, receipt.id_psp, receipt.id_channel, receipt.payment_method,
+        )  # fmt: skip
+        arrival = _Arrival(raw, None, identifiers, origin, datetime.now(UTC))
+        new = store.NewReceipt(
+            receipt, receipt.flags, raw, None, origin.source, arrival.at,
+            self._exchange(arrival, Result.STORED, receipt_id=receipt.receipt_id),
+        )  # fmt: skip
+        saved, flags = self._retrying(arrival, partial(store.save_receipt, self.engine, new))
+        return Outcome(Result(saved), identifiers, receipt=receipt, flags=flags)
+
     def preview(
         self, document: contract.Document, request: contract.Element, earlier: Sequence[tuple[bytes, str | None]] = ()
     ) -> Outcome:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from station import log
 from station.receipt import Identifiers, Source
 
-DIRECTIONS = {Source.PUSH: "in", Source.RECONCILE: "out", Source.REPLAY: "internal"}
+DIRECTIONS = {Source.PUSH: "in", Source.RECONCILE: "out", Source.REPLAY: "internal", Source.BIZEVENTS: "out"}
 
 # Outcomes beside those of `intake.Result`.
 DECLINED = "declined"  # an operation of the port type that a broadcast station does not offer
@@ -24,7 +24,11 @@ DELIVERED = "delivered"  # taken by a receiver of ours
 DELIVER = "deliver"  # the source of what was no document on its way in: a delivery to a system of the EC
 SOURCES = (*(source.value for source in Source), DELIVER)
 
-FETCH = "getReceiptByIUV"  # the GPD receipts API's own name for the call that fetches a receipt
+# The APIs' own names for the calls that fetch a receipt.
+FETCH = "getReceiptByIUV"  # GPD
+FETCH_PROVISIONAL = "getOrganizationReceiptIur"  # BizEvents
+
+_OPERATIONS = {Source.RECONCILE: FETCH, Source.BIZEVENTS: FETCH_PROVISIONAL}
 
 # --- identifiers -----------------------------------------------------------------------------------------------------
 
@@ -147,7 +151,7 @@ def exchange(
         event_id=event_id,
         direction=DIRECTIONS[source],
         source=source.value,
-        operation=FETCH if source is Source.RECONCILE else identifiers.operation,
+        operation=_OPERATIONS.get(source, identifiers.operation),
         id_broker_pa=_recurring_code(identifiers.id_broker_pa, 35),
         id_station=_recurring_code(identifiers.id_station, 35),
         notice_number=notice_number if _NOTICE_NUMBER.fullmatch(notice_number) else None,

@@ -209,23 +209,38 @@ def _is_public(host: str) -> bool:
 
 
 def _reconciliation(settings: Settings) -> Iterator[Finding]:
-    without = [ec.id for ec in settings.ec if ec.reconcile and settings.gpd_key(ec.id) is None]
+    without = [ec.id for ec in settings.ec if ec.reconcile and settings.api_key(ec.id, "gpd_key") is None]
     if without:
         yield Finding(
             "no_reconcile_key",
             f"no key for the GPD receipts API for {_some(without)}",
             "set gpd.key, or gpd_key of the broker or EC, or reconcile = false for an EC without access to the API",
         )
-    if ".uat." in settings.gpd.url:
-        yield Finding("gpd_test", "gpd.url points to the test environment", "remove gpd.url: the default is production")
-    for name, value in settings.gpd:
-        parts = urlsplit(value) if name.endswith("url") else None
-        if parts and parts.scheme == "http" and not is_loopback(parts.hostname or ""):
-            yield Finding(
-                "api_http",
-                f"gpd.{name} is plain http: keys and citizens' data would travel unencrypted",
-                "use an https URL; plain http is for 127.0.0.1 only",
-            )
+    walked = [ec.id for ec in settings.ec if ec.fdr]
+    without = [id_pa for id_pa in walked if settings.api_key(id_pa, "fdr_key") is None]
+    if without:
+        yield Finding(
+            "no_fdr_key",
+            f"no key for the FdR API for {_some(without)}: nothing proves that no receipt is missing",
+            "set fdr.key, or fdr_key of the broker or EC, or fdr = false for an EC without access to the API",
+        )
+    for section in ("gpd", "fdr", "biz_events"):
+        for name, value in getattr(settings, section):
+            if not name.endswith("url"):
+                continue
+            if ".uat." in value:
+                yield Finding(
+                    f"{section}_test",
+                    f"{section}.{name} points to the test environment",
+                    f"remove {section}.{name}: the default is production",
+                )
+            parts = urlsplit(value)
+            if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+                yield Finding(
+                    "api_http",
+                    f"{section}.{name} is plain http: keys and citizens' data would travel unencrypted",
+                    "use an https URL; plain http is for 127.0.0.1 only",
+                )
 
 
 def _feed(settings: Settings) -> Iterator[Finding]:
@@ -274,6 +289,21 @@ def _database(settings: Settings, engine: store.Engine) -> Iterator[Finding]:
             "not_reconciled",
             f"`station reconcile` has not checked {_some(late)} for {settings.gpd.late_hours:g} hours",
             "run it, and schedule it once a day (see deploy/)",
+        )
+    walked = reconcile.fdr_status(settings, engine)
+    late = [ec.id_pa for ec in walked.ecs if ec.late and ec.id_pa in settings.ecs]
+    if late:
+        yield Finding(
+            "fdr_not_walked",
+            f"`station fdr` has not walked {_some(late)} for {settings.fdr.late_hours:g} hours",
+            "run it, and schedule it once a day (see deploy/)",
+        )
+    gaps = [ec.id_pa for ec in walked.ecs if ec.gap_from is not None]
+    if gaps:
+        yield Finding(
+            "fdr_gap",
+            f"flows of {_some(gaps)} were never listed, and cannot be any more",
+            "see `station fdr --status`, ask pagoPA for them, then run `station fdr acknowledge`",
         )
 
 

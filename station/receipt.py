@@ -17,6 +17,7 @@ class Source(StrEnum):
     PUSH = "push"
     RECONCILE = "reconcile"
     REPLAY = "replay"
+    BIZEVENTS = "bizevents"  # its JSON, until the document comes
 
 
 class Flag(StrEnum):
@@ -32,6 +33,7 @@ class Flag(StrEnum):
     UNKNOWN_CONTENT_DIFFERS = "unknown_content_differs"  # two documents of it differ in what our schema does not know
     UNKNOWN_STATION = "unknown_station"  # came by a station that is not configured
     DATE_OUT_OF_RANGE = "date_out_of_range"  # a valid date no database can hold: see the raw document
+    PROVISIONAL = "provisional"  # made of BizEvents' JSON: the document that the Nodo sends has not come yet
     RECEIPT_ID_HASHED = "receipt_id_hashed"  # receiptId too long for an index: its hash stands for it
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from station import contract, export, log, store
 from station.errors import DocumentError, StationError
+from station.receipt import Source
 from station.retry import read
 from station.store import queries
 
@@ -93,6 +94,8 @@ def _contents(engine: store.Engine, receipt: dict[str, Any]) -> Iterator[tuple[i
     stored = read(engine, queries.find, receipt["id_pa"], receipt["receipt_id"])
     if stored is None or not stored["raw"]:
         raise StampError("its document was purged")
+    if stored["source"] == Source.BIZEVENTS:
+        raise StampError("it is provisional: BizEvents told of it, without the stamp")
     try:
         request = contract.request_element(contract.parse(stored["raw"], stored["charset"]).root)
     except DocumentError as error:

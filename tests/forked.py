@@ -18,7 +18,7 @@ from typing import Any
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
     [
-        *("station.cli.server", "station.cli.receipts", "station.cli.reconcile", "pytest"),
+        *("station.cli.server", "station.cli.receipts", "station.cli.reconcile", "station.cli.fdr", "pytest"),
         *("station.cli.journal", "station.cli.purge", "station.cli.refused", "station.cli.replay", "station.cli.stats"),
         *("station.cli.deliver", "station.cli.deliveries", "station.deliver.status", "station.deliver.webhook"),
         # What commands import where they use it.

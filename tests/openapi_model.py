@@ -1,4 +1,4 @@
-"""The part of pagoPA's published OpenAPI files that the GPD simulator speaks, as plain data.
+"""The part of pagoPA's published OpenAPI files that the simulators speak, as plain data.
 
 Kept of each operation: parameters, statuses with their content and headers, and each schema that is reached from them.
 Descriptions, examples and tags are left out. The published files are no part of the project. Run with their folder,
@@ -11,13 +11,19 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-# What the simulator answers: the published file and the paths in it, for GET.
+# What the simulators answer: the published file and the paths in it, for GET.
 SPOKEN = {
     "gpd_payments.json": [
         "/payments/{organizationfiscalcode}/receipts",
         "/payments/{organizationfiscalcode}/receipts/{iuv}",
     ],
     "gpd.json": ["/organizations/{organizationfiscalcode}/debtpositions"],
+    "fdr_organization.json": [
+        "/organizations/{organizationId}/fdrs",
+        "/organizations/{organizationId}/fdrs/{fdr}/revisions/{revision}/psps/{pspId}",
+        "/organizations/{organizationId}/fdrs/{fdr}/revisions/{revision}/psps/{pspId}/payments",
+    ],
+    "biz_events.json": ["/organizations/{organizationfiscalcode}/receipts/{iur}"],
 }
 _PROSE = {"description", "example", "summary", "title"}
 
@@ -54,7 +60,7 @@ def _document(document: dict[str, Any], paths: list[str]) -> dict[str, Any]:
         }
 
     def operation(item: dict[str, Any]) -> dict[str, Any]:
-        given = {one.pop("name"): one for one in plain(item["parameters"] + item["get"]["parameters"])}
+        given = {one.pop("name"): one for one in plain(item.get("parameters", []) + item["get"].get("parameters", []))}
         answers = {}
         for status, response in item["get"]["responses"].items():
             content = {kind: plain(one).get("schema") for kind, one in response.get("content", {}).items()}
@@ -67,6 +73,21 @@ def _document(document: dict[str, Any], paths: list[str]) -> dict[str, Any]:
         "paths": {path: operation(document["paths"][path]) for path in paths},
         "schemas": schemas,
     }
+
+
+def check_shape(schemas: dict[str, Any], schema: Any, value: Any) -> None:
+    """Assert that a value of an answer has the published fields and types."""
+    schema = schemas[schema] if isinstance(schema, str) else schema
+    types: dict[str, Any] = {"object": dict, "array": list, "integer": int, "string": str, "boolean": bool}
+    assert type(value) is types.get(schema["type"], float), (schema, value)  # a number is a float
+    assert value in schema.get("enum", [value])
+    if isinstance(value, list):
+        for each in value:
+            check_shape(schemas, schema["items"], each)
+    elif "properties" in schema:  # a row of receipts is published as an object, without its fields
+        assert set(schema.get("required", ())) <= value.keys() <= schema["properties"].keys()
+        for name, each in value.items():
+            check_shape(schemas, schema["properties"][name], each)
 
 
 if __name__ == "__main__":

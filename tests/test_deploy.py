@@ -50,8 +50,9 @@ def is_setting(variable):
     """Whether STATION_<SECTION>_<NAME> is a variable that the configuration reads."""
     if variable in ("STATION_CONFIG", "STATION_OPERATOR"):
         return True
-    section, _, name = variable.removeprefix("STATION_").removesuffix("_FILE").lower().partition("_")
-    return name in config.Settings.model_fields[section].annotation.model_fields
+    name = variable.removeprefix("STATION_").removesuffix("_FILE").lower()
+    section = next(one for one in config.Settings.model_fields if name.startswith(f"{one}_"))
+    return name.removeprefix(f"{section}_") in config.Settings.model_fields[section].annotation.model_fields
 
 
 def pods():
@@ -305,12 +306,16 @@ def test_secrets_of_destinations():
 
 def test_cron_jobs():
     """Jobs by the clock never run twice at once, and once a day, as in the other folders."""
-    assert {job["metadata"]["name"] for job in of_kind("CronJob")} == {"station-reconcile", "station-purge"}
+    assert {job["metadata"]["name"] for job in of_kind("CronJob")} == {
+        "station-reconcile",
+        "station-fdr",
+        "station-purge",
+    }
     for job in of_kind("CronJob"):
         assert job["spec"]["concurrencyPolicy"] == "Forbid"
         minute, hour, *days = job["spec"]["schedule"].split()
         assert (minute.isdecimal(), hour.isdecimal(), days) == (True, True, ["*", "*", "*"])
-    for name in ("reconcile", "purge"):
+    for name in ("reconcile", "fdr", "purge"):
         assert "sleep 86400;" in COMPOSE["services"][name]["command"][0]
         assert re.fullmatch(
             r"\*-\*-\* \d\d:00:00", a_unit(DEPLOY / "systemd" / f"station-{name}.timer")["Timer"]["OnCalendar"]
@@ -320,7 +325,7 @@ def test_cron_jobs():
 def test_cron_lines(tmp_path):
     """Each line has a time, a user and a command that exists and is quiet; none runs more than once a day."""
     lines = [one.split(None, 6) for one in (DEPLOY / "cron" / "station").read_text().splitlines() if one[:1].isdigit()]
-    assert len(lines) == 4
+    assert len(lines) == 6
     for minute, hour, *days, user, command in lines:
         assert (minute.isdecimal(), hour.isdecimal(), days, user) == (True, True, ["*", "*", "*"], "root")
         program, *arguments = shlex.split(command)
@@ -342,7 +347,7 @@ def by_hand(tmp_path):
     secrets, program = tmp_path / "etc/station/secrets", tmp_path / "opt/station/bin/station"
     for folder in (secrets, program.parent, tmp_path / "bin"):
         folder.mkdir(parents=True)
-    for name in ("database_url", "owner_database_url", "gpd_key"):
+    for name in ("database_url", "owner_database_url", "gpd_key", "fdr_key", "biz_events_key"):
         (secrets / name).write_text(f"{name}\n")
     script = tmp_path / "station"
     # What only root can do is left out.
@@ -351,7 +356,7 @@ def by_hand(tmp_path):
         (script, text),
         (
             program,
-            '#!/bin/sh\necho "$STATION_DATABASE_URL|$STATION_GPD_KEY|$HOME"\n'
+            '#!/bin/sh\necho "$STATION_DATABASE_URL|$STATION_GPD_KEY|$STATION_FDR_KEY|$STATION_BIZ_EVENTS_KEY|$HOME"\n'
             'printf "%s\\n" "$@" $STATION_DESTINATION_ERP_SECRET\n',
         ),
         (tmp_path / "bin/id", "#!/bin/sh\necho ${UID_:-0}\n"),
@@ -377,14 +382,15 @@ def test_command_by_hand(by_hand, tmp_path):
     ):
         ended = by_hand(command, "a b", "*")
         assert ended.stdout.splitlines() == [
-            f"{secret}|gpd_key|/var/lib/station", "--config", config_file, command, "a b", "*"
+            f"{secret}|gpd_key|fdr_key|biz_events_key|/var/lib/station", "--config", config_file, command, "a b", "*"
         ]  # fmt: skip
     destinations = tmp_path / "etc/station/secrets/destinations.env"
     destinations.write_text("# of receivers\nSTATION_DESTINATION_ERP_SECRET=whsec_a+b/c=\n")
     assert by_hand("env").stdout.splitlines()[-1] == "whsec_a+b/c="
     destinations.unlink()
-    (tmp_path / "etc/station/secrets/gpd_key").unlink()
-    assert by_hand().stdout.startswith("database_url||")
+    for name in ("gpd_key", "fdr_key", "biz_events_key"):
+        (tmp_path / "etc/station/secrets" / name).unlink()
+    assert by_hand().stdout.startswith("database_url||||")
     ended = by_hand("receipts", "list", UID_="1000")
     assert (ended.returncode, ended.stdout) == (2, "")
     assert "sudo station receipts list" in ended.stderr
@@ -425,7 +431,7 @@ def test_who_has_the_owners_url():
         [secret] = re.findall(r"LoadCredential=database_url:/etc/station/secrets/(\w+)", file.read_text())
         assert secret == ("owner_database_url" if command in owners else "database_url"), file.name
         found.add(command)
-    assert found >= {"migrate", "serve", "reconcile", "purge", "api", "deliver"}
+    assert found == {"migrate", "serve", "reconcile", "fdr", "purge", "api", "deliver"}
     for pod in pods():
         [container] = pod["containers"]
         [url] = [one for one in container["env"] if one["name"] == "STATION_DATABASE_URL"]

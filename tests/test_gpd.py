@@ -20,15 +20,15 @@ from hypothesis import strategies as st
 from station import config
 from station.config import Gpd
 from station.errors import (
+    ApiAddressError,
+    ApiAnswerError,
+    ApiError,
+    ApiForbiddenError,
+    ApiKeyError,
+    ApiRequestError,
+    ApiTimeoutError,
+    ApiUnavailableError,
     ConfigError,
-    GpdAddressError,
-    GpdAnswerError,
-    GpdError,
-    GpdForbiddenError,
-    GpdKeyError,
-    GpdRequestError,
-    GpdTimeoutError,
-    GpdUnavailableError,
     StoppedError,
 )
 from station.pagopa import ApiClient, EcClient, usable_iuv
@@ -128,7 +128,7 @@ def test_bad_key(gpd, connect, style, status):
     """A key that is not accepted ends it with the first call, and the error says which call."""
     gpd.settings(unknown_key_status=status)
     client = connect(key="wrong")
-    with pytest.raises(GpdKeyError) as caught:
+    with pytest.raises(ApiKeyError) as caught:
         client.page(FIRST, LAST, 0)
     assert client.calls == 1
     assert caught.value.status == status
@@ -140,14 +140,14 @@ def test_bad_key(gpd, connect, style, status):
 def test_forbidden_receipt(gpd, connect):
     """A receipt of another segregation code is forbidden, which says nothing of the EC's others."""
     gpd.load(keys={"receipts-key": {"orgs": "*", "segregation_codes": ["47"]}}, receipts=[{"org": ORG, "n": 1}])
-    with pytest.raises(GpdForbiddenError):
+    with pytest.raises(ApiForbiddenError):
         connect().receipt(make_receipt(ORG, 1)["iuv"])
 
 
 def test_rejected_request(gpd, connect):
     """A first page that is answered 400 is a rejected request, not an empty list."""
     gpd.fault(endpoint="list", status=400, style="problem")
-    with pytest.raises(GpdRequestError):
+    with pytest.raises(ApiRequestError):
         connect().page(FIRST, LAST, 0)
 
 
@@ -155,11 +155,11 @@ def test_rejected_request(gpd, connect):
 def test_wrong_address_is_no_quiet_day(gpd, connect, path):
     """The gateway's or the server's 404 (nothing is at this address) is an error, unlike the service's own."""
     client = connect(url=gpd.base_url + path)
-    with pytest.raises(GpdAddressError, match=r"check gpd\.url"):
+    with pytest.raises(ApiAddressError, match=r"check gpd\.url"):
         client.page(FIRST, LAST, 0)
-    with pytest.raises(GpdAddressError, match=r"check gpd\.url"):
+    with pytest.raises(ApiAddressError, match=r"check gpd\.url"):
         client.receipt("01000000000000017")
-    with pytest.raises(GpdAddressError, match=r"check gpd\.positions_url"):
+    with pytest.raises(ApiAddressError, match=r"check gpd\.positions_url"):
         connect(positions_url=f"{gpd.core_url}/x").positions("PAID", FIRST.date(), LAST.date(), 0)
     assert client.calls == 2
 
@@ -182,7 +182,7 @@ def test_only_the_services_own_404_is_nothing(gpd, connect, fault):
     gpd.fault(status=404, **fault)
     client = connect()
     for call in (lambda: client.page(FIRST, LAST, 0), lambda: client.receipt("01000000000000017")):
-        with pytest.raises(GpdAddressError):
+        with pytest.raises(ApiAddressError):
             call()
 
 
@@ -203,13 +203,13 @@ def test_narrowing_goes_before_trying_again(gpd, connect):
     """Where the caller can do better than the same again, a timeout is not tried again, and an error once."""
     impatient = connect(retries=5, timeout=0.3, connect_timeout=0.3)
     gpd.fault(name="slow", delay=1)
-    with pytest.raises(GpdTimeoutError):
+    with pytest.raises(ApiTimeoutError):
         impatient.page(FIRST, LAST, 0, retries=1)
     assert impatient.calls == 1
     gpd.clear_faults()
     client = connect(retries=5)
     gpd.fault(status=500)
-    with pytest.raises(GpdUnavailableError):
+    with pytest.raises(ApiUnavailableError):
         client.page(FIRST, LAST, 0, retries=1)
     assert client.calls == 2
     gpd.clear_faults()
@@ -252,7 +252,7 @@ def test_unreadable_list(gpd, connect, fault):
     gpd.load(generate={"org": ORG, "count": 20, "from": "2026-03-01", "to": "2026-03-29"})
     gpd.fault(endpoint="list", **fault)
     client = connect()
-    with pytest.raises(GpdAnswerError) as caught:
+    with pytest.raises(ApiAnswerError) as caught:
         client.page(FIRST, LAST, 0)
     assert client.calls == 2
     assert len(str(caught.value)) < 400
@@ -265,7 +265,7 @@ def test_unreadable_receipt(gpd, connect, name):
     gpd.load(receipts=[{"org": ORG, "n": 1}])
     gpd.fault(endpoint="receipt", **UNREADABLE[name])
     client = connect()
-    with pytest.raises(GpdAnswerError):
+    with pytest.raises(ApiAnswerError):
         client.receipt(make_receipt(ORG, 1)["iuv"])
     assert client.calls == 1
 
@@ -315,7 +315,7 @@ def test_iuv_stays_in_its_place(text):
         import httpx
 
         asked = []
-        client._call = lambda url, *_, **__: asked.append(url)  # type: ignore[method-assign]
+        client._ec_calls.get = lambda url, *_, **__: asked.append(url)  # type: ignore[method-assign]
         client.receipt(text)
         path = httpx.URL(asked[0]).raw_path.decode()
         assert path.startswith(f"/v1/payments/{ORG}/receipts/")
@@ -359,7 +359,7 @@ def test_lasting_trouble(gpd, connect):
     """Trouble that lasts ends after the tries that are configured, with the last call's id."""
     gpd.down()
     client = connect(retries=2)
-    with pytest.raises(GpdUnavailableError) as caught:
+    with pytest.raises(ApiUnavailableError) as caught:
         client.page(FIRST, LAST, 0)
     assert client.calls == 3
     assert caught.value.request_id == gpd.log()[-1]["request_id"]
@@ -367,7 +367,7 @@ def test_lasting_trouble(gpd, connect):
 
 def test_nobody_listens(connect):
     """An address where nobody listens is unavailable, and the error says so."""
-    with pytest.raises(GpdUnavailableError, match="ConnectError"):
+    with pytest.raises(ApiUnavailableError, match="ConnectError"):
         connect(url="http://127.0.0.1:9/", retries=0).page(FIRST, LAST, 0)
 
 
@@ -375,7 +375,7 @@ def test_tries_are_bounded_in_time(gpd, connect):
     """A pause that would lead beyond the time for one call is not made."""
     gpd.fault(status=503, headers={"Retry-After": "3600"})
     client = connect(retries=5, retry_within=60)
-    with pytest.raises(GpdUnavailableError):
+    with pytest.raises(ApiUnavailableError):
         client.page(FIRST, LAST, 0)
     assert client.calls == 1
 
@@ -385,13 +385,13 @@ def test_down_for_all(gpd, connect):
     gpd.down()
     client = connect(retries=1)
     for _ in range(5):
-        with pytest.raises(GpdUnavailableError):
+        with pytest.raises(ApiUnavailableError):
             client.page(FIRST, LAST, 0)
     assert client.calls == 3 * 2 + 2 * 1
     gpd.up()
     client.page(FIRST, LAST, 0)
     gpd.down()
-    with pytest.raises(GpdUnavailableError):
+    with pytest.raises(ApiUnavailableError):
         client.page(FIRST, LAST, 0)
     assert client.calls == 8 + 1 + 2
 
@@ -434,7 +434,7 @@ def test_connections_are_reused(gpd, connect):
 def test_proxy(gpd, connect):
     """Through a proxy the call goes to the proxy, for the API's address."""
     client = connect(url="http://api.example.invalid/v1", proxy=gpd.base_url, retries=0)
-    with pytest.raises(GpdError):
+    with pytest.raises(ApiError):
         client.page(FIRST, LAST, 0)
     assert gpd.log()[-1]["path"].startswith(f"http://api.example.invalid/v1/payments/{ORG}/receipts?")
 
@@ -473,7 +473,7 @@ def test_tls(connect, tmp_path):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"https://127.0.0.1:{server.server_port}"
         assert connect(url=url, ca_file=tmp_path / "ca.pem").page(FIRST, LAST, 0).pages == 1
-        with pytest.raises(GpdUnavailableError, match="certificate verify failed"):
+        with pytest.raises(ApiUnavailableError, match="certificate verify failed"):
             connect(url=url, retries=0).page(FIRST, LAST, 0)
         server.shutdown()
 
@@ -577,9 +577,9 @@ def test_positions(gpd, connect):
 
 def test_positions_need_their_key(gpd, connect):
     """GPD-Core has a key of its own."""
-    with pytest.raises(GpdRequestError):
+    with pytest.raises(ApiRequestError):
         connect(core_key=None).positions("PAID", FIRST.date(), LAST.date(), 0)
-    with pytest.raises(GpdKeyError):
+    with pytest.raises(ApiKeyError):
         connect(core_key="receipts-key").positions("PAID", FIRST.date(), LAST.date(), 0)
 
 
@@ -587,7 +587,7 @@ def test_positions_need_their_key(gpd, connect):
 def test_unreadable_positions(gpd, connect, body):
     """Positions that cannot be read are an error."""
     gpd.fault(json=body)
-    with pytest.raises(GpdError):
+    with pytest.raises(ApiError):
         connect().positions("PAID", FIRST.date(), LAST.date(), 0)
 
 
@@ -724,14 +724,14 @@ def load(tmp_path):
 def test_key_of_an_ec(load):
     """An EC is asked for with its own key, else its broker's, else the one for all."""
     settings = load()
-    keys = {ec.id: settings.gpd_key(ec.id) for ec in settings.ec}
+    keys = {ec.id: settings.api_key(ec.id, "gpd_key") for ec in settings.ec}
     assert keys == {
         "77777777777": "for-the-broker",
         "88888888888": "its-own",
         "66666666666": "for-all",
         "55555555555": "for-all",
     }
-    assert settings.gpd_key("77777777777", "gpd_positions_key") is None
+    assert settings.api_key("77777777777", "gpd_positions_key") is None
 
 
 def test_keys_from_the_environment(load, tmp_path):
@@ -744,8 +744,13 @@ def test_keys_from_the_environment(load, tmp_path):
         STATION_BROKER_99999999990_GPD_KEY="other-broker",
         STATION_EC_88888888888_GPD_POSITIONS_KEY="core",
     )
-    assert [settings.gpd_key(ec.id) for ec in settings.ec] == ["from-a-file", "its-own", "other-broker", "all-else"]
-    assert settings.gpd_key("88888888888", "gpd_positions_key") == "core"
+    assert [settings.api_key(ec.id, "gpd_key") for ec in settings.ec] == [
+        "from-a-file",
+        "its-own",
+        "other-broker",
+        "all-else",
+    ]
+    assert settings.api_key("88888888888", "gpd_positions_key") == "core"
     assert "from-a-file" not in f"{settings!r}{settings}"
 
 

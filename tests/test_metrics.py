@@ -15,7 +15,7 @@ from process import free_port
 
 from station import config, log, store
 from station.http import certificate, metrics
-from station.store import deliveries, outgoing, tables
+from station.store import deliveries, flows, outgoing, tables
 
 EC, OTHER = "77777777777", "88888888888"
 REGISTRY = f"""
@@ -207,6 +207,24 @@ def test_no_destination(engine, settings):
     """Without a destination the outbox may grow, and raises no alarm."""
     push(engine, settings, "push")
     assert "outbox" not in metrics.Metrics(settings, engine).text()
+
+
+def test_walk_of_flows(engine, settings):
+    """Of ECs with a key: when they were walked, whether there is a gap, and flows that cannot be read."""
+    own = settings.model_copy(update={"ec": (config.Ec(id=EC, fdr_key="key"), config.Ec(id=OTHER))})
+    walked = datetime(2026, 7, 1, 12, tzinfo=UTC)
+    key = {"id_pa": EC, "psp_id": "P", "revision": 1, "published": walked, "flow_date": walked, "listed_at": walked}
+    with store.transaction(engine) as connection:
+        flows.set_walked(connection, EC, walked)
+        flows.note_gap(connection, EC, walked, datetime.now(UTC))
+        flows.list_new(connection, [key | {"fdr": name} for name in ("1", "2")])
+    found = samples(metrics.Metrics(own, engine).text())
+    assert {name: value for name, value in found.items() if "_fdr_" in name} == {
+        f'station_fdr_walked_timestamp_seconds{{ec="{EC}"}}': walked.timestamp(),
+        f'station_fdr_gap{{ec="{EC}"}}': 1,
+        f'station_fdr_flows_unread{{ec="{EC}"}}': 2,
+    }
+    assert not [name for name in samples(metrics.Metrics(settings, engine).text()) if "_fdr_" in name]
 
 
 def push(engine, settings, source, **over):

@@ -115,7 +115,8 @@ def test_keys_start_with_id_pa(empty_url):
     migrate(empty_url)
     engine = create_engine(store.parse_url(empty_url))
     inspector = inspect(engine)
-    for table in ("receipt", "transfer", "receipt_flag", "receipt_route", "receipt_document", "refused"):
+    receipts = ("receipt", "transfer", "receipt_flag", "receipt_route", "receipt_document", "refused")
+    for table in (*receipts, "fdr_ec", "fdr_run", "fdr_flow", "fdr_payment", "fdr_awaited"):
         keys = [inspector.get_pk_constraint(table)["constrained_columns"]]
         keys += [constraint["column_names"] for constraint in inspector.get_unique_constraints(table)]
         assert all(key[0] == "id_pa" for key in keys), table

@@ -73,6 +73,18 @@ REAL = {
     "delivery": {"destination": "hostile", "state": "open"},
     "delivery_count": {"destination": "hostile"},
     "delivery_file": {"destination": "hostile", "state": "planned"},
+    "fdr_ec": {"id_pa": EC, "gap_acknowledged_at": None, "watermark": NOW + timedelta(days=30)},
+    "fdr_run": {"id_pa": EC},
+    "fdr_flow": {"id_pa": EC, "fdr": "2026-11-10ABI", "superseded": False},
+    "fdr_payment": {
+        "id_pa": EC,
+        "fdr": "2026-11-10ABI",
+        "superseded": False,
+        "matched_by": None,
+        "receipt_id_pa": EC,
+        "receipt_id": HOSTILE,
+    },
+    "fdr_awaited": {"id_pa": EC, "receipt_id": HOSTILE},
 }
 
 
@@ -107,6 +119,8 @@ def hostile_url(sqlite_url):
                 connection.execute(
                     one.insert(), [row | {name: "night"} | ({"kind": "folder"} if "kind" in row else {})]
                 )
+            if one.name == "fdr_flow":  # and one that could not be read
+                connection.execute(one.insert(), [row | {"revision": 2, "fetched_at": None}])
     engine.dispose()
     return sqlite_url
 
@@ -149,6 +163,15 @@ COMMANDS = {
     ],
     "deliveries test": [["deliveries", "test", "night"], ["deliveries", "test", HOSTILE]],
     "demo": [],  # all it shows it makes up itself
+    "fdr list": [["fdr", "list", *more] for more in ([], ["--wide"], ["--json"])],
+    "fdr missing": [["fdr", "missing", *more] for more in ([], ["--wide"], ["--json"])],
+    "fdr show": [
+        ["fdr", "show", HOSTILE],
+        *(["fdr", "show", "/URI/2026-11-10", *more] for more in ([], ["--wide"], ["--json"])),
+        ["fdr", "show", f"/URI/{HOSTILE}"],
+        ["fdr", "show", "/RFB/01000000000000017/1.00", "--wide"],
+    ],
+    "fdr uncredited": [["fdr", "uncredited", *more] for more in ([], ["--wide"], ["--json"])],
     "grants": [["grants", HOSTILE]],
     "journal export": [["journal", "export", HOSTILE + "/x.csv"]],
     "journal list": [["journal", "list"], ["journal", "list", "--wide"], ["journal", "list", "--json"]],
@@ -177,7 +200,19 @@ COMMANDS = {
         ["receipts", "show", "--iuv", HOSTILE],
     ],
     "receipts stamps": [["receipts", "stamps", "stamps"]],
-    "reconcile": [["reconcile", "--status"], ["reconcile", "--status", "--wide"], ["reconcile", "--status", "--json"]],
+    "reconcile": [
+        ["reconcile", "--status"],
+        ["reconcile", "--status", "--wide"],
+        ["reconcile", "--status", "--json"],
+        ["reconcile", "--ec", HOSTILE],
+    ],
+    "fdr": [
+        ["fdr", "--status"],
+        ["fdr", "--status", "--wide"],
+        ["fdr", "--status", "--json"],
+        ["fdr", "--ec", HOSTILE],
+    ],
+    "fdr acknowledge": [["fdr", "acknowledge", "--operator", HOSTILE], ["fdr", "acknowledge", "--ec", HOSTILE]],
     "refused discard": [["refused", "discard", "9ad2", "--reason", HOSTILE, "--operator", HOSTILE]],
     "refused list": [["refused", "list"], ["refused", "list", "--wide"], ["refused", "list", "--json"]],
     "refused show": [["refused", "show", "9ad2"], ["refused", "show", "9ad2", "--json"]],
@@ -195,6 +230,8 @@ COMMANDS = {
 def leaves(command=cli, name=""):
     if isinstance(command, click.Group):
         context = click.Context(command)
+        if command.invoke_without_command:
+            yield name
         for word in command.list_commands(context):
             yield from leaves(command.get_command(context, word), f"{name} {word}".strip())
     else:
@@ -291,7 +328,7 @@ def test_one_kind_of_time():
                 pytest.fail(f"{name} {option.name}")
 
 
-@pytest.mark.parametrize("name", ["reconcile", "replay", "refused list", "refused show"])
+@pytest.mark.parametrize("name", ["reconcile", "fdr", "replay", "refused list", "refused show"])
 def test_italian_times_are_said(run_station, name):
     """The help of a command that shows or takes times says whose they are."""
     assert "times are Italian" in run_station(*name.split(), "--help").stdout

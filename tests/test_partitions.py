@@ -26,10 +26,13 @@ PARTITIONED = (
     "refused_history",
     "journal",
     "outbox",
+    "fdr_flow",
+    "fdr_payment",
+    "fdr_awaited",
 )
 NONE_TO_PARTITION = {
     "purge_progress", "reconcile_ec", "reconcile_run", "reconcile_item", "outgoing", "outgoing_check", "destination",
-    "delivery", "delivery_count", "delivery_file",
+    "delivery", "delivery_count", "delivery_file", "fdr_ec", "fdr_run",
 }  # fmt: skip
 ECS = [EC, OTHER_EC, *(f"{70000000000 + number}" for number in range(20))]
 

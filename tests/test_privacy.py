@@ -217,6 +217,7 @@ def commands(station, receipt_id):
     assert len(personal) >= 3
     for one in personal:
         station.run("refused", "show", one["refused_id"])
+    station.run("fdr", "acknowledge")
     station.run("refused", "discard", kept[0]["refused_id"], "--reason", "not ours")
     # These are asked for what they show; their logs are not. The list names the debtor by fiscal code.
     station.run("receipts", "list", shows=True)

@@ -11,7 +11,7 @@ from process import environment
 from pydantic import SecretStr
 
 from station import config, production, store
-from station.store import gauges
+from station.store import flows, gauges
 
 FORWARDER = "forwarder.platform.pagopa.it"
 ROLE = "station_checked"
@@ -25,6 +25,8 @@ nodo = "production"
 [retention]
 personal_months = 120
 [gpd]
+key = "synthetic-key"
+[fdr]
 key = "synthetic-key"
 [[broker]]
 id = "15376371009"
@@ -71,6 +73,7 @@ def engine(app_url, settings):
     with store.transaction(engine) as connection:
         for ec in settings.ec:
             store.runs.set_watermark(connection, ec.id, now, walked_at=now)
+            flows.set_walked(connection, ec.id, now)
     yield engine
     engine.dispose()
 
@@ -122,6 +125,9 @@ def test_nothing_lacks(settings, engine):
         ("retention", {"personal_months": None}, ["no_retention"]),
         ("journal", {"enabled": False}, ["no_journal"]),
         ("gpd", {"key": None}, ["no_reconcile_key"]),
+        ("fdr", {"key": None}, ["no_fdr_key"]),
+        ("fdr", {"url": "http://api.example.invalid/v1"}, ["api_http"]),
+        ("biz_events", {"url": "https://api.uat.platform.pagopa.it/bizevents/service/v1"}, ["biz_events_test"]),
         ("gpd", {"url": "http://api.example.invalid/v1"}, ["api_http"]),
         ("gpd", {"positions_url": "http://192.0.2.1/v1"}, ["api_http"]),
         ("gpd", {"url": "http://127.0.0.1:8000/v1", "positions_url": "http://localhost/v1"}, []),
@@ -168,7 +174,17 @@ def test_not_reconciled(settings, app_url, connect):
     long_ago = datetime.now(UTC) - timedelta(days=30)
     with store.transaction(engine) as connection:
         store.runs.set_watermark(connection, "77777777777", long_ago, walked_at=long_ago)
-    assert names(settings, engine) == ["not_reconciled"]
+    assert names(settings, engine) == ["not_reconciled", "fdr_not_walked"]
+
+
+def test_flows_not_walked(settings, engine):
+    """An EC whose flows were not walked for too long, and one with a gap, is named."""
+    long_ago = datetime.now(UTC) - timedelta(days=40)
+    with store.transaction(engine) as connection:
+        flows.set_walked(connection, "77777777777", long_ago)
+        flows.note_gap(connection, "77777777777", long_ago, datetime.now(UTC))
+    assert names(settings, engine) == ["fdr_not_walked", "fdr_gap"]
+    assert names(changed(settings, "fdr", key=None), engine) == ["no_fdr_key", "fdr_gap"]
 
 
 def test_sqlite_with_several_workers(settings, sqlite_url):
@@ -193,7 +209,9 @@ def test_sqlite_with_several_workers(settings, sqlite_url):
 def test_certificate(settings, sqlite_url, tmp_path, name, days, expected):
     """The station's certificate must be for the registered name and last 30 days."""
     own = changed(settings, "tls", certificate=a_certificate(tmp_path, name, days))
-    assert [one for one in names(own, store.connect(sqlite_url)) if one != "not_reconciled"] == expected
+    assert [
+        one for one in names(own, store.connect(sqlite_url)) if not one.endswith(("_reconciled", "_walked"))
+    ] == expected
 
 
 def test_clock(settings, engine, monkeypatch):

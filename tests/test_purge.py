@@ -22,7 +22,7 @@ from station.clock import months_before
 from station.config import Retention, load
 from station.errors import ConfigError, StoreError
 from station.purge import purge
-from station.store import tables
+from station.store import flows, tables
 from station.store.purge import Part
 
 NOW = datetime.now(UTC)
@@ -194,6 +194,23 @@ def test_delivery(door):
     assert [row["number"] for row in door.rows(tables.delivery)] == [4, 5]
     kept = (tables.outgoing, tables.delivery_file, tables.delivery_count)
     assert [len(door.rows(table)) for table in kept] == [5, 1, 1]
+
+
+def test_flows(door):
+    """Flows go with their payments by the time of publication, and stay for three months at least."""
+    ages = {"old": 200, "new": 20}
+    with store.transaction(door.engine) as connection:
+        for name, days in ages.items():
+            key = {"id_pa": "77777777777", "fdr": name, "psp_id": "P", "revision": 1}
+            listed = {"published": NOW - timedelta(days=days), "flow_date": None, "listed_at": NOW}
+            flows.list_new(connection, [key | listed])
+            payment = {"position": 1, "iuv": "1", "iur": "1", "id_transfer": 1, "amount": 1, "pay_status": 0}
+            flows.store_flow(connection, key, {"fetched_at": NOW}, [payment])
+    with pytest.raises(ConfigError, match="STATION_RETENTION_FLOWS_MONTHS"):
+        load(environ={"STATION_RETENTION_FLOWS_MONTHS": "2"})
+    assert run(door, flows_months=3) == {Part.FLOWS: 1}
+    assert [row["fdr"] for row in door.rows(tables.fdr_flow)] == ["new"]
+    assert [row["fdr"] for row in door.rows(tables.fdr_payment)] == ["new"]
 
 
 def event(number, at):

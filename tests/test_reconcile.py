@@ -622,7 +622,7 @@ def test_receipt_at_a_wrong_address(job):
     ran = job.json(expect=1)
     assert (ran["total"]["failed"], ran["total"]["not_yet"]) == (1, 0)
     item = job.items()[receipt["iuv"]]
-    assert (item.reason, "check gpd.url" in item.last_error) == ("gpd_address_wrong", True)
+    assert (item.reason, "check gpd.url" in item.last_error) == ("api_address_wrong", True)
     assert job.json("--iuv", receipt["iuv"], expect=1)["total"]["failed"] == 1
 
 
@@ -802,7 +802,7 @@ def test_some_receipts_always_fail(job):
     assert ran["ecs"][0]["outcome"] == "done"
     assert (ran["total"]["fetched"], ran["total"]["failed"]) == (40, 20)
     assert set(job.stored()) == set(iuvs(receipts)) - broken
-    assert {item.reason for item in job.items().values()} == {"gpd_unavailable"}
+    assert {item.reason for item in job.items().values()} == {"api_unavailable"}
     assert set(job.items()) == broken
 
 

@@ -111,7 +111,8 @@ def test_payment_days(some):
     assert (found.paid_total.receipts, found.total.receipts) == (8, 9)
     told = json.loads(json.dumps(found.as_dict(), default=str))
     assert told["payment_days"][2] == {
-        "day": "2026-03-30", "receipts": 1, "by_source": {"push": 1, "reconcile": 0, "replay": 0}, "amount": "5.50"
+        "day": "2026-03-30", "receipts": 1, "by_source": {"push": 1, "reconcile": 0, "replay": 0, "bizevents": 0},
+        "amount": "5.50",
     }  # fmt: skip
     assert [(one["day"], one["id_pa"], one["receipts"]) for one in told["payment_days_and_ecs"]] == [
         ("2026-03-28", EC, 5), ("2026-03-28", OTHER_EC, 1), ("2026-03-29", OTHER_EC, 1), ("2026-03-30", EC, 1),
@@ -141,7 +142,7 @@ def test_no_empty_rows(door, database_url, tmp_path):
 def test_doors_and_amounts(some):
     """Receipts are counted by the door they came by, with their share and amount; refusals by their state."""
     total = counted(some).as_dict()["total"]
-    assert total["by_source"] == {"push": 7, "reconcile": 1, "replay": 1}
+    assert total["by_source"] == {"push": 7, "reconcile": 1, "replay": 1, "bizevents": 0}
     assert total["share"]["push"] == pytest.approx(7 / 9, abs=1e-4)
     assert str(total["amount"]) == "170.50"
     assert (total["refused"], total["refused_open"]) == (2, 1)

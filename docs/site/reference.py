@@ -113,11 +113,17 @@ def commands() -> str:
 def _each(command: click.Command, name: str) -> Iterator[str]:
     context = click.Context(command, info_name=name, max_content_width=80, terminal_width=80)
     if isinstance(command, click.Group):
+        if command.invoke_without_command:
+            yield _help(command, name, context)
         for word in command.list_commands(context):
             if found := command.get_command(context, word):
                 yield from _each(found, f"{name} {word}")
         return
-    yield f"## {name}\n\n```text\n{command.get_help(context).rstrip()}\n```\n"
+    yield _help(command, name, context)
+
+
+def _help(command: click.Command, name: str, context: click.Context) -> str:
+    return f"## {name}\n\n```text\n{command.get_help(context).rstrip()}\n```\n"
 
 
 PAGES = {"configuration.md": configuration, "commands.md": commands}

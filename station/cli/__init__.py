@@ -106,6 +106,7 @@ _COMMANDS = {
     "deliver": ("deliver", "Deliver stored receipts to the EC's own systems: webhooks and folders."),
     "deliveries": ("deliveries", "Show how receipts are delivered to the EC's own systems; send again, pause, skip."),
     "demo": ("demo", "Show a station at work on this machine, in about a minute; nothing is left behind."),
+    "fdr": ("fdr_reports", "Compare what pagoPA says was credited (FdR) with the receipts that are stored."),
     "grants": ("grants", "Print the SQL that grants a PostgreSQL role the least rights to run the station."),
     "journal": ("journal", "List and export the event journal (giornale degli eventi)."),
     "migrate": ("server", "Bring the database schema up to date."),

@@ -32,7 +32,9 @@ _filter_options = options(
     click.option("--fault-code", type=Words(), help="Its fault code, for example PAA_SINTASSI_EXTRAXSD."),
     click.option("--operation", type=Words(), help="For example paSendRTV2, paVerifyPaymentNotice, getReceiptByIUV."),
     click.option(
-        "--direction", type=click.Choice([*events.DIRECTIONS.values()]), help="Incoming, outgoing or internal."
+        "--direction",
+        type=click.Choice([*dict.fromkeys(events.DIRECTIONS.values())]),
+        help="Incoming, outgoing or internal.",
     ),
     click.option("--source", type=click.Choice(events.SOURCES), help="Its source."),
 )

@@ -31,15 +31,21 @@ def say_json(value: Any) -> None:
     click.echo(as_json(value))
 
 
-def say_csv(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
-    """Print rows as CSV: exact in a file or a pipe, printable on a terminal."""
+def say_csv(
+    columns: Sequence[str],
+    rows: Sequence[dict[str, Any]],
+    *,
+    titles: Sequence[str] | None = None,
+    italian: bool = False,
+) -> None:
+    """Print rows as CSV: exact in a file or a pipe, printable on a terminal. `titles` and `italian` as `CsvWriter`."""
     from station.export import CsvWriter
 
     if sys.stdout.isatty():
         rows = [
             {name: printable(cell) if isinstance(cell, str) else cell for name, cell in row.items()} for row in rows
         ]
-    writer = CsvWriter(sys.stdout.buffer, columns)
+    writer = CsvWriter(sys.stdout.buffer, columns, titles=titles, italian=italian)
     writer.write(rows)
     writer.close()
 

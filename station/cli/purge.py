@@ -20,6 +20,7 @@ _WORDS = {
     Part.REFUSED: "refused requests, accepted or discarded",
     Part.JOURNAL: "journal",
     Part.DELIVERY: "deliveries by webhook",
+    Part.FLOWS: "flows (FdR)",
 }
 _MONTHS = click.IntRange(1, 1200)
 
@@ -34,6 +35,7 @@ _MONTHS = click.IntRange(1, 1200)
     "--journal-months", type=click.IntRange(24, 1200), help="Entries of the event journal of that age (24 or more)."
 )
 @click.option("--delivery-months", type=_MONTHS, help="Deliveries settled more than this many months ago.")
+@click.option("--flows-months", type=click.IntRange(3, 1200), help="Flows (FdR) published that long ago, 3 or more.")
 @click.option("--dry-run", is_flag=True, help="Count what would be purged; change nothing.")
 @click.option("--batch", type=click.IntRange(1, 5000), default=500, show_default=True, help="Rows per transaction.")
 @click.option("--trust-clock", is_flag=True, help="Purge even if the database suggests that the clock is ahead.")

@@ -21,7 +21,7 @@ from station.cli.receipt_pdf import pdf
 from station.cli.search import as_filter, before_last_minute, filter_options, odd_fiscal_code, one_receipt
 from station.clock import shown
 from station.export import Format
-from station.receipt import iuv_of_notice
+from station.receipt import Source, iuv_of_notice
 from station.store import queries
 from station.store.conditions import ORDERS, Filter
 from station.store.paging import Cursor
@@ -167,6 +167,11 @@ def show(context: Context, /, xml: bool, all_documents: bool, as_line: bool, **b
         raise click.ClickException("no such receipt is stored (was it refused? See `station refused list --state all`)")
     size = len(found.pop("raw"))
     if xml:
+        if found["source"] == Source.BIZEVENTS and not all_documents:
+            raise click.ClickException(
+                "there is no XML: the receipt is provisional, BizEvents told of it and its document has not come yet"
+                " (--all prints BizEvents' JSON)"
+            )
         if not size:
             raise click.ClickException(f"the document was purged at {shown(found['raw_purged_at'])} (Italy)")
         for one, raw in zip(wanted, raws, strict=True):

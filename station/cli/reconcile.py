@@ -1,7 +1,6 @@
 """`station reconcile`."""
 
 import sys
-import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -10,15 +9,15 @@ from typing import Any
 
 import click
 
-from station import log
 from station import reconcile as use_case
 from station.cli import Context, cli
 from station.cli.options import SHOWN_TIMES, Day, Number, quiet_option, stop_on_signals, wide_option
 from station.cli.output import say, say_fields, say_json, table
+from station.cli.progress import Bars
 from station.clock import shown
 from station.reconcile import COUNTS, EcRun, Missing, Order, Status, Summary
 from station.store.runs import ReconcileItem
-from station.text import counted, printable
+from station.text import counted
 
 _MISSING_IN_JSON = 1000
 
@@ -90,8 +89,13 @@ def reconcile(
             missing.append(receipt)
 
     with ExitStack() as stack:
-        on_terminal = sys.stderr.isatty() and not context.quiet
-        show = stack.enter_context(_Bars(context)) if on_terminal else lambda _ec_run: None
+        bars = stack.enter_context(Bars(context, "pages"))
+
+        def show(ec_run: EcRun) -> None:
+            failed = f", {ec_run.failed} failed" if ec_run.failed else ""
+            counts = f"{ec_run.listed} listed, {ec_run.fetched} fetched{failed}"
+            bars.show(ec_run.id_pa, ec_run.outcome == "running", ec_run.page, ec_run.pages, counts)
+
         order = Order(id_pas, first, last, positions, dry_run, iuvs, show, show_missing)
         summary = use_case.reconcile(settings, engine, order, stop)
     total = summary.total
@@ -101,49 +105,6 @@ def reconcile(
     elif not ok if context.quiet else sys.stdout.isatty():
         _print_summary(summary, wide)
     raise click.exceptions.Exit(0 if ok else 1)
-
-
-class _Bars:
-    """Progress bars on a terminal, one for each EC that is being checked; log lines below a warning are left out."""
-
-    def __init__(self, context: Context) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
-
-        self._settings = context.settings.log
-        self._progress = Progress(
-            TextColumn("EC {task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("pages  {task.fields[counts]}", markup=False),
-            console=Console(stderr=True),
-        )
-        self._tasks: dict[str, TaskID] = {}
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> "_Bars":
-        self._progress.start()
-        # Set up again, so that lines go through the bars' own standard error and above them.
-        log.configure(self._settings.format, {"info": "warning"}.get(self._settings.level, self._settings.level))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-        log.configure(self._settings.format, self._settings.level)
-
-    def __call__(self, ec_run: EcRun) -> None:
-        with self._lock:
-            task = self._tasks.get(ec_run.id_pa)
-            if ec_run.outcome != "running":
-                if task is not None:
-                    self._progress.remove_task(task)
-                    del self._tasks[ec_run.id_pa]
-                return
-            if task is None:
-                task = self._tasks[ec_run.id_pa] = self._progress.add_task(printable(ec_run.id_pa), counts="")
-            failed = f", {ec_run.failed} failed" if ec_run.failed else ""
-            counts = f"{ec_run.listed} listed, {ec_run.fetched} fetched{failed}"
-            self._progress.update(task, completed=ec_run.page, total=ec_run.pages or None, counts=counts)
 
 
 # --- printing ---------------------------------------------------------------------------------------------------------

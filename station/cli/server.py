@@ -8,7 +8,7 @@ from station import config, pagopa, production, store
 from station.cli import Context, cli
 from station.cli.output import say
 from station.deliver import check as deliver_check
-from station.errors import GpdError, SchemaBehindError, StoreError
+from station.errors import ApiError, SchemaBehindError, StoreError
 from station.http import server
 from station.store import rights
 
@@ -59,8 +59,8 @@ def migrate(context: Context, grant: tuple[str, ...]) -> None:
 def check(context: Context, going_live: bool, offline: bool) -> None:
     """Show the configuration, with secrets masked, and its problems. Exits 1 if there are any.
 
-    If there is a key, the GPD receipts API is called once, for the first EC that has one. Hosts of webhooks are looked
-    up in the DNS, and into each folder a file is written and removed again.
+    If there is a key, the GPD receipts API and the FdR API are called once, for the first EC that has one. Hosts of
+    webhooks are looked up in the DNS, and into each folder a file is written and removed again.
 
     \b
     Example:
@@ -73,7 +73,7 @@ def check(context: Context, going_live: bool, offline: bool) -> None:
     wrong, notes = _problems(context)
     wrong += deliver_check.problems(settings, offline=offline)
     if not offline:
-        wrong += _gpd_problems(settings)
+        wrong += [*_gpd_problems(settings), *_fdr_problems(settings)]
     for problem in wrong:
         say(f"WRONG  {problem}")
     engine = context.engine(check=False)
@@ -94,7 +94,19 @@ def check(context: Context, going_live: bool, offline: bool) -> None:
 
 def _configured(settings: config.Settings) -> list[str]:
     lines = [f"database.pool_size = {settings.connections}"]
-    for section in ("server", "tls", "trust", "rules", "log", "journal", "retention", "gpd", "api"):
+    for section in (
+        "server",
+        "tls",
+        "trust",
+        "rules",
+        "log",
+        "journal",
+        "retention",
+        "gpd",
+        "fdr",
+        "biz_events",
+        "api",
+    ):
         lines += [f"{section}.{name} = {_shown(value)}" for name, value in getattr(settings, section)]
     lines += [
         f"broker {broker.id}: stations {', '.join(broker.stations) or 'none'}{_keys(broker)}"
@@ -124,12 +136,25 @@ def _keys(entry: config.Broker | config.Ec) -> str:
 def _gpd_problems(settings: config.Settings) -> list[str]:
     """Return problems with gpd.url or a key, found by one call: otherwise the first run would find them."""
     for ec in settings.ec:
-        key = settings.gpd_key(ec.id)
+        key = settings.api_key(ec.id, "gpd_key")
         if ec.reconcile and key is not None:
             try:
                 pagopa.check_access(settings.gpd, ec.id, key)
-            except GpdError as error:
+            except ApiError as error:
                 return [f"gpd.url, called for EC {ec.id}: {error}"]
+            break
+    return []
+
+
+def _fdr_problems(settings: config.Settings) -> list[str]:
+    """Return problems with fdr.url or a key, found by one call."""
+    for ec in settings.ec:
+        key = settings.api_key(ec.id, "fdr_key")
+        if ec.fdr and key is not None:
+            try:
+                pagopa.check_fdr_access(settings.fdr, ec.id, key)
+            except ApiError as error:
+                return [f"fdr.url, called for EC {ec.id}: {error}"]
             break
     return []
 
@@ -153,6 +178,10 @@ def _problems(context: Context) -> tuple[list[str], list[str]]:
         notes.append("no [[broker]]: receipts are accepted from every broker and station for the configured ECs")
     notes += [f"broker {broker.id} has no stations: each receipt from it is flagged unknown_station"
               for broker in settings.broker if not broker.stations]  # fmt: skip
+    walked = [ec.id for ec in settings.ec if ec.fdr]
+    without = [id_pa for id_pa in walked if settings.api_key(id_pa, "fdr_key") is None]
+    if without and len(without) < len(walked):
+        notes.append(f"no fdr_key for {', '.join(without)}: set it, or fdr = false")
     if settings.server.public_url is None:
         notes.append("server.public_url is not set: the WSDL names the address it was requested at")
     return wrong + trusted, notes

@@ -12,6 +12,7 @@ from station.cli.files import format_of, writing
 from station.cli.options import TIMES, Days, EcId, Moment
 from station.cli.output import say, say_json, table
 from station.clock import ROME, moment, shown
+from station.receipt import Source
 from station.statistics.charts import duration
 from station.statistics.page import page
 from station.text import counted
@@ -83,13 +84,14 @@ def stats(
         _print(figures, detail)
 
 
-_BY_SOURCE = statistics.SOURCES
 _REFUSED = ("refused", "open")
 
 
 def _print(figures: statistics.Statistics, detail: bool) -> None:
     """Print tables that fit 80 characters, or with `detail` those with all columns and a line for each day and EC."""
     total, paid = figures.total, figures.paid_total
+    # Few receipts come by BizEvents, and stay so: its column is shown where there are any.
+    by_source = [name for name in statistics.SOURCES if name != Source.BIZEVENTS or total.by_source[name]]
     say(f"from {shown(figures.start)} to {shown(figures.end)} (Italy):")
     say(
         f"arrived: {counted(total.receipts, 'receipt')}, {total.amount:,.2f} euro;"
@@ -97,13 +99,13 @@ def _print(figures: statistics.Statistics, detail: bool) -> None:
     )
     say(f"paid: {counted(paid.receipts, 'receipt')}, {paid.amount:,.2f} euro")
     if detail:
-        of_ec = ("EC", "name", "receipts", *_BY_SOURCE, "by push", "euro", *_REFUSED, "median", "95 % within", "worst")
+        of_ec = ("EC", "name", "receipts", *by_source, "by push", "euro", *_REFUSED, "median", "95 % within", "worst")
     else:
         of_ec = ("EC", "receipts", "by push", "euro", *_REFUSED, "95 % within")
     last_push = "last push (Italy)" if detail else "last push"
     _table((*of_ec, last_push), [_ec_cells(ec) for ec in figures.ecs])
-    arrived = ("receipts", *_BY_SOURCE, "by push", "euro", *_REFUSED)
-    paid_on = ("receipts", *_BY_SOURCE, "euro")
+    arrived = ("receipts", *by_source, "by push", "euro", *_REFUSED)
+    paid_on = ("receipts", *by_source, "euro")
     for title, by_day, titles in (
         ("day of arrival", figures.by_day, arrived),
         ("day of payment", figures.paid, paid_on),
@@ -138,7 +140,7 @@ def _cells(counts: statistics.Counts) -> dict[str, str]:
     share = counts.share("push")
     return {
         "receipts": f"{counts.receipts:,}",
-        **{source: f"{counts.by_source[source]:,}" for source in _BY_SOURCE},
+        **{source: f"{counts.by_source[source]:,}" for source in statistics.SOURCES},
         "by push": "" if share is None else f"{share:.1%}",
         "euro": f"{counts.amount:,.2f}",
         "refused": f"{counts.refused:,}",

@@ -17,16 +17,17 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from station.config.apis import BizEvents, Fdr, Gpd, KeyName, RestApi
 from station.config.destinations import Destination, Feed, Folder, Webhook
 from station.config.ground import Network, Section
-from station.config.settings import NODO_NAMES, Api, Broker, Ec, Gpd, Journal, Retention, Settings, Tls, Trust
+from station.config.settings import NODO_NAMES, Api, Broker, Ec, Journal, Retention, Settings, Tls, Trust
 from station.errors import ConfigError
 from station.text import printable
 
 __all__ = [
-    "NODO_NAMES", "Api", "Broker", "Destination", "Ec", "Feed", "Folder", "Gpd", "Journal", "Network", "Retention",
-    "Section", "Settings", "Tls", "Trust", "Webhook", "environment_for_commands", "environment_without_settings",
-    "load", "operator", "sources",
+    "NODO_NAMES", "Api", "BizEvents", "Broker", "Destination", "Ec", "Fdr", "Feed", "Folder", "Gpd", "Journal",
+    "KeyName", "Network", "RestApi", "Retention", "Section", "Settings", "Tls", "Trust", "Webhook",
+    "environment_for_commands", "environment_without_settings", "load", "operator", "sources",
 ]  # fmt: skip
 
 DEFAULT_FILE = "station.toml"

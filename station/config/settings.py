@@ -1,16 +1,15 @@
 """The settings: sections, types, defaults, and the description of each (docs/configuration.md is made from it)."""
 
-import re
 from collections import Counter
-from datetime import date
 from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, FilePath, SecretStr, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator
 from pydantic import model_validator as check
 
+from station.config.apis import BizEvents, Fdr, Gpd, KeyName
 from station.config.destinations import Destination, Feed
 from station.config.ground import (
     Certificate,
@@ -181,60 +180,6 @@ class Log(Section):
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="The lowest level that is logged.")
 
 
-class Gpd(Section):
-    """The GPD receipts API, from which `station reconcile` fetches receipts that the push missed."""
-
-    url: Url = Field(
-        "https://api.platform.pagopa.it/gpd/payments-receipts-service/v1", description="URL of the GPD receipts API."
-    )
-    key: Key | None = Field(None, description="Its key, for each EC without a key of its own or of its broker.")
-    positions_url: Url = Field(
-        "https://api.platform.pagopa.it/gpd/debt-positions-service/v1",
-        description="URL of GPD-Core's debt positions, used only by `station reconcile --positions`.",
-    )
-    positions_key: Key | None = Field(None, description="Its key, in the same way.")
-    start: date | None = Field(
-        None, description="The first day that an EC's first run checks. Default: three months ago."
-    )
-    overlap_days: int = Field(
-        7, ge=1, le=365, description="Days before the last run's start from which the next run starts."
-    )
-    sweep_days: int = Field(90, ge=0, le=3650, description="Days that the full check covers, once a day; 0: never.")
-    window_days: int = Field(30, ge=2, le=30, description="Maximum days per call; the API allows 30.")
-    rate: float = Field(
-        5.0, gt=0, le=1_000_000, description="Calls per second for each key; the gateway refuses more than 10."
-    )
-    workers: int = Field(
-        4, ge=1, le=32, description="ECs checked at the same time, and receipts fetched at the same time."
-    )
-    connect_timeout: float = Field(5.0, gt=0, le=3600, description="Seconds to wait for a connection.")
-    timeout: float = Field(30.0, gt=0, le=3600, description="Seconds to wait for a complete answer.")
-    retries: int = Field(5, ge=0, le=20, description="Retries of a call after a temporary failure.")
-    retry_pause: float = Field(0.5, gt=0, le=3600, description="Seconds before the first retry; doubled each time.")
-    retry_within: float = Field(
-        120.0, ge=0, le=86_400, description="Seconds within which all attempts of one call must start."
-    )
-    proxy: SecretStr | None = Field(None, description="http://user:password@host:port, if calls need a proxy.")
-    ca_file: FilePath | None = Field(None, description="PEM file with the CAs to trust instead of the usual ones.")
-    again_after: float = Field(3000.0, ge=0, le=31 * 86_400,
-                               description="Seconds before a receipt that is not yet available is requested again;"
-                               " doubled each time, at most a day.")  # fmt: skip
-    give_up_days: int = Field(
-        30, ge=1, le=3650, description="Days after which an open item is given up (it stays visible)."
-    )
-    late_hours: float = Field(
-        36.0, gt=0, le=8784, description="Hours without a complete check after which `--status` reports an EC as late."
-    )
-    keep_runs_days: int = Field(180, ge=1, le=36_500, description="Days for which the records of runs are kept.")
-
-    @field_validator("proxy")
-    @classmethod
-    def _proxy_is_url(cls, proxy: SecretStr | None) -> SecretStr | None:
-        if proxy and not re.fullmatch(r"(https?|socks5h?)://[^\s/]+/?", proxy.get_secret_value()):
-            raise ValueError("expected http://host:port")
-        return proxy
-
-
 class Journal(Section):
     """The event journal (giornale degli eventi)."""
 
@@ -269,6 +214,9 @@ class Retention(Section):
         ge=1,
         le=1200,
         description="Deliveries by webhook, from when they were settled: the numbers, and the list of files, stay.",
+    )
+    flows_months: int | None = Field(
+        None, ge=3, le=1200, description="Flows (FdR) with their payments, from when they were published."
     )
 
 
@@ -315,6 +263,8 @@ class Broker(Section):
     stations: tuple[PagoPaId, ...] = Field((), description="Its stations (idStation).")
     gpd_key: Key | None = Field(None, description="The broker's key for the GPD receipts API.")
     gpd_positions_key: Key | None = Field(None, description="The broker's key for GPD-Core's positions.")
+    fdr_key: Key | None = Field(None, description="The broker's key for the FdR API.")
+    biz_events_key: Key | None = Field(None, description="The broker's key for the BizEvents API.")
 
 
 class Ec(Section):
@@ -327,7 +277,10 @@ class Ec(Section):
     )
     gpd_key: Key | None = Field(None, description="The EC's own key for the GPD receipts API.")
     gpd_positions_key: Key | None = Field(None, description="The EC's own key for GPD-Core's positions.")
+    fdr_key: Key | None = Field(None, description="The EC's own key for the FdR API.")
+    biz_events_key: Key | None = Field(None, description="The EC's own key for the BizEvents API.")
     reconcile: bool = Field(True, description="Whether `station reconcile` checks this EC.")
+    fdr: bool = Field(True, description="Whether `station fdr` walks this EC.")
     logo: Logo | None = Field(None, description="SVG, PNG or JPEG with the EC's logo, for the PDF of its receipts.")
 
 
@@ -344,6 +297,8 @@ class Settings(Section):
     retention: Retention = Retention()
     pdf: Pdf = Pdf()
     gpd: Gpd = Gpd()
+    fdr: Fdr = Fdr()
+    biz_events: BizEvents = BizEvents()
     api: Api = Api()
     broker: tuple[Broker, ...] = ()
     ec: tuple[Ec, ...] = ()
@@ -415,7 +370,7 @@ class Settings(Section):
         """Whether every idPA and broker is accepted, because none is configured."""
         return not self.broker and not self.ec
 
-    def gpd_key(self, id_pa: str, name: Literal["gpd_key", "gpd_positions_key"] = "gpd_key") -> str | None:
+    def api_key(self, id_pa: str, name: KeyName) -> str | None:
         """Return the key for this EC: its own, else its broker's, else the one for all, else None.
 
         An EC's broker is the one that a station of the EC belongs to, or the only one.
@@ -423,8 +378,13 @@ class Settings(Section):
         ec = self.ecs.get(id_pa)
         stations = set(ec.stations) if ec else set()
         brokers = [broker for broker in self.broker if len(self.broker) == 1 or stations & set(broker.stations)]
-        candidates = [getattr(one, name) for one in (ec, *brokers) if one]
-        candidates.append(self.gpd.key if name == "gpd_key" else self.gpd.positions_key)
+        for_all = {
+            "gpd_key": self.gpd.key,
+            "gpd_positions_key": self.gpd.positions_key,
+            "fdr_key": self.fdr.key,
+            "biz_events_key": self.biz_events.key,
+        }
+        candidates = [*(getattr(one, name) for one in (ec, *brokers) if one), for_all[name]]
         return next((key.get_secret_value() for key in candidates if key), None)
 
     @property

@@ -3,7 +3,8 @@
 What comes in may be a SOAP 1.1 envelope, a bare request element, or the GPD API's document (the same request with its
 root in no namespace). In here: `parsing` (bytes to a tree, the request in it, its identifiers), `schema` (validity),
 `content` (a receipt's fields, values and hash), `reading` (the `Receipt`), `comparison` (several documents of one
-receipt). No SOAP answers here (see `soap`), no decision about what to do with a receipt (see `intake`).
+receipt), `provisional` (BizEvents' JSON in their place). No SOAP answers here (see `soap`), no decision about what to
+do with a receipt (see `intake`).
 """
 
 from station.contract.comparison import ReadDocument, United, read_copy, unite
@@ -19,6 +20,7 @@ from station.contract.parsing import (
     parse,
     request_element,
 )
+from station.contract.provisional import read_provisional
 from station.contract.reading import read
 from station.contract.schema import load_schema
 
@@ -37,6 +39,7 @@ __all__ = [
     "read",
     "read_copy",
     "read_date_time",
+    "read_provisional",
     "request_element",
     "unite",
 ]

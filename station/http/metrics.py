@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from station.config import Settings
 from station.errors import RefusalError, StoreError
 from station.http import certificate
 from station.receipt import Flag
+from station.store import credited, flows
 from station.store.deliveries import counts
 from station.store.delivery_list import OPEN_COUNTED, figures
 from station.store.outgoing import last_number
@@ -260,6 +262,7 @@ class _Gauges(Collector):
             ("ec", "state"),
             items,
         )
+        yield from self._fdr(connection, now)
         fetched: dict[tuple[str, ...], float] = {}
         for id_pa, number in store.fetched_between(connection, now - timedelta(days=1), now).items():
             fetched[(self.label(id_pa),)] = fetched.get((self.label(id_pa),), 0) + number
@@ -355,6 +358,56 @@ class _Gauges(Collector):
             "For how long the oldest of them waits; 0: none.",
             (),
             {(): _age(oldest, now)},
+        )
+
+    def _fdr(self, connection: store.Connection, now: datetime) -> Iterator[Metric]:
+        """Yield the state of the walk over flows, of the ECs that are to be walked and have a key."""
+        walked = [ec.id for ec in self._settings.ec if ec.fdr and self._settings.api_key(ec.id, "fdr_key")]
+        progress = flows.all_progress(connection) if walked else {}
+        ends = {
+            id_pa: row.walked_at
+            for id_pa, row in progress.items()
+            if row.walked_at is not None and row.walked_at <= now + store.CLOCK_TOLERANCE
+        }
+        yield _gauge(
+            "station_fdr_walked_timestamp_seconds",
+            "When the last complete walk by station fdr ended; 0: never.",
+            ("ec",),
+            {(id_pa,): _stamp(ends.get(id_pa)) for id_pa in walked},
+        )
+        gaps = {row.id_pa for row in flows.open_gaps(connection, walked)} if walked else set()
+        yield _gauge(
+            "station_fdr_gap",
+            "Whether flows were never listed, and the gap waits for station fdr acknowledge.",
+            ("ec",),
+            {(id_pa,): id_pa in gaps for id_pa in walked},
+        )
+        unread = flows.count_unread(connection) if walked else {}
+        yield _gauge(
+            "station_fdr_flows_unread",
+            "Flows that are listed and could not be read so far.",
+            ("ec",),
+            {(id_pa,): unread.get(id_pa, 0) for id_pa in walked},
+        )
+        missing = {one.id_pa: one for one in credited.missing_totals(connection)} if walked else {}
+        totals = {id_pa: missing.get(id_pa, credited.MissingTotal(id_pa, 0, Decimal(0), None)) for id_pa in walked}
+        yield _gauge(
+            "station_fdr_missing",
+            "Payments that were credited and have no receipt.",
+            ("ec",),
+            {(id_pa,): one.number for id_pa, one in totals.items()},
+        )
+        yield _gauge(
+            "station_fdr_missing_euro",
+            "What was credited without a receipt, in euro.",
+            ("ec",),
+            {(id_pa,): float(one.amount) for id_pa, one in totals.items()},
+        )
+        yield _gauge(
+            "station_fdr_missing_oldest_timestamp_seconds",
+            "When the oldest payment was made that was credited and has no receipt; absent: there is none.",
+            ("ec",),
+            {(id_pa,): _stamp(one.oldest) for id_pa, one in totals.items() if one.number},
         )
 
 

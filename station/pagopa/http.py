@@ -5,15 +5,19 @@ import threading
 import time
 import zlib
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Generic, TypeVar
 
 import httpx
 
 from station import media_type, retry_after
-from station.config import Gpd
-from station.errors import GpdAnswerError
+from station.config import RestApi
+from station.errors import ApiAnswerError
 from station.token_bucket import TokenBucket
 
-# A receipt has 2 to 40 KB and a page of 100 rows about 20 KB: a larger body is neither.
+S = TypeVar("S", bound=RestApi)
+
+# A receipt has 2 to 40 KB, a page of 100 receipts about 20 KB and one of 1,000 payments 250 KB: none is larger.
 _BODY_MAX = 4 * 1024 * 1024
 _ERROR_BODY_MAX = 64 * 1024
 _GATEWAY_PERIOD_S = 10.0
@@ -35,21 +39,21 @@ class ApiResponse:
     retry_after: float | None = None
 
 
-class ApiClient:
-    """Connections and rates for all ECs; threads share it. Use it in a `with` block.
+class ApiClient(Generic[S]):
+    """Connections to one API and its rates, for all ECs; threads share it. Use it in a `with` block.
 
     Setting `stop` ends every wait with a `StoppedError`. The circuit breaker opens after some calls in a row that
     failed with all their retries: the API is down then, and a run over many ECs does not retry for each of them. One
     call that succeeds closes it.
     """
 
-    def __init__(self, settings: Gpd, stop: threading.Event) -> None:
+    def __init__(self, settings: S, stop: threading.Event, connections: int = 8) -> None:
         self.settings = settings
         self.stop = stop
-        self._buckets: dict[str, TokenBucket] = {}
+        self.paused: dict[str, datetime] = {}  # keys with which no call is to be made until a moment
+        self._buckets: dict[tuple[str, str], TokenBucket] = {}
         self._failed_calls = 0
         self._lock = threading.Lock()
-        connections = 2 * settings.workers
         self._http = httpx.Client(
             verify=ssl.create_default_context(cafile=str(settings.ca_file)) if settings.ca_file else True,
             proxy=settings.proxy.get_secret_value() if settings.proxy else None,
@@ -59,16 +63,23 @@ class ApiClient:
             headers={"Accept-Encoding": "identity", "User-Agent": "station-reconcile"},
         )
 
-    def __enter__(self) -> "ApiClient":
+    def __enter__(self) -> "ApiClient[S]":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._http.close()
 
-    def bucket(self, key: str) -> TokenBucket:
-        """Return the rate limit of a key."""
+    def bucket(self, key: str, operation: str = "") -> TokenBucket:
+        """Return the rate limit of a key, or of a key and an operation.
+
+        That of an operation starts empty: the rate is low, and a run that was killed may have called just now.
+        """
         with self._lock:
-            return self._buckets.setdefault(key, TokenBucket(self.settings.rate))
+            if (key, operation) not in self._buckets:
+                self._buckets[key, operation] = bucket = TokenBucket(self.settings.rate)
+                if operation:
+                    bucket.hold(1 / self.settings.rate)
+            return self._buckets[key, operation]
 
     @property
     def retries(self) -> int:
@@ -80,15 +91,17 @@ class ApiClient:
         with self._lock:
             self._failed_calls = self._failed_calls + 1 if failed else 0
 
-    def get(self, url: str, params: dict[str, str], key: str, accept: str, request_id: str) -> ApiResponse:
-        """Send one request. Raise `httpx.HTTPError`, and `GpdAnswerError` if the body is too large or undecodable."""
+    def get(
+        self, url: str, params: dict[str, str], key: str, accept: str, request_id: str, operation: str = ""
+    ) -> ApiResponse:
+        """Send one request. Raise `httpx.HTTPError`, and `ApiAnswerError` if the body is too large or undecodable."""
         headers = {"Ocp-Apim-Subscription-Key": key, "X-Request-Id": request_id, "Accept": accept}
         began = time.monotonic()
         deadline = began + self.settings.connect_timeout + self.settings.timeout
         with self._http.stream("GET", url, params=params, headers=headers) as response:
             left = response.headers.get("x-remaining-calls-per-period", "")
             if left.isascii() and left.isdecimal() and int(left[:9]) < _SPARE_CALLS:
-                self.bucket(key).hold(_GATEWAY_PERIOD_S * (1 - int(left[:9]) / _SPARE_CALLS))
+                self.bucket(key, operation).hold(_GATEWAY_PERIOD_S * (1 - int(left[:9]) / _SPARE_CALLS))
             content_type = media_type.read(response.headers.get("Content-Type", ""))
             return ApiResponse(
                 status=response.status_code,
@@ -108,7 +121,7 @@ def _body(response: httpx.Response, deadline: float, request_id: str) -> bytes:
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     gzip = zlib.decompressobj(wbits=31) if encoding in ("gzip", "x-gzip") else None
     if gzip is None and encoding not in ("", "identity"):
-        raise GpdAnswerError("an answer in an encoding that was not requested", request_id=request_id)
+        raise ApiAnswerError("an answer in an encoding that was not requested", request_id=request_id)
     body = bytearray()
     # Not httpx's own decoding, where a few hundred bytes can unpack to gigabytes, and not its chunks of a given size,
     # each of which it waits for without a deadline.
@@ -116,13 +129,13 @@ def _body(response: httpx.Response, deadline: float, request_id: str) -> bytes:
         try:
             body += gzip.decompress(raw, limit + 1 - len(body)) if gzip else raw
         except zlib.error:
-            raise GpdAnswerError("an answer labelled gzip that is not gzip", request_id=request_id) from None
+            raise ApiAnswerError("an answer labelled gzip that is not gzip", request_id=request_id) from None
         if len(body) > limit:
             if ok:
-                raise GpdAnswerError(f"an answer larger than {limit} bytes", request_id=request_id)
+                raise ApiAnswerError(f"an answer larger than {limit} bytes", request_id=request_id)
             break
         if time.monotonic() > deadline:
             raise httpx.ReadTimeout("the answer was not complete in time")
     if gzip and not gzip.eof and ok:
-        raise GpdAnswerError("a truncated gzip answer", request_id=request_id)
+        raise ApiAnswerError("a truncated gzip answer", request_id=request_id)
     return bytes(body)

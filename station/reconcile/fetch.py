@@ -10,10 +10,10 @@ from decimal import Decimal
 from station import contract, journal, log, pagopa, store
 from station.config import Gpd
 from station.errors import (
+    ApiError,
+    ApiKeyError,
+    ApiUnavailableError,
     DocumentError,
-    GpdError,
-    GpdKeyError,
-    GpdUnavailableError,
     MismatchError,
     StoppedError,
     StoreError,
@@ -23,7 +23,7 @@ from station.intake import Intake, Origin, Outcome, Result
 from station.receipt import Identifiers, Source
 from station.reconcile.ec_run import EcRun
 from station.retry import retrying, write
-from station.store.runs import ReconcileItem
+from station.store.runs import OF_FLOWS, ReconcileItem
 
 _log = log.get(__name__)
 
@@ -39,6 +39,34 @@ class FetchRequest:
     item: ReconcileItem | None = None
     notice_number: str | None = None
     amount: Decimal | None = None
+
+
+def missed_item(
+    settings: Gpd, id_pa: str, request: FetchRequest, reason: str, error: str, request_id: str | None
+) -> ReconcileItem:
+    """Return the item of a receipt that was requested in vain just now, with the next try's time (backoff).
+
+    That a flow proves it missing stays its reason, unless it is kept as refused.
+    """
+    now, item = datetime.now(UTC), request.item
+    attempts = item.attempts + 1 if item else 1
+    first_at = item.first_at if item else now
+    backoff = min(settings.again_after * 2 ** min(attempts - 1, 30), _BACKOFF_MAX_S)
+    given_up = now - first_at >= timedelta(days=settings.give_up_days)
+    return ReconcileItem(
+        id_pa=id_pa,
+        iuv=request.iuv,
+        state="refused" if reason == "refused" else "given_up" if given_up else "open",
+        reason=item.reason if item and item.reason in OF_FLOWS and reason != "refused" else reason,
+        notice_number=request.notice_number,
+        amount=request.amount,
+        attempts=attempts,
+        first_at=first_at,
+        last_at=now,
+        next_attempt_at=now + timedelta(seconds=backoff),
+        last_error=error,
+        request_id=request_id,
+    )
 
 
 @dataclass
@@ -101,7 +129,7 @@ class Fetcher:
         except StoppedError:
             pass
         except Exception as error:
-            if not isinstance(error, (GpdKeyError, StoreError)):
+            if not isinstance(error, (ApiKeyError, StoreError)):
                 _log.error("unexpected_error", id_pa=self.ec_run.id_pa, iuv=request.iuv, exc_info=error)
             self._failure = error
 
@@ -118,14 +146,14 @@ class Fetcher:
                 return
             body = response.body
             outcome = self._accept(request, response, began)
-        except (GpdError, DocumentError, MismatchError) as error:
-            if isinstance(error, GpdError):
+        except (ApiError, DocumentError, MismatchError) as error:
+            if isinstance(error, ApiError):
                 request_id, status = error.request_id, error.status
             self._journal(request, began, error.code, request_id, status, body)
-            if isinstance(error, GpdKeyError):
+            if isinstance(error, ApiKeyError):
                 raise
             self._missed(request, error.code, str(error), request_id)
-            if isinstance(error, GpdUnavailableError):
+            if isinstance(error, ApiUnavailableError):
                 self._probe()
             return
         except StoreRejectedError as error:
@@ -184,27 +212,10 @@ class Fetcher:
 
         A refused one is not requested again: its document is kept, and the remedy is to replay it.
         """
-        now, item = datetime.now(UTC), request.item
-        attempts = item.attempts + 1 if item else 1
-        first_at = item.first_at if item else now
-        backoff = min(self.settings.again_after * 2 ** min(attempts - 1, 30), _BACKOFF_MAX_S)
-        given_up = now - first_at >= timedelta(days=self.settings.give_up_days)
-        new = ReconcileItem(
-            id_pa=self.ec_run.id_pa,
-            iuv=request.iuv,
-            state="refused" if reason == "refused" else "given_up" if given_up else "open",
-            reason=reason,
-            notice_number=request.notice_number,
-            amount=request.amount,
-            attempts=attempts,
-            first_at=first_at,
-            last_at=now,
-            next_attempt_at=now + timedelta(seconds=backoff),
-            last_error=error,
-            request_id=request_id,
-        )
+        item = request.item
+        new = missed_item(self.settings, self.ec_run.id_pa, request, reason, error, request_id)
         write(self.engine, store.runs.write_item, new)
-        context = {"id_pa": new.id_pa, "iuv": new.iuv, "attempts": attempts}
+        context = {"id_pa": new.id_pa, "iuv": new.iuv, "attempts": new.attempts}
         if reason == "not_yet":
             self.ec_run.count("not_yet")
             _log.info("receipt_not_there_yet", **context, reason=reason, error=error, request_id=request_id)
@@ -225,5 +236,5 @@ class Fetcher:
             self._failed_calls = 0
             try:
                 self.client.probe()
-            except GpdError as error:
+            except ApiError as error:
                 self._failure = error

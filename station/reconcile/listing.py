@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 
 from station import log, pagopa
-from station.errors import GpdAnswerError, GpdRequestError, GpdTimeoutError, GpdUnavailableError, UnreadError
+from station.errors import ApiAnswerError, ApiRequestError, ApiTimeoutError, ApiUnavailableError, UnreadError
 from station.reconcile.ec_run import EcRun
 from station.reconcile.windows import Window, cut, midnight
 
@@ -138,13 +138,13 @@ class Listing:
             self.check()
             try:
                 page = self.client.page(window.first, window.last, number, retries=0 if self.span.in_trouble else 1)
-            except (GpdUnavailableError, GpdAnswerError) as error:
+            except (ApiUnavailableError, ApiAnswerError) as error:
                 reading.errors[f"page {number}"] = str(error)
                 if not answering:
-                    with suppress(GpdRequestError):  # a rejected request is an answer, too
+                    with suppress(ApiRequestError):  # a rejected request is an answer, too
                         self.client.probe()
                 answering = False
-                reading.timed_out = isinstance(error, GpdTimeoutError)
+                reading.timed_out = isinstance(error, ApiTimeoutError)
                 # Each page takes the time of the whole list, so the others would time out as well. Another error can
                 # be this page's alone.
                 if reading.timed_out or (len(reading.errors) > 1 and self.span.can_narrow(window)):

@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from station import config, log, pagopa, store
-from station.errors import AnotherRunError, ClockError, ConfigError, GpdKeyError, StationError, StoppedError, StoreError
+from station.errors import AnotherRunError, ApiKeyError, ClockError, ConfigError, StationError, StoppedError, StoreError
 from station.intake import Intake
 from station.reconcile.ec_run import COUNTS, EcRun
 from station.reconcile.fetch import Fetcher
@@ -18,6 +18,7 @@ from station.reconcile.walk import Missing, Walk
 from station.reconcile.windows import italian_day
 from station.retry import read, write
 from station.store.run_lock import only_run
+from station.text import printable
 
 _log = log.get(__name__)
 
@@ -74,11 +75,11 @@ def selected(settings: config.Settings, id_pas: Sequence[str]) -> list[str]:
             raise ConfigError("no [[ec]] is configured: name the ECs in the configuration, or one with --ec")
         for id_pa in id_pas:
             if not re.fullmatch(r"[0-9]{11}", id_pa):
-                raise ConfigError(f"{id_pa} is not an EC: that is a fiscal code of 11 digits")
+                raise ConfigError(f"{printable(id_pa, 60)} is not an EC: that is a fiscal code of 11 digits")
         return list(dict.fromkeys(id_pas))
     for id_pa in id_pas:
         if id_pa not in settings.ecs:
-            raise ConfigError(f"EC {id_pa} is not configured: add an [[ec]] with this id")
+            raise ConfigError(f"EC {printable(id_pa, 60)} is not configured: add an [[ec]] with this id")
     chosen = [ec.id for ec in settings.ec if (ec.id in id_pas if id_pas else ec.reconcile)]
     if not chosen:
         raise ConfigError("every [[ec]] has reconcile = false: there is nothing to check")
@@ -87,12 +88,12 @@ def selected(settings: config.Settings, id_pas: Sequence[str]) -> list[str]:
 
 def _check_keys(settings: config.Settings, id_pas: Sequence[str], *, positions: bool) -> None:
     """Raise `ConfigError` if none of the ECs has a key that is needed."""
-    if not any(settings.gpd_key(id_pa) for id_pa in id_pas):
+    if not any(settings.api_key(id_pa, "gpd_key") for id_pa in id_pas):
         raise ConfigError(
             "no key for the GPD receipts API: set gpd.key (STATION_GPD_KEY, or STATION_GPD_KEY_FILE with a file that "
             "holds it), or gpd_key of a [[broker]] or an [[ec]]"
         )
-    if positions and not any(settings.gpd_key(id_pa, "gpd_positions_key") for id_pa in id_pas):
+    if positions and not any(settings.api_key(id_pa, "gpd_positions_key") for id_pa in id_pas):
         raise ConfigError(
             "--positions needs a key for GPD-Core's positions, a separate subscription from that for receipts: set "
             "gpd.positions_key (STATION_GPD_POSITIONS_KEY, or STATION_GPD_POSITIONS_KEY_FILE), or gpd_positions_key "
@@ -154,7 +155,7 @@ class _Run:
         ec_runs = [EcRun(id_pa, self.run_id, self.started_at) for id_pa in id_pas]
         _log.info("reconcile_started", run_id=self.run_id, ecs=len(id_pas), dry_run=self._order.dry_run)
         with (
-            pagopa.ApiClient(self._settings.gpd, self._stop) as client,
+            pagopa.ApiClient(self._settings.gpd, self._stop, connections=2 * workers) as client,
             ThreadPoolExecutor(workers, "fetch") as receipts,
             ThreadPoolExecutor(workers, "walk") as ecs,
         ):
@@ -171,7 +172,7 @@ class _Run:
         )
         return summary
 
-    def _run_ec(self, ec_run: EcRun, client: pagopa.ApiClient, receipts: ThreadPoolExecutor) -> None:
+    def _run_ec(self, ec_run: EcRun, client: pagopa.ApiClient[config.Gpd], receipts: ThreadPoolExecutor) -> None:
         """Walk one EC, in a thread. Its errors do not reach the other ECs."""
         ec_run.started_at = datetime.now(UTC)
         try:
@@ -200,16 +201,16 @@ class _Run:
                 ec_run.outcome = "failed"
                 ec_run.add_error(f"the ledger could not be written: {error}")
 
-    def _walk_ec(self, ec_run: EcRun, client: pagopa.ApiClient, receipts: ThreadPoolExecutor) -> None:
+    def _walk_ec(self, ec_run: EcRun, client: pagopa.ApiClient[config.Gpd], receipts: ThreadPoolExecutor) -> None:
         if self._stop.is_set():
             raise StoppedError("stopped by a signal before this EC's turn; the next run continues")
-        key = self._settings.gpd_key(ec_run.id_pa)
+        key = self._settings.api_key(ec_run.id_pa, "gpd_key")
         if key is None:
-            raise GpdKeyError(
+            raise ApiKeyError(
                 "no key for the GPD receipts API is configured for this EC (gpd_key, or reconcile = false)"
             )
         order = self._order
-        positions_key = self._settings.gpd_key(ec_run.id_pa, "gpd_positions_key")
+        positions_key = self._settings.api_key(ec_run.id_pa, "gpd_positions_key")
         ec_client = pagopa.EcClient(client, ec_run.id_pa, key, positions_key)
         fetcher = Fetcher(self._settings.gpd, self._engine, self._intake, ec_client, ec_run, receipts, self._stop)
         walk = Walk(fetcher, order.show, order.missing if order.dry_run else None)

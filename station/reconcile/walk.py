@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from station import log, pagopa, store
 from station.clock import months_before
-from station.errors import GpdAnswerError, GpdUnavailableError
+from station.errors import ApiAnswerError, ApiUnavailableError
 from station.reconcile.ec_run import EcRun
 from station.reconcile.fetch import Fetcher, FetchRequest
 from station.reconcile.listing import Listing, Span
@@ -216,7 +216,7 @@ class Walk:
                     self.fetcher.check()
                     try:
                         page = self.client.positions(status, window.first.date(), window.last.date(), number)
-                    except (GpdUnavailableError, GpdAnswerError) as error:
+                    except (ApiUnavailableError, ApiAnswerError) as error:
                         failures += 1
                         if failures > _POSITION_FAILURES_MAX:
                             raise

@@ -3,6 +3,7 @@
 from station import contract, store
 from station.errors import DocumentError, RefusalError
 from station.masking import Difference, differences
+from station.receipt import Source
 from station.retry import read
 
 
@@ -19,6 +20,8 @@ def differences_from_stored(
         key = copy.receipt.id_pa, copy.receipt.receipt_id
         stored = None
         for document in read(engine, store.documents_of, *key):
+            if document["source"] == Source.BIZEVENTS:
+                continue
             if not document["size"]:
                 return None
             one = read(engine, store.document_bytes, *key, document["number"])

@@ -9,6 +9,7 @@ from typing import Any
 from station import contract, log, store
 from station.errors import DocumentError, RefusalError, StoreRejectedError
 from station.masking import Difference, column
+from station.receipt import Source
 from station.retry import read, write
 
 _log = log.get(__name__)
@@ -104,7 +105,11 @@ class Reread:
         if not stored["raw"]:
             return StoredItem(*key, Reading.PURGED)
         try:
-            united = contract.unite([contract.read_copy(*document) for document in stored["documents"]])
+            if stored["source"] == Source.BIZEVENTS:
+                receipt = contract.read_provisional(stored["raw"], stored["id_pa"])
+                united: contract.United | None = contract.United(receipt, (receipt.content_hash,), 0)
+            else:
+                united = contract.unite([contract.read_copy(*document) for document in stored["documents"]])
         except (DocumentError, RefusalError) as error:
             return StoredItem(*key, Reading.FAILED, reason=f"no longer readable: {error}")
         except Exception as error:  # one bad document must not stop the rest

@@ -26,7 +26,7 @@ from station.text import counted, printable
 
 _ROWS_MAX = 50
 _CALENDAR_MAX = (40, 100)  # ECs, days: beyond that the squares would be dots
-_SOURCE_NAMES = {"push": "push", "reconcile": "reconciliation", "replay": "replay"}
+_SOURCE_NAMES = {"push": "push", "reconcile": "reconciliation", "replay": "replay", "bizevents": "BizEvents"}
 _BUCKETS = (
     ("under 10 seconds", 10),
     ("10 to 60 seconds", 60),

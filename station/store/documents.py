@@ -1,7 +1,9 @@
 """The documents of a receipt: list them, decide about one more, add it. Nothing here commits.
 
 A receipt that is stored has one document, in `receipt`. When another one is accepted that says the same, one of them
-more than the other, both become rows of `receipt_document`, and the receipt becomes what they say together.
+more than the other, both become rows of `receipt_document`, and the receipt becomes what they say together. BizEvents'
+JSON (a provisional receipt's document, always the first) is none of those that are compared: the first genuine document
+takes its place in `receipt`, see `receipts`.
 """
 
 from collections.abc import Sequence
@@ -12,7 +14,7 @@ from sqlalchemy import Connection, Table, delete, func, literal, select, update
 
 from station import contract
 from station.errors import DocumentError, RefusalError
-from station.receipt import ARRIVAL_FLAGS, Flag, Receipt
+from station.receipt import ARRIVAL_FLAGS, Flag, Receipt, Source
 from station.store import tables
 from station.store.rows import insert_rows, receipt_row, transfer_rows
 
@@ -77,6 +79,8 @@ def compare(
     try:
         copies = []
         for one in stored:  # one after the other: a tree takes many times the memory of its bytes
+            if one["source"] == Source.BIZEVENTS:
+                continue
             if not one["size"]:
                 return None
             copies.append(
@@ -97,8 +101,10 @@ def add_document(connection: Connection, receipt: Receipt, document: dict[str, A
     """Add a document to the receipt that is stored under its key, which becomes what all of its documents say.
 
     `document` has the columns source, received_at, charset and raw. Return the flags that the receipt did not have
-    before, or `None` for a conflict: then nothing was written.
+    before, or `None` for a conflict: then nothing was written. BizEvents' JSON adds nothing to a receipt that is here.
     """
+    if document["source"] == Source.BIZEVENTS:
+        return frozenset()
     key = {"id_pa": receipt.id_pa, "receipt_id": receipt.receipt_id}
     table = tables.receipt_document
     # Documents that come at once take turns. The lock is exclusive: several that all held a shared one would wait for
@@ -146,8 +152,9 @@ def write_united(connection: Connection, united: contract.United) -> None:
     values = receipt_row(receipt)
     if len(united.hashes) > 1:
         document = tables.receipt_document
+        number = _compared(connection, key)[united.fullest]
         fullest = {
-            name: select(document.c[name]).filter_by(**key, number=united.fullest + 1).scalar_subquery()
+            name: select(document.c[name]).filter_by(**key, number=number).scalar_subquery()
             for name in ("raw", "charset")
         }
         values |= fullest
@@ -165,8 +172,15 @@ def _write_hashes(connection: Connection, united: contract.United) -> None:
     """Replace hashes in the form of an earlier version by those of today: the next resend needs no comparison."""
     key = {"id_pa": united.receipt.id_pa, "receipt_id": united.receipt.receipt_id}
     document = tables.receipt_document
-    for number, content_hash in enumerate(united.hashes, start=1):
+    for number, content_hash in zip(_compared(connection, key), united.hashes, strict=False):
         changed = update(document).filter_by(**key, number=number).where(document.c.content_hash != content_hash)
         connection.execute(changed.values(content_hash=content_hash))
     fullest = united.hashes[united.fullest]
     connection.execute(update(tables.receipt).filter_by(**key).values(content_hash=fullest))
+
+
+def _compared(connection: Connection, key: dict[str, str]) -> list[int]:
+    """Return the numbers of the documents that are compared, in their order; none where the receipt has but one."""
+    document = tables.receipt_document.c
+    query = select(document.number).filter_by(**key).where(document.source != Source.BIZEVENTS)
+    return list(connection.execute(query.order_by(document.number)).scalars())

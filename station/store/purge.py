@@ -27,6 +27,7 @@ class Part(StrEnum):
     REFUSED = "refused"
     JOURNAL = "journal"
     DELIVERY = "delivery"
+    FLOWS = "flows"
 
 
 _RECEIPT = tables.receipt
@@ -73,6 +74,8 @@ def _older(part: Part, before: datetime) -> tuple[Table, ColumnElement[bool]]:
         return table, (table.c.state != RefusedState.OPEN) & (table.c.settled_at < before)
     if part is Part.DELIVERY:
         return tables.delivery, tables.delivery.c.settled_at < before
+    if part is Part.FLOWS:
+        return tables.fdr_flow, tables.fdr_flow.c.published < before  # their payments go with them
     return tables.journal, tables.journal.c.at < before
 
 

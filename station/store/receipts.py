@@ -2,7 +2,8 @@
 
 On PostgreSQL the statement in `sql/save_receipt.sql` decides: it inserts first, and the unique constraints judge. On
 SQLite, where a transaction that writes is alone, `_save_on_sqlite` reads, decides and writes. Both say of a document
-with other content that it differs; whether it contradicts what is stored is decided in `documents`.
+with other content that it differs; whether it contradicts what is stored is decided in `documents`. A provisional
+receipt, which BizEvents told of, is no content to contradict: the document takes its place.
 """
 
 from collections.abc import Sequence
@@ -12,14 +13,15 @@ from enum import StrEnum
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import Connection, Engine, delete, func, select, update
 
 from station.errors import StoreError
 from station.journal import Exchange
 from station.receipt import Flag, Receipt, Source
 from station.store import tables
-from station.store.documents import add_document, compare, documents_of
+from station.store.documents import add_document, announce, compare, documents_of
 from station.store.group_commit import commit, run_alone
+from station.store.journal import write_exchange
 from station.store.rows import (
     as_json,
     exchange_parameters,
@@ -93,6 +95,11 @@ def save_receipt(
         given["flags"] = _text_array(flags)
 
     def save_differing(connection: Connection) -> tuple[Saved, frozenset[Flag]]:
+        replaced = _replace_provisional(connection, new)
+        if replaced is not None:
+            if new.exchange is not None:
+                write_exchange(connection, new.exchange)
+            return Saved.STORED, replaced
         added = add_document(connection, new.receipt, new.document)
         if added is None:
             return Saved.CONFLICT, frozenset()
@@ -169,6 +176,8 @@ def _save_on_sqlite(connection: Connection, new: NewReceipt, in_doubt: bool) -> 
         insert_rows(connection, tables.receipt_flag, flag_rows)
         insert_rows(connection, tables.outbox, [key | {"at": new.received_at, "revision": 1}])
         saved = Saved.STORED
+    elif not stored[0] and (replaced := _replace_provisional(connection, new)) is not None:
+        saved, flags = Saved.STORED, replaced
     else:
         added = frozenset() if stored[0] else add_document(connection, receipt, new.document)
         if added is None:
@@ -201,6 +210,40 @@ def next_ordinal(connection: Connection, receipt: Receipt) -> int:
     return 0 if highest is None else highest + 1
 
 
+def _replace_provisional(connection: Connection, new: NewReceipt) -> frozenset[Flag] | None:
+    """Put a document in the place of BizEvents' JSON, which stays as the receipt's first document.
+
+    The receipt is then as if it had been stored now, by the door that the document came through. Return its flags, or
+    `None` where no provisional receipt is stored, or this is another JSON.
+    """
+    receipt, table = new.receipt, tables.receipt
+    key: dict[str, Any] = {"id_pa": receipt.id_pa, "receipt_id": receipt.receipt_id}
+    if new.source is Source.BIZEVENTS:
+        return None
+    # Documents that come at once take turns: the second one finds a receipt that is not provisional any more.
+    query = select(table).filter_by(**key, source=Source.BIZEVENTS.value).with_for_update(key_share=True)
+    stored = connection.execute(query).mappings().one_or_none()
+    if stored is None:
+        return None
+    ordinal = stored["notice_ordinal"]
+    if (stored["notice_number"], stored["fiscal_code"]) != (receipt.notice_number, receipt.fiscal_code):
+        ordinal = next_ordinal(connection, receipt)
+    flags = new.flags | {Flag.SECOND_RECEIPT} if ordinal else new.flags
+    again = {"notice_ordinal": ordinal, "resends": 0, "raw_purged_at": None, "anonymised_at": None}
+    connection.execute(update(table).filter_by(**key).values(receipt_row(receipt) | new.document | again))
+    for part in (tables.transfer, tables.receipt_flag):
+        connection.execute(delete(part).filter_by(**key))
+    insert_rows(connection, tables.transfer, transfer_rows(receipt))
+    flag_rows = [key | {"flag": flag.value, "received_at": new.received_at} for flag in sorted(flags)]
+    insert_rows(connection, tables.receipt_flag, flag_rows)
+    names = ("content_hash", "version", "source", "received_at", "charset", "raw")
+    first = key | {"number": 1} | {name: stored[name] for name in names}
+    second = {"number": 2, "content_hash": receipt.content_hash, "version": receipt.version}
+    insert_rows(connection, tables.receipt_document, [first, key | second | new.document])
+    announce(connection, **key, at=new.received_at)
+    return flags
+
+
 def foresee(
     connection: Connection, new: NewReceipt, earlier: Sequence[tuple[bytes, str | None]] = ()
 ) -> tuple[Saved, frozenset[Flag]]:
@@ -210,6 +253,8 @@ def foresee(
     if not stored and not earlier:
         second = {Flag.SECOND_RECEIPT} if next_ordinal(connection, receipt) else set()
         return Saved.STORED, new.flags | second
+    if not earlier and [one["source"] for one in stored] == [Source.BIZEVENTS]:
+        return Saved.STORED, new.flags
     if receipt.content_hash in [one["content_hash"] for one in stored]:
         return Saved.DUPLICATE, frozenset()
     compared = compare(connection, receipt, (new.raw, new.charset), stored, earlier)

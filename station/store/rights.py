@@ -27,9 +27,15 @@ _CHANGES: dict[Table, tuple[str, ...]] = {
     tables.delivery: ("UPDATE",),
     tables.delivery_count: ("UPDATE",),
     tables.delivery_file: ("UPDATE",),
+    tables.fdr_ec: ("UPDATE",),
+    tables.fdr_run: ("UPDATE", "DELETE"),  # old runs go
+    tables.fdr_flow: ("UPDATE",),  # listed first, then fetched; marked when a later revision is here
+    tables.fdr_payment: ("UPDATE",),  # matched with its receipt
+    tables.fdr_awaited: ("DELETE",),  # a transfer that was credited goes
 }
 # And for `station purge`.
 _PURGES: dict[Table, tuple[str, ...]] = {
+    tables.fdr_flow: ("DELETE",),  # with their payments
     tables.refused: ("DELETE",),
     tables.refused_history: ("DELETE",),
     tables.journal: ("DELETE",),

@@ -10,9 +10,9 @@ from sqlalchemy import Engine, exc, text
 
 from station.store.engine import translate_error
 
-Job = Literal["reconcile", "deliver"]
+Job = Literal["reconcile", "deliver", "fdr"]
 # Of PostgreSQL's advisory locks in this database; `schema.migrate` takes another one.
-_LOCK_KEYS: dict[Job, int] = {"reconcile": 0x5741_7270, "deliver": 0x5741_6465}
+_LOCK_KEYS: dict[Job, int] = {"reconcile": 0x5741_7270, "deliver": 0x5741_6465, "fdr": 0x5741_6664}
 
 
 @contextmanager

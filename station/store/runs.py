@@ -1,7 +1,8 @@
 """The tables of the reconciliation: watermarks of ECs, the ledger of runs, and the receipts that are missing.
 
 Nothing here commits. IUVs are unique per owning EC: a copy for a secondary beneficiary bears the owner's IUV, which the
-beneficiary may have given to a payment of its own as well. So a copy never counts as the EC's own receipt.
+beneficiary may have given to a payment of its own as well. So a copy never counts as the EC's own receipt. Nor does a
+provisional one, which BizEvents told of: its document is still to be fetched where the API has it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import ARRAY, Connection, Row, String, case, delete, func, literal, select, update
 
+from station.receipt import Source
 from station.store.gauges import CLOCK_TOLERANCE
 from station.store.rows import insert
 from station.store.tables import UtcDateTime, receipt, reconcile_ec, reconcile_item, reconcile_run
@@ -25,6 +27,7 @@ def known_iuvs(connection: Connection, id_pa: str, iuvs: Sequence[str]) -> set[s
         return set()
     if connection.dialect.name == "sqlite":
         query = select(receipt.c.iuv).filter_by(id_pa=id_pa, fiscal_code=id_pa).where(receipt.c.iuv.in_(iuvs))
+        query = query.where(receipt.c.source != Source.BIZEVENTS)
     else:
         # One probe of the index for each IUV. For a plain IN a planner without fresh statistics reads all of the EC's
         # receipts instead: 130 ms a page with 40,000 of them.
@@ -38,7 +41,8 @@ def _has_receipt(iuv: Any, id_pa: Any) -> Any:
 
     A subquery with a limit is never made a join, so it costs one probe of the index on IUVs.
     """
-    own = (receipt.c.iuv == iuv, receipt.c.id_pa == id_pa, receipt.c.fiscal_code == id_pa)
+    c = receipt.c
+    own = (c.iuv == iuv, c.id_pa == id_pa, c.fiscal_code == id_pa, c.source != Source.BIZEVENTS)
     return select(literal(1)).where(*own).limit(1).scalar_subquery().is_not(None)
 
 
@@ -131,6 +135,11 @@ def latest_runs(connection: Connection, id_pa: str, *, limit: int = 1) -> list[R
     return list(connection.execute(query.limit(limit)))
 
 
+# Reasons of items: a flow has the payment, and no receipt is here. Of some payments there may never be one: they are
+# asked for as well, and are no alarm.
+IN_FDR, NOT_EXPECTED = "in_fdr", "not_expected"
+OF_FLOWS = (IN_FDR, NOT_EXPECTED)
+
 # --- missing receipts -------------------------------------------------------------------------------------------------
 
 
@@ -216,18 +225,32 @@ def close_arrived(connection: Connection, id_pa: str) -> int:
 
 
 def _arrived() -> Any:
-    return _has_receipt(reconcile_item.c.iuv, reconcile_item.c.id_pa)
+    """Return the condition that an item's receipt is here.
+
+    An IUV may have been paid twice: what a flow proves missing is here when the payment was matched, see `credited`.
+    """
+    return reconcile_item.c.reason.not_in(OF_FLOWS) & _has_receipt(reconcile_item.c.iuv, reconcile_item.c.id_pa)
+
+
+_EXPECTED = reconcile_item.c.reason != NOT_EXPECTED
 
 
 def count_items(connection: Connection, id_pas: Sequence[str]) -> list[Row[Any]]:
     """Return `id_pa`, `state`, `reason` and `number` of missing receipts, of these ECs or of all."""
     columns = (reconcile_item.c.id_pa, reconcile_item.c.state, reconcile_item.c.reason)
-    query = select(*columns, func.count().label("number")).where(~_arrived()).group_by(*columns).order_by(*columns)
+    query = (
+        select(*columns, func.count().label("number"))
+        .where(~_arrived(), _EXPECTED)
+        .group_by(*columns)
+        .order_by(*columns)
+    )
     return list(connection.execute(query.where(reconcile_item.c.id_pa.in_(id_pas)) if id_pas else query))
 
 
 def list_items(connection: Connection, id_pas: Sequence[str], *, limit: int) -> list[ReconcileItem]:
     """Return missing receipts, of these ECs or of all, the longest missing first."""
     item = reconcile_item.c
-    query = select(reconcile_item).where(~_arrived()).order_by(item.first_at, item.id_pa, item.iuv).limit(limit)
+    query = (
+        select(reconcile_item).where(~_arrived(), _EXPECTED).order_by(item.first_at, item.id_pa, item.iuv).limit(limit)
+    )
     return _items(connection, query.where(item.id_pa.in_(id_pas)) if id_pas else query)

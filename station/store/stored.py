@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, func, select, tuple_, update
 
-from station import contract
+from station import contract, journal
 from station.errors import ReceiptConflictError
 from station.receipt import ARRIVAL_FLAGS, Identifiers, Receipt, Source
 from station.store import tables
@@ -34,7 +34,8 @@ def stored_page(
 ) -> list[dict[str, Any]]:
     """Return one page of receipts, oldest first, with all their columns, `transfers`, `flags` and `documents`.
 
-    `documents` has bytes and character set of each, in the order they were accepted. Keyset paging.
+    `documents` has bytes and character set of each, in the order they were accepted, without BizEvents' JSON where a
+    genuine one came. Keyset paging.
     """
     table = tables.receipt
     query = select(table)
@@ -62,7 +63,7 @@ def stored_page(
                     one["transfers"].append(dict(row))
                 elif part is tables.receipt_flag:
                     one["flags"].add(row["flag"])
-                else:
+                elif row["source"] != Source.BIZEVENTS:
                     one["documents"].append((row["raw"], row["charset"]))
     for one in found:
         one["documents"] = one["documents"] or [(one["raw"], one["charset"])]
@@ -121,7 +122,8 @@ def rebuild(connection: Connection, united: contract.United) -> bool:
     query = select(table.c.receipt_id).filter_by(**key).where(table.c.raw_purged_at.is_(None))
     if connection.execute(query.with_for_update(key_share=True)).one_or_none() is None:
         return False
-    count = connection.execute(select(func.count()).select_from(document).filter_by(**key)).scalar_one()
+    compared = select(func.count()).select_from(document).where(document.c.source != Source.BIZEVENTS)
+    count = connection.execute(compared.filter_by(**key)).scalar_one()
     if max(count, 1) != len(united.hashes):
         return False
     write_united(connection, united)
@@ -149,7 +151,7 @@ def replace_stored(
             connection,
             NewRefusal(
                 Identifiers(
-                    operation={1: "paSendRT", 2: "paSendRTV2"}[one["version"]],
+                    operation={0: journal.FETCH_PROVISIONAL, 1: "paSendRT", 2: "paSendRTV2"}[one["version"]],
                     **{name: stored[name][:64] for name in names},
                 ),
                 ReceiptConflictError(),

@@ -91,6 +91,10 @@ _IS_STAMP = text("digital_stamp")
 _AT_FAULT = text("fault_code IS NOT NULL")
 _NOT_STORED = text("outcome <> 'stored'")
 _NOT_STORED_PUSH = text("outcome <> 'stored' OR source <> 'push'")
+_NOT_FETCHED = text("fetched_at IS NULL")
+_NOT_ADDED_UP = text("credited IS NULL AND fetched_at IS NOT NULL")
+_NOT_MATCHED = text("matched_by IS NULL AND NOT superseded")
+_MATCHED = text("receipt_id IS NOT NULL")
 IS_OPEN = text("state = 'open'")
 HAS_FAILED = text("state = 'failed'")
 IS_SETTLED = text("settled_at IS NOT NULL")
@@ -399,7 +403,7 @@ reconcile_item = Table(
     Column("id_pa", String(35), nullable=False),
     Column("iuv", String(35), nullable=False),
     Column("state", String(10), nullable=False),  # open, refused, given_up
-    Column("reason", String(40), nullable=False),  # a slug: not_yet, refused, gpd_unavailable, ...
+    Column("reason", String(40), nullable=False),  # a slug: not_yet, refused, api_unavailable, ...
     Column("notice_number", String(35)),  # where GPD-Core's positions named the payment
     Column("amount", Euro),
     Column("attempts", Integer, nullable=False),
@@ -529,4 +533,131 @@ delivery_file = Table(
     Column("settled_at", UtcDateTime),
     PrimaryKeyConstraint("destination", "planned_at"),
     Index("ix_delivery_file_open", "destination", "planned_at", info={"where": NOT_SETTLED}),
+)
+
+# --- flows (FdR) ------------------------------------------------------------------------------------------------------
+
+# How far each EC's flows were listed. `watermark`: the start of the last run that read the whole list; a gap is a time
+# that no list can cover any more, an error until it is acknowledged. `biz_paused_until`: BizEvents limits the EC's key.
+fdr_ec = Table(
+    "fdr_ec",
+    metadata,
+    Column("id_pa", String(35), nullable=False),
+    Column("watermark", UtcDateTime),
+    Column("walked_at", UtcDateTime),
+    Column("gap_from", UtcDateTime),
+    Column("gap_to", UtcDateTime),
+    Column("gap_acknowledged_at", UtcDateTime),
+    Column("gap_acknowledged_by", String(64)),
+    Column("biz_paused_until", UtcDateTime),
+    Column("awaited_from", UtcDateTime),  # receipts that arrived between these are looked for in flows
+    Column("awaited_to", UtcDateTime),
+    PrimaryKeyConstraint("id_pa"),
+)
+
+# The ledger: one row for each run of `station fdr` and EC.
+fdr_run = Table(
+    "fdr_run",
+    metadata,
+    Column("id_pa", String(35), nullable=False),
+    Column("run_id", String(36), nullable=False),
+    Column("kind", String(10), nullable=False),  # walk
+    Column("outcome", String(10), nullable=False),  # running, done, failed, stopped, aborted
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("finished_at", UtcDateTime),
+    Column("listed", Integer, nullable=False),
+    Column("new", Integer, nullable=False),
+    Column("revised", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    Column("payments", Integer, nullable=False),
+    Column("requests", Integer, nullable=False),
+    Column("error", Text),
+    PrimaryKeyConstraint("id_pa", "run_id"),
+    Index("ix_fdr_run_started_at", "started_at"),
+    Index("ix_fdr_run_id_pa", "id_pa", "started_at"),
+)
+
+# A revision of a flow, as FdR tells it. Written when it is listed (`fetched_at` is null until its payments are here,
+# `error` says why they are not), completed together with its payments. All columns of FdR but the key may be missing.
+fdr_flow = Table(
+    "fdr_flow",
+    metadata,
+    Column("id_pa", String(35), nullable=False),  # the EC that lists it
+    Column("fdr", String(35), nullable=False),
+    Column("psp_id", String(35), nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("status", String(10)),
+    Column("published", UtcDateTime),
+    Column("created", UtcDateTime),
+    Column("flow_date", UtcDateTime),
+    Column("regulation", Text),  # the TRN of the bank transfer
+    Column("regulation_date", Date),
+    Column("bic", String(35)),
+    Column("sender_id", String(35)),
+    Column("psp_name", Text),
+    Column("receiver_id", String(35)),
+    Column("receiver_organization_id", String(35)),
+    Column("receiver_name", Text),
+    Column("tot_payments", Integer),  # as the PSP declares
+    Column("sum_payments", Euro),
+    Column("computed_tot_payments", Integer),  # as FdR counts
+    Column("computed_sum_payments", Euro),
+    Column("credited", Euro),  # the sum of its payments as they are here; null until they were matched once
+    Column("listed_at", UtcDateTime, nullable=False),
+    Column("fetched_at", UtcDateTime),
+    Column("superseded", Boolean, nullable=False, server_default=false()),  # a later revision is here
+    Column("attempts", Integer, nullable=False),
+    Column("next_attempt_at", UtcDateTime, nullable=False),
+    Column("error", Text),
+    PrimaryKeyConstraint("id_pa", "fdr", "psp_id", "revision"),
+    Index("ix_fdr_flow_fdr", "fdr", "id_pa"),
+    Index("ix_fdr_flow_published", "published", "id_pa", "fdr"),
+    Index("ix_fdr_flow_id_pa_published", "id_pa", "published"),
+    Index("ix_fdr_flow_not_matched", "id_pa", info={"where": _NOT_ADDED_UP}),
+    Index("ix_fdr_flow_not_fetched", "id_pa", "next_attempt_at", info={"where": _NOT_FETCHED}),
+)
+
+# The payments of a revision of a flow, and the receipt that each was matched with.
+fdr_payment = Table(
+    "fdr_payment",
+    metadata,
+    Column("id_pa", String(35), nullable=False),
+    Column("fdr", String(35), nullable=False),
+    Column("psp_id", String(35), nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("position", Integer, nullable=False),  # FdR's `index`
+    Column("iuv", String(35), nullable=False),
+    Column("iur", String(35), nullable=False),
+    Column("id_transfer", SmallInteger, nullable=False),
+    Column("amount", Euro, nullable=False),
+    Column("pay_status", SmallInteger, nullable=False),  # 0 executed, 3 revoked, 4 stand-in, 8 and 9 without RPT
+    Column("pay_date", UtcDateTime),
+    Column("superseded", Boolean, nullable=False, server_default=false()),  # its flow's
+    Column("matched_by", String(10)),  # by what the receipt was found: iur, iuv; null: no receipt
+    Column("receipt_id_pa", String(35)),  # of the receipt: the flow's EC, or the receiver that it names
+    Column("receipt_id", Text),
+    Column("matched_at", UtcDateTime),
+    PrimaryKeyConstraint("id_pa", "fdr", "psp_id", "revision", "position"),
+    ForeignKeyConstraint(
+        ["id_pa", "fdr", "psp_id", "revision"],
+        ["fdr_flow.id_pa", "fdr_flow.fdr", "fdr_flow.psp_id", "fdr_flow.revision"],
+        ondelete="CASCADE",
+    ),
+    Index("ix_fdr_payment_not_matched", "id_pa", "iuv", "iur", info={"where": _NOT_MATCHED}),
+    Index("ix_fdr_payment_receipt_id", "receipt_id", "receipt_id_pa", info={"where": _MATCHED}),
+)
+
+# Transfers to an EC that its receipts tell of and that no flow has yet: what stays too long was not credited.
+fdr_awaited = Table(
+    "fdr_awaited",
+    metadata,
+    Column("id_pa", String(35), nullable=False),
+    Column("receipt_id", Text, nullable=False),
+    Column("position", SmallInteger, nullable=False),
+    Column("id_transfer", SmallInteger, nullable=False),
+    Column("amount", Euro, nullable=False),
+    Column("paid_at", UtcDateTime, nullable=False),  # the receipt's arrival where it has no payment time
+    PrimaryKeyConstraint("id_pa", "receipt_id", "position"),
+    ForeignKeyConstraint(["id_pa", "receipt_id"], ["receipt.id_pa", "receipt.receipt_id"], ondelete="CASCADE"),
+    Index("ix_fdr_awaited_paid_at", "id_pa", "paid_at"),
 )

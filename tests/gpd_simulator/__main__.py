@@ -7,20 +7,25 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 from .server import Server
 from .service import Simulator
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="gpd_simulator", description="Simulates the GPD receipts API and GPD-Core.")
+def main(
+    simulator: Any = None,
+    prog: str = "gpd_simulator",
+    description: str = "Simulates the GPD receipts API and GPD-Core.",
+) -> None:
+    parser = argparse.ArgumentParser(prog=prog, description=description)
     parser.add_argument("--port", type=int, default=0, help="port on the loopback address, 0 for any free one")
     parser.add_argument("--print-port", action="store_true", help="print the port, once calls are answered")
     parser.add_argument("--scenario", type=Path, help="JSON file with what to load at the start")
     parser.add_argument("--exit-with-stdin", action="store_true", help="end when standard input ends")
     options = parser.parse_args()
 
-    simulator = Simulator()
+    simulator = simulator or Simulator()
     if options.scenario:
         try:
             simulator.reset(json.loads(options.scenario.read_text()))

@@ -28,7 +28,7 @@ class Fault:
     """
 
     name: str = field(default_factory=lambda: next(_names))
-    endpoint: str | None = None  # list, receipt or positions
+    endpoint: str | None = None  # list, receipt or positions; of the FdR simulator flows, flow, payments or receipt
     org: str | None = None
     iuv: str | None = None
     page: int | None = None
@@ -85,7 +85,7 @@ class Fault:
 
 _WORDS = {each.name for each in fields(Fault)} - {"seen", "hits"}
 _CHOICES = {
-    "endpoint": ("list", "receipt", "positions"),
+    "endpoint": ("list", "receipt", "positions", "flows", "flow", "payments"),
     "drop": ("before", "reset", "headers", "middle"),
     "style": ("problem", "gateway", "html", "empty"),
 }

@@ -76,6 +76,7 @@ class Stats:
     past_last_page: int = 0
     callers_gone: int = 0
     errors: list[str] = field(default_factory=list)
+    endpoints: tuple[str, ...] = ("list", "receipt", "positions", "other")
     _recent: dict[str, deque[float]] = field(default_factory=dict)
 
     def arrived(
@@ -115,7 +116,7 @@ class Stats:
             "calls": self.calls,
             "connections": self.connections,
             "most_in_flight": self.most_in_flight,
-            "by_endpoint": {name: self.by_endpoint[name] for name in ("list", "receipt", "positions", "other")},
+            "by_endpoint": {name: self.by_endpoint[name] for name in self.endpoints},
             "by_org": self.by_org,
             "by_status": self.by_status,
             "by_key": self.by_key,

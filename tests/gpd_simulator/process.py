@@ -11,12 +11,13 @@ from typing import Any, Self
 
 from .service import CONTROL_BASE, CORE_BASE, RECEIPTS_BASE
 
-_PACKAGE = Path(__file__).parent
 _PATIENCE = 30  # seconds for the start and for a control call; loading a million receipts takes ten
 
 
 class GpdSimulator:
     """A running simulator; use `start`, and `stop` or a `with` block."""
+
+    package = Path(__file__).parent
 
     def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
         self.process = process
@@ -29,13 +30,14 @@ class GpdSimulator:
     def start(cls, tmp_path: Path, scenario: dict[str, Any] | None = None, port: int = 0) -> Self:
         """Starts a process and returns once it answers; its scenario and its standard error lie in `tmp_path`."""
         tmp_path = tmp_path.absolute()
-        scenario_file = tmp_path / "gpd_simulator.json"
+        package = cls.package
+        scenario_file = tmp_path / f"{package.name}.json"
         scenario_file.write_text(json.dumps(scenario or {}))
-        command = [sys.executable, "-m", _PACKAGE.name, "--port", str(port), "--print-port", "--exit-with-stdin"]
-        with (tmp_path / "gpd_simulator.log").open("wb") as log:
+        command = [sys.executable, "-m", package.name, "--port", str(port), "--print-port", "--exit-with-stdin"]
+        with (tmp_path / f"{package.name}.log").open("wb") as log:
             process = subprocess.Popen(
                 [*command, "--scenario", str(scenario_file)],
-                cwd=_PACKAGE.parent,
+                cwd=package.parent,
                 stdin=subprocess.PIPE,  # never written to: its end tells the simulator that we are gone
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -46,7 +48,7 @@ class GpdSimulator:
             line = output.readline() if ready else b""
         if not line.strip().isdigit():
             _end(process, kill=True)
-            log_text = (tmp_path / "gpd_simulator.log").read_text(errors="replace")
+            log_text = (tmp_path / f"{package.name}.log").read_text(errors="replace")
             raise RuntimeError(f"the simulator did not start:\n{log_text}")
         return cls(process, int(line))
 

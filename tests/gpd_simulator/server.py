@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from .faults import Fault
-from .service import CONTROL_BASE, Answer, Call, Simulator, phrase
+from .service import CONTROL_BASE, Answer, Simulator, phrase
 
 _PIECE = 65_536
 _TRICKLES = 20
@@ -72,7 +72,7 @@ class Conversation(BaseHTTPRequestHandler):
         simulator = self.server.simulator
         request_id = self.headers.get("X-Request-Id")
         key = self.headers.get("Ocp-Apim-Subscription-Key", "")
-        call = Call.read(self.command, path, query, key, request_id, self.headers.get("Accept") or "*/*")
+        call = simulator.read(self.command, path, query, key, request_id, self.headers.get("Accept") or "*/*")
         answer, fault = simulator.answer(call, self.first_call)
         self.first_call = False
         if silence := simulator.settings.latency + answer.silence + (fault.delay if fault else 0):

@@ -116,6 +116,8 @@ class Call:
 class Simulator:
     """Everything behind the HTTP server."""
 
+    read = staticmethod(Call.read)
+
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.reset({})
