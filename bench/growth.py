@@ -30,6 +30,7 @@ from sqlalchemy import event
 from bench import grow, load, report, service
 from bench.documents import BROKER, STATION, TYPICAL
 from station import store
+from station.store import delivery_list, outgoing
 
 PAGE = 100  # IUVs that the reconciliation compares at once: a page of the GPD API's list
 
@@ -205,6 +206,64 @@ def comparison(timed: Timed, url: str, count: int = 100_000) -> float:
     return time.perf_counter() - begun
 
 
+OUTBOX = """
+INSERT INTO outbox (at, id_pa, receipt_id, revision)
+SELECT now() + n * interval '1 us', id_pa, receipt_id, 2 FROM (
+  SELECT id_pa, receipt_id, row_number() OVER () AS n FROM receipt ORDER BY receipt_id LIMIT %s) AS some
+"""
+
+
+def delivery(timed: Timed, url: str) -> list[str]:
+    """The table of what delivery asks for: numbers for a batch, pages of the feed, figures of the destinations."""
+    chance = random.Random(2)
+    now = datetime.now(UTC)
+    many = tuple(f"{70_000_000_000 + number}" for number in range(60))
+    choices = {
+        "all": outgoing.Choice(),
+        "without copies": outgoing.Choice(copies=False),
+        "a large EC": outgoing.Choice(("70000000000",)),
+        "a small EC": outgoing.Choice(("70000004999",)),
+        "40 ECs": outgoing.Choice(many[:40]),
+        "60 ECs": outgoing.Choice(many),
+        "an EC without receipts": outgoing.Choice(("79999999999",)),
+        "a category that all have": outgoing.Choice(categories=("9/02",)),
+        "a category that none has": outgoing.Choice(categories=("9/03",)),
+    }
+    lines = ["| delivery | median | slowest | asked for |", "|---|---:|---:|---:|"]
+
+    def tell(name: str, took: list[float]) -> None:
+        lines.append(f"| {name} | {median(took):.1f} ms | {max(took):.1f} ms | 50 ms |")
+        print(" ", lines[-1], flush=True)
+
+    with psycopg.connect(url) as connection:
+        [(last,)] = connection.execute("SELECT max(number) FROM outgoing").fetchall()
+    places = [0, last - 50, *(chance.randrange(last) for _ in range(18))]
+    for name, choice in choices.items():
+
+        def ask(connection: store.Connection, after: int, choice: outgoing.Choice = choice) -> Any:
+            return outgoing.outgoing_page(connection, choice, after=after, limit=100)
+
+        tell(f"a page of 100, {name}", [timed.run(lambda one, after=after: ask(one, after))[0] for after in places])
+    tell("the last number", [timed.run(outgoing.last_number)[0] for _ in places])
+    tell("figures of all destinations", [timed.run(delivery_list.figures)[0] for _ in places])
+    took = []
+    for count in (10, 100, 1000) * 3:
+        with psycopg.connect(url) as connection:
+            connection.execute("DELETE FROM outbox")
+            connection.execute(OUTBOX, [count])
+            connection.commit()
+            with store.transaction(timed.engine) as planner:
+                begun = time.perf_counter()
+                if outgoing.number_outbox(planner, at=now, limit=2000) != count:
+                    raise SystemExit("WRONG: a receipt got no number")
+                took.append((time.perf_counter() - begun) * 1000)
+            connection.execute("DELETE FROM outgoing WHERE number > %s", [last])
+            connection.commit()
+    for place, count in enumerate((10, 100, 1000)):
+        tell(f"numbers for {count} receipts", took[place::3])
+    return lines
+
+
 def sizes(url: str) -> list[str]:
     """What takes the room, largest first."""
     query = """
@@ -236,6 +295,7 @@ def measure(folder: Path, count: int, seconds: float, times: int, warm_up: float
         timed = Timed(urls["large"])
         lines, plans = search(timed, urls["large"])
         compared = comparison(timed, urls["large"])
+        delivered = delivery(timed, urls["large"])
     text = "\n".join([
         f"{count:,} receipts over three years for {grow.ECS:,} ECs, documents of {grow.RAW} bytes, shared_buffers "
         f"{service.POSTGRES_SETTINGS['shared_buffers']}; measured {datetime.now(UTC):%Y-%m-%d}, `make bench-growth`.",
@@ -243,7 +303,7 @@ def measure(folder: Path, count: int, seconds: float, times: int, warm_up: float
         f"Push rate: **{median(ratios):.2f}** of that of an empty database on the same server (asked for: 0.9), median "
         f"of {len(ratios)} turns after {warm_up:.0f} s of pushes; {started:.2f} before them. "
         f"Comparison of 100,000 listed receipts by the reconciliation: **{compared:.1f} s** (asked for: 10 s).",
-        "", *taken, "", *lines,
+        "", *taken, "", *lines, "", *delivered,
     ])  # fmt: skip
     return text, "\n\n".join(plans)
 

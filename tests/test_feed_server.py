@@ -2,9 +2,13 @@
 
 import json
 import os
+import re
 import signal
 import socket
+import sqlite3
 import ssl
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
@@ -111,7 +115,7 @@ def ask_for_all(schema, headers):
         paths.add(operation.path)
 
         @given(case=operation.as_strategy())
-        @settings(max_examples=15, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate],
+        @settings(max_examples=8, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate],
                   suppress_health_check=list(HealthCheck))  # fmt: skip
         def ask(case):
             if "wait" in (case.query or {}):
@@ -328,3 +332,35 @@ def test_start_without_readers(run_station, tmp_path):
     assert ended.returncode == 2
     assert "[[destination]]" in ended.stderr
     assert EC not in ended.stderr
+
+
+def test_reader_of_the_documentation(serve_api, sqlite_url, connect, tmp_path):
+    """The reader in docs/delivery-feed.md books each receipt once, over its own crashes and the server's."""
+    page = (Path(__file__).parent.parent / "docs" / "delivery-feed.md").read_text()
+    [program] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "reader.py").write_text(program)
+    (tmp_path / "key").write_text(KEYS["ec"])
+    engine = connect(sqlite_url)
+    api = serve_api(sqlite_url)
+    command = [sys.executable, tmp_path / "reader.py", api.url, tmp_path / "key", tmp_path / "books"]
+    pushed = []
+    for _ in range(3):
+        reader = subprocess.Popen(command)
+        try:
+            pushed += [feed.push(engine)[1] for _ in range(4)]
+            feed.number(engine)
+            deadline = time.monotonic() + 60
+            while booked(tmp_path / "books") != pushed:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        finally:
+            reader.kill()
+            reader.wait(30)
+
+
+def booked(file):
+    """The receiptIds that a reader has, in order."""
+    with suppress(sqlite3.OperationalError), closing(sqlite3.connect(file)) as books:
+        rows = books.execute("SELECT receipt FROM booked ORDER BY number").fetchall()
+        return [json.loads(receipt)["receipt_id"] for (receipt,) in rows]
+    return []
