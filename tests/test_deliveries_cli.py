@@ -242,6 +242,11 @@ def test_show(door, run_station, tmp_path):
     assert states(door.receipts[1]) == others | {"erp": "open", "portal": "waiting"}
     done = run_station("deliveries", "show", door.receipts[0], "--wide")
     assert "night.zip" in done.stdout
+    door.receive(1, idPA=OTHER_EC, receiptId=door.receipts[0])
+    done = run_station("deliveries", "show", door.receipts[0])
+    assert done.returncode == 2
+    assert f"\n  --ec {OTHER_EC}\n" in done.stderr
+    assert run_station("deliveries", "show", door.receipts[0], "--ec", OTHER_EC).returncode == 0
     assert run_station("deliveries", "show", "none").returncode == 1
 
 
@@ -277,6 +282,28 @@ def test_again(door, run_station):
     assert door.states() == {1: "delivered", 2: "open", 3: "open", 4: "open", 5: "open"}
     reopened = door.rows(tables.delivery)[1]
     assert (reopened["attempts"], reopened["first_at"], reopened["settled_at"]) == (0, None, None)
+
+
+def test_delivered_again(door, run_station):
+    """What is sent again arrives again with the same id; what is skipped or paused does not; nothing else moves."""
+    with Receiver(secret=SECRET) as receiver:
+        door.configure(ERP.replace("https://erp.example.invalid/x", receiver.url) + 'start = "beginning"\n')
+        door.receive(3)
+        assert run_station("deliver", "--once").returncode == 0
+        assert receiver.numbers == [1, 2, 3]
+        assert run_station("deliveries", "again", "erp", "--from", "2").returncode == 0
+        assert run_station("deliveries", "skip", "erp", "--receipt", door.receipts[2], "--reason", "x").returncode == 0
+        assert run_station("deliver", "--once").returncode == 0
+        assert receiver.numbers == [1, 2, 3, 2]
+        assert receiver.ids[3] == receiver.ids[1]
+        assert run_station("deliveries", "pause", "erp").returncode == 0
+        door.receive(1)
+        run_station("deliver", "--once")
+        assert len(receiver.numbers) == 4
+        assert run_station("deliveries", "resume", "erp").returncode == 0
+        assert run_station("deliver", "--once").returncode == 0
+        assert receiver.numbers[4:] == [4]
+        assert run_station("deliveries", "status").returncode == 0
 
 
 def test_again_to_a_new_destination(door, run_station):

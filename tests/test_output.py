@@ -130,6 +130,7 @@ CONFIG += '[[destination]]\nname = "hostile"\nkind = "webhook"\nurl = "http://12
 CONFIG += 'secret = "whsec_c3RhdGlvbi10ZXN0LXNlY3JldC0wMDAwMDAwMQ=="\n'
 CONFIG += f'[[destination]]\nname = "night"\nkind = "folder"\npath = {json.dumps(HOSTILE)}\nat = "02:30"\n'
 COMMANDS = {
+    "api": [["-c", "wrong.toml", "api"]],
     "check": [["check"]],
     "deliver": [["deliver", "--once"]],
     "deliveries again": [

@@ -101,7 +101,7 @@ class Context:
 
 # Each command, its module, and its line in `station --help`.
 _COMMANDS = {
-    "api": ("api", "Serve the feed: receipts as JSON, for readers with a key."),
+    "api": ("api", 'Serve the feed: receipts as JSON, for the readers in [[destination]] of kind "feed".'),
     "check": ("server", "Show the configuration, with secrets masked, and its problems."),
     "deliver": ("deliver", "Deliver stored receipts to the EC's own systems: webhooks and folders."),
     "deliveries": ("deliveries", "Show how receipts are delivered to the EC's own systems; send again, pause, skip."),

@@ -83,12 +83,13 @@ def _served(context: Context, engine: store.Engine, name: str) -> tuple[Any, Any
     """Return the settings and the row of a destination that was served, or an error."""
     configured = context.settings.destinations.get(name)
     if configured is None:
-        raise click.UsageError(f"{name} is not configured any more: nothing is sent to it")
+        raise click.UsageError(f"{printable(name)} is not configured any more: nothing is sent to it")
     with store.transaction(engine, readonly=True) as connection:
         row = stored.destinations(connection).get(name)
     if row is None:
         raise click.ClickException(
-            f"{name} was never served: start `station deliver` (a running one reads its configuration at a restart)"
+            f"{printable(name)} was never served: start `station deliver`, or restart it if it runs with an older "
+            "configuration"
         )
     return configured, row
 
@@ -147,9 +148,11 @@ def again(
     engine = context.engine()
     kind = kind_of(context, engine, name)
     if kind == "feed":
-        raise click.UsageError(f"{name} is a feed: its reader asks for ?after=N, with any earlier number")
+        raise click.UsageError(f"{printable(name)} is a feed: its reader asks for ?after=N, with any earlier number")
     if kind == "folder" and failed:
-        raise click.UsageError(f"{name} is a folder: a file that fails is tried until it is done, or skipped")
+        raise click.UsageError(
+            f"{printable(name)} is a folder: a file that fails is tried until it is done, or skipped"
+        )
     configured, row = _served(context, engine, name)
     by = operator_name(operator)
     ranges = [] if failed else _ranges(engine, first, last, receipt_id, id_pa)
@@ -237,7 +240,7 @@ def skip(
         raise click.UsageError("--reason must not be blank")
     engine = context.engine()
     if (kind := kind_of(context, engine, name)) == "feed":
-        raise click.UsageError(f"{name} is a feed: its reader decides what it asks for")
+        raise click.UsageError(f"{printable(name)} is a feed: its reader decides what it asks for")
     configured, _row = _served(context, engine, name)
     ranges = _ranges(engine, first, last, receipt_id, id_pa)
     by = operator_name(operator)
@@ -254,7 +257,7 @@ def skip(
                     engine, configured, first=start, last=end, reason=reason.strip(), operator=by, show=show
                 )
     except ValueError as error:
-        raise click.UsageError(f"{name}: {error}") from None
+        raise click.UsageError(f"{printable(name)}: {error}") from None
     if as_line:
         say_json({"destination": name, "count": count})
     else:
@@ -276,7 +279,7 @@ def pause(context: Context, /, name: str, reason: str | None, operator: str | No
     """
     engine = context.engine()
     if kind_of(context, engine, name) == "feed":
-        raise click.UsageError(f"{name} is a feed: its reader decides when it asks")
+        raise click.UsageError(f"{printable(name)} is a feed: its reader decides when it asks")
     by = operator_name(operator)
     why = f"by {by}: {reason.strip()}" if reason and reason.strip() else f"by {by}"
     with store.transaction(engine) as connection:
@@ -305,7 +308,7 @@ def resume(context: Context, /, name: str, operator: str | None) -> None:
 
 def _say_changed(name: str, done: bool, verb: str, operator: str) -> None:
     if not done:
-        raise click.ClickException(f"{name} was never served: nothing was changed")
+        raise click.ClickException(f"{printable(name)} was never served: nothing was changed")
     log.get(__name__).info(f"destination_{verb}", destination=name, operator=operator)
     say(f"{name} {verb} by {operator}")
 
@@ -342,13 +345,13 @@ def _test_webhook(settings: Settings, configured: Webhook) -> None:
     answer = send_test(settings, configured)
     took = f"after {answer.took_s:.2f} s"
     if not answer.delivered:
-        raise click.ClickException(f"{configured.url}: {answer.error} ({took})")
+        raise click.ClickException(printable(f"{configured.url}: {answer.error} ({took})"))
     say(f"{configured.url}: HTTP {answer.status} {took}")
 
 
 def _test_folder(configured: Folder) -> None:
     if problem := folder_problem(configured):
-        raise click.ClickException(problem)
+        raise click.ClickException(printable(problem))
     say(f"{configured.path}: a file was written and removed")
     if configured.after:
         say(f"after: {shutil.which(configured.after[0])} is there; it is run with the path of each file")

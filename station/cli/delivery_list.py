@@ -42,8 +42,8 @@ def found_receipt(engine: store.Engine, receipt_id: str, id_pa: str | None) -> t
     if not fitting:
         raise click.ClickException("no such receipt is stored (was it refused? See `station refused list --state all`)")
     if len(fitting) > 1:
-        choices = "".join(printable(f"\n  --ec {row.id_pa}") for row in fitting)
-        raise click.UsageError(f"several ECs have a copy of this receipt; say which:{choices}".replace("\\n", "\n"))
+        choices = [printable(f"  --ec {row.id_pa}") for row in fitting]
+        raise click.UsageError("\n".join(["several ECs have a copy of this receipt; say which:", *choices]))
     return fitting[0].id_pa, fitting[0].receipt_id
 
 
@@ -120,9 +120,11 @@ def list_(
     engine = context.engine()
     kind = kind_of(context, engine, name)
     if kind == "feed":
-        raise click.UsageError(f"{name} is a feed: no list is kept of what its reader asked for (see `status`)")
+        raise click.UsageError(
+            f"{printable(name)} is a feed: no list is kept of what its reader asked for (see `status`)"
+        )
     if kind == "folder" and (state or before):
-        raise click.UsageError(f"{name} is a folder: its files have no --state and no --before")
+        raise click.UsageError(f"{printable(name)} is a folder: its files have no --state and no --before")
     with store.transaction(engine, readonly=True) as connection:
         if kind == "folder":
             rows = delivery_list.list_files(connection, name, limit=limit + 1)
