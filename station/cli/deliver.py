@@ -3,6 +3,7 @@
 import os
 import sys
 from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import click
 
@@ -36,14 +37,24 @@ def deliver(context: Context, /, once: bool) -> None:
     settings = context.settings
     if not settings.destination:
         raise ConfigError("no [[destination]] is configured: there is nothing to deliver to")
-    # Receipts that come in are served first. The unit in deploy/systemd sets this by itself, and forbids the call.
-    with suppress(OSError):
-        os.nice(10)
+    _give_way()
     engine = context.engine()
     with ExitStack() as stack:
         bars = stack.enter_context(_DeliveryBars(context)) if sys.stderr.isatty() and not context.quiet else None
         complete = Deliverer(settings, engine, stop=stop_on_signals(), once=once, show=bars).run()
     raise click.exceptions.Exit(0 if complete or not once else 1)
+
+
+def _give_way() -> None:
+    """Let the processes that take receipts in go first, where the machine has less to give than all of them want."""
+    # The unit in deploy/systemd sets this by itself, and forbids the call.
+    with suppress(OSError):
+        os.nice(10)
+    # Linux shares its processors among sessions first, where `nice` counts within one only. A process that leads a
+    # session, as a service does, says it for all of it; one that was started in a shell must not slow the shell.
+    if os.getsid(0) == os.getpid():
+        with suppress(OSError):
+            Path("/proc/self/autogroup").write_text("10")
 
 
 class _DeliveryBars:
