@@ -223,6 +223,8 @@ def test_walk_of_flows(engine, settings):
         f'station_fdr_walked_timestamp_seconds{{ec="{EC}"}}': walked.timestamp(),
         f'station_fdr_gap{{ec="{EC}"}}': 1,
         f'station_fdr_flows_unread{{ec="{EC}"}}': 2,
+        f'station_fdr_missing{{ec="{EC}"}}': 0,
+        f'station_fdr_missing_euro{{ec="{EC}"}}': 0,
     }
     assert not [name for name in samples(metrics.Metrics(settings, engine).text()) if "_fdr_" in name]
 

@@ -217,20 +217,23 @@ def commands(station, receipt_id):
     assert len(personal) >= 3
     for one in personal:
         station.run("refused", "show", one["refused_id"])
-    station.run("fdr", "acknowledge")
+    for arguments in (("acknowledge",), ("list",), ("missing",), ("uncredited", "--json"), ("show", "/URI/2026-11-10")):
+        station.run("fdr", *arguments)
     station.run("refused", "discard", kept[0]["refused_id"], "--reason", "not ours")
     # These are asked for what they show; their logs are not. The list names the debtor by fiscal code.
     station.run("receipts", "list", shows=True)
     for arguments in (("--xml",), (), ("--json",)):
         station.run("receipts", "show", receipt_id, *arguments, shows=True)
     assert MARK in station.run("receipts", "export", "-", shows=True).lower()
-    deliver(station)
+    station.run("receipts", "pdf", receipt_id, "--folder", str(station.folder / "pdf"))
+    deliver(station, receipt_id)
     missed = {one for one in leaves(cli) if not any(ran[: len(one)] == one for ran in station.ran)}
-    # The server is the one that all of this is sent to; the next test reconciles; the demo makes up its own receipts.
-    assert missed == {("serve",), ("reconcile",), ("demo",)}
+    # The server is the one that all of this is sent to; the next test reconciles; the demo makes up its own receipts;
+    # tests/test_feed.py looks at the log of the feed.
+    assert missed == {("serve",), ("reconcile",), ("demo",), ("api",)}
 
 
-def deliver(station):
+def deliver(station, receipt_id):
     """What is delivered is the receiver's alone, and its answers are repeated nowhere."""
     garbage = endless(f"{MARK} {MARK}\r\n\r\n".encode(), b"", 5)
     answers = {"/well": 204, "/refuses": (500, {"X-Said": MARK}), "/garbage": garbage}
@@ -243,6 +246,12 @@ def deliver(station):
         )
         station.run("deliver", "--once", config=config, codes=(1,))
         assert {got.path for got in receiver.all if MARK in got.body.decode().lower()} == set(answers)
+        for arguments in (
+            ("status",), ("status", "--json"), ("list", "refuses"), ("list", "refuses", "--json"), ("show", receipt_id),
+            ("again", "well", "--from", "1"), ("pause", "well", "--reason", "x"), ("resume", "well"), ("test", "well"),
+            ("skip", "refuses", "--from", "1", "--reason", "x"), ("secret",), ("key",),
+        ):  # fmt: skip
+            station.run("deliveries", *arguments, config=config)
 
 
 def leaves(group, path=()):
