@@ -194,7 +194,9 @@ def comparison(timed: Timed, url: str, count: int = 100_000) -> float:
     """Seconds in which the reconciliation finds out which of so many listed receipts of one EC are here."""
     with psycopg.connect(url) as connection:
         rows = connection.execute(
-            "SELECT iuv FROM receipt WHERE id_pa = '70000000000' ORDER BY received_at DESC LIMIT %s", (count,)
+            "SELECT iuv FROM receipt WHERE id_pa = '70000000000' AND fiscal_code = id_pa "
+            "ORDER BY received_at DESC LIMIT %s",
+            (count,),
         ).fetchall()
     iuvs = sorted(row[0] for row in rows)
     begun = time.perf_counter()

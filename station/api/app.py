@@ -41,6 +41,7 @@ _SLOT_TIMEOUT_S = 10.0  # a request that gets no connection to the database with
 _LOOK_S = 1.0  # how long one request looks through numbers of which none is the reader's
 _NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+_EC = re.compile(r"[0-9]{11}", re.ASCII)
 _CHARSET = re.compile(r"[\w.:-]{1,40}", re.ASCII)
 _HEADERS = (("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff"))
 _RETRY_AFTER = ("Retry-After", "5")
@@ -223,7 +224,7 @@ class FeedApp:
     def _receipt(
         self, reader: config.Feed, id_pa: str, receipt_id: str, environ: Environ, notes: dict[str, Any]
     ) -> Answer:
-        notes["id_pa"] = id_pa if id_pa in reader.ecs else None
+        notes["id_pa"] = id_pa if _EC.fullmatch(id_pa) else None
         if not receipt_id.endswith(".xml"):
             _parameters(environ)
             body = receipt(self._engine, reader, id_pa, receipt_id)
