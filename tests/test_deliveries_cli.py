@@ -287,9 +287,8 @@ def test_again(door, run_station):
 def test_delivered_again(door, run_station):
     """What is sent again arrives again with the same id; what is skipped or paused does not; nothing else moves."""
     with Receiver(secret=SECRET) as receiver:
-        door.configure(
-            ERP.replace("https://erp.example.invalid/x", receiver.url) + 'start = "beginning"\nin_flight = 1\n'
-        )
+        here = ERP.replace("https://erp.example.invalid/x", receiver.url)
+        door.configure(here + 'start = "beginning"\nin_flight = 1\n')
         door.receive(3)
         assert run_station("deliver", "--once").returncode == 0
         assert receiver.numbers == [1, 2, 3]
