@@ -130,6 +130,7 @@ def _summary_json(summary: FdrSummary, new: list[dict[str, Any]]) -> dict[str, A
     ecs = []
     for ec_run in summary.ec_runs:
         row = {name: value for name, value in ec_run.row().items() if name != "run_id"}
+        row |= {name: getattr(ec_run, name) for name in MATCH_COUNTS}
         ecs.append({**row, "gap": ec_run.gap, "duration_s": round(ec_run.duration_s, 3)})
     line: dict[str, Any] = {
         "run_id": summary.run_id,

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Any
 from xml.sax.saxutils import escape
 
 COMUNE = "77777777777"
@@ -35,6 +36,7 @@ class Copy:
     amount_off: Decimal = Decimal(0)
     newer_element: bool = False
     without_psp: bool = False  # which the schema demands
+    cart_id: str | None = None  # of the payments that were made at once
 
     @property
     def receipt_id(self) -> str:
@@ -56,6 +58,28 @@ class Copy:
     def key(self) -> tuple[str, str]:
         """The receipt's key: an EC and a receiptId."""
         return self.id_pa, self.receipt_id
+
+    def part(self, id_pa: str) -> tuple[int, Decimal]:
+        """Return number and amount of the transfer to an EC."""
+        return (1, self._tax) if id_pa == self.owner else (2, _TEFA)
+
+    def biz_event(self) -> dict[str, Any]:
+        """Return what BizEvents tells of the receipt."""
+        subject = {"entityUniqueIdentifierType": "F", "entityUniqueIdentifierValue": "ANONIMO", "fullName": "Nessuno"}
+        ecs = [self.owner, PROVINCIA] if self.shared else [self.owner]
+        transfers = [
+            {"idTransfer": number, "transferAmount": float(amount), "fiscalCodePA": ec, "mbdAttachment": None,
+             "iban": f"IT88X000000000000000000000{number}", "remittanceInformation": "TARI",
+             "transferCategory": "9/0201101IM/"}
+            for ec in ecs for number, amount in [self.part(ec)]
+        ]  # fmt: skip
+        return {
+            "receiptId": self.receipt_id, "noticeNumber": f"3{self.iuv}", "fiscalCode": self.owner, "outcome": "OK",
+            "creditorReferenceId": self.iuv, "paymentAmount": float(self.amount),
+            "description": f"TARI, rata {self.number}", "companyName": _NAMES[self.owner], "debtor": subject,
+            "transferList": transfers, "idPSP": "ABI99999", "pspCompanyName": "Banca Immaginaria",
+            "idChannel": "99999999990_01", "channelDescription": "app", "paymentDateTime": f"{self.paid_at:%Y-%m-%d}",
+        }  # fmt: skip
 
     def other_content(self) -> "Copy":
         """Return the same receipt with another amount, as it must never come."""
@@ -90,6 +114,7 @@ class Copy:
             "<fullName>Nessuno</fullName></debtor>"
             f"<transferList>{transfers}</transferList>{psp}<PSPCompanyName>Banca Immaginaria</PSPCompanyName>"
             "<idChannel>99999999990_01</idChannel><channelDescription>app</channelDescription>"
+            f"{f'<paymentNote>{self.cart_id}</paymentNote>' if self.cart_id else ''}"
             f"<paymentDateTime>{self.paid_at:%Y-%m-%dT%H:%M:%S}</paymentDateTime>"
             f"<standIn>{str(self.stand_in).lower()}</standIn>"
             f"{'<newerElement>of a later version</newerElement>' if self.newer_element else ''}</receipt>"
@@ -121,12 +146,20 @@ class Ledger:
             "an element that no schema knows yet": replace(newer, newer_element=True),
             "by a station that is not configured": replace(elsewhere, id_station=f"{BROKER}_99"),
         }
+        # The asynchronous payment, see `story`: one of a shared payment's parts goes to the Provincia.
+        self.notices = [*self._copies(6), *self._copies(1, shared=True)]
+        self.cart = [replace(copy, cart_id="carrello-1") for copy in self._copies(3)]
+        [self.unpaid] = self._copies(1)
+        self.second_part = replace(self.notices[-1], id_pa=PROVINCIA)
+        self.pushes_lost = [self.notices[1], self.cart[0]]
+        self.only_in_flow = self.notices[2]
         self.broken = [replace(copy, without_psp=True) for copy in self._copies(3)]
 
-    def _copies(self, number: int) -> Iterator[Copy]:
+    def _copies(self, number: int, *, shared: bool = False) -> Iterator[Copy]:
         for _ in range(number):
             self._last += 1
-            yield Copy(self._last, COMUNE, COMUNE, self._now - timedelta(minutes=1, seconds=self._last))
+            paid_at = self._now - timedelta(minutes=1, seconds=self._last)
+            yield Copy(self._last, COMUNE, COMUNE, paid_at, shared)
 
     def _shared(self, number: int) -> Iterator[Copy]:
         for copy in self._copies(number):
@@ -137,9 +170,14 @@ class Ledger:
     @property
     def expected(self) -> list[Copy]:
         """The receipts that must be stored in the end, each of them once."""
+        story = [*self.notices, *self.cart, self.second_part]
+        return [*self._before_story, *story]
+
+    @property
+    def _before_story(self) -> list[Copy]:
         return [*self.ordinary, *self.cut, *self.lost, *self.for_neighbour, *self.odd.values()]
 
     @property
     def listed(self) -> list[Copy]:
-        """The receipts that the GPD API lists: the owners', no copies for secondary beneficiaries."""
-        return [copy for copy in self.expected if copy.id_pa == copy.owner]
+        """The receipts that the GPD API lists from the start: the owners', no copies for secondary beneficiaries."""
+        return [copy for copy in self._before_story if copy.id_pa == copy.owner]

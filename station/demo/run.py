@@ -18,10 +18,11 @@ from typing import Any
 
 from station import config
 from station.clock import ROME
-from station.demo import gpd
 from station.demo.nodo import Nodo
 from station.demo.payments import BROKER, COMUNE, NEIGHBOUR, PROVINCIA, STATION, Copy, Ledger
+from station.demo.platform import BIZ_EVENTS, FDR, KEY, POSITIONS, RECEIPTS, Platform, serving
 from station.demo.receiver import SECRET, Receiver, receiving
+from station.demo.story import play
 from station.errors import StationError
 
 Say = Callable[[str], None]
@@ -40,19 +41,23 @@ class DemoError(StationError):
 def run(say: Say) -> bool:
     """Run the demonstration, print each step, and return whether the books balance. Raises `DemoError`."""
     ledger = Ledger(datetime.now(ROME))
+    platform = Platform(ledger.listed)
     with (
         TemporaryDirectory(prefix="station-demo-") as name,
-        gpd.serving(ledger.listed) as api,
+        serving(platform) as api,
         receiving() as receiver,
     ):
-        return _Demo(Path(name), say, ledger, api, receiver).run()
+        return _Demo(Path(name), say, ledger, platform, api, receiver).run()
 
 
 class _Demo:
-    def __init__(self, folder: Path, say: Say, ledger: Ledger, api: str, receiver: Receiver) -> None:
+    def __init__(
+        self, folder: Path, say: Say, ledger: Ledger, platform: Platform, api: str, receiver: Receiver
+    ) -> None:
         self._folder = folder
         self._print = say
         self._ledger = ledger
+        self._platform = platform
         self._api = api
         self._receiver = receiver
         self._steps = 0
@@ -61,8 +66,8 @@ class _Demo:
 
     def run(self) -> bool:
         self._configure(COMUNE, PROVINCIA)
-        self._step("A new station: SQLite in a temporary folder, two ECs, a broker with one station")
-        self._station("migrate")
+        self.step("A new station: SQLite in a temporary folder, two ECs, a broker with one station")
+        self.station("migrate")
         with self._serving(), self._delivering():
             self._push_ordinary()
             self._show_webhook()
@@ -71,6 +76,7 @@ class _Demo:
             self._push_bad()
             self._reconcile()
             self._replay()
+            play(self, self._platform, self._api, self._ledger)
             self._show_metrics()
             # What was stored last is on its way.
             self._receiver.wait_for(len(self._ledger.expected), _DELIVERY_S)
@@ -80,42 +86,42 @@ class _Demo:
 
     def _push_ordinary(self) -> None:
         ordinary = self._ledger.ordinary
-        self._step(f"The Nodo pushes {len(ordinary)} receipts, some of them to two ECs that share a payment")
-        self._push(_envelopes(ordinary))
+        self.step(f"The Nodo pushes {len(ordinary)} receipts, some of them to two ECs that share a payment")
+        self.push(_envelopes(ordinary))
 
     def _show_webhook(self) -> None:
-        self._step("Each receipt is sent to the EC's accounting, a webhook on loopback, which verifies the signature")
+        self.step("Each receipt is sent to the EC's accounting, a webhook on loopback, which verifies the signature")
         count = len(self._ledger.ordinary)
         self._receiver.wait_for(count, _DELIVERY_S)
         receipts = self._receiver.receipts
         if len(receipts) != count:
             raise DemoError(f"{len(receipts)} of {count} receipts arrived at the webhook")
         first = receipts[0]
-        self._note(f"{first['type']} {first['subject']}, {first['data']['receipt']['amount']} euro")
-        self._note(f"{count} receipts arrived, numbers {first['data']['number']} to {receipts[-1]['data']['number']}")
+        self.note(f"{first['type']} {first['subject']}, {first['data']['receipt']['amount']} euro")
+        self.note(f"{count} receipts arrived, numbers {first['data']['number']} to {receipts[-1]['data']['number']}")
 
     def _push_and_cut(self) -> None:
         cut, again = self._ledger.cut, self._ledger.ordinary[:40]
-        self._step(
+        self.step(
             f"The connection is cut {len(cut)} times, after the request and before the answer: the Nodo sends again"
         )
         self._nodo.push_and_cut(_envelopes(cut))
-        self._push(_envelopes(cut))
-        self._step(f"The Nodo sends {len(again)} receipts again that were already answered")
-        self._push(_envelopes(again))
+        self.push(_envelopes(cut))
+        self.step(f"The Nodo sends {len(again)} receipts again that were already answered")
+        self.push(_envelopes(again))
 
     def _push_odd(self) -> None:
         odd = self._ledger.odd
-        self._step("Odd receipts are stored, and flagged")
+        self.step("Odd receipts are stored, and flagged")
         for oddity in odd:
-            self._note(oddity)
-        self._push(_envelopes(odd.values()))
-        flags = Counter(flag for receipt in self._exported() for flag in receipt["flags"])
-        self._note(", ".join(f"{number} {flag}" for flag, number in sorted(flags.items())))
+            self.note(oddity)
+        self.push(_envelopes(odd.values()))
+        flags = Counter(flag for receipt in self.exported() for flag in receipt["flags"])
+        self.note(", ".join(f"{number} {flag}" for flag, number in sorted(flags.items())))
 
     def _push_bad(self) -> None:
         ledger = self._ledger
-        self._step(
+        self.step(
             "Bad ones are refused and kept: an EC that is not configured, a broken schema, other content, no XML at all"
         )
         conflict = ledger.ordinary[0].other_content()
@@ -126,50 +132,50 @@ class _Demo:
             "KO PAA_RECEIPT_DUPLICATA": 1,
             "HTTP 400": 1,
         }
-        self._push([*bad, b"this is no XML"], answers)
+        self.push([*bad, b"this is no XML"], answers)
 
     def _reconcile(self) -> None:
         lost = len(self._ledger.lost)
-        self._step(f"{lost} receipts never arrived: station reconcile finds them in the list of the GPD API")
-        fetched = json.loads(self._station("reconcile", "--json"))["total"]["fetched"]
-        self._note(f"fetched {fetched} of {lost}")
+        self.step(f"{lost} receipts never arrived: station reconcile finds them in the list of the GPD API")
+        fetched = json.loads(self.station("reconcile", "--json"))["total"]["fetched"]
+        self.note(f"fetched {fetched} of {lost}")
         if fetched != lost:
             raise DemoError(f"reconcile fetched {fetched} receipts instead of {lost}")
 
     def _replay(self) -> None:
-        self._step("The operator adds the missing EC, and station replay accepts its receipts")
+        self.step("The operator adds the missing EC, and station replay accepts its receipts")
         self._configure(COMUNE, PROVINCIA, NEIGHBOUR)
-        self._station("replay", "--refused", "--fault-code", "PAA_ID_DOMINIO_ERRATO")
-        accepted = sum(receipt["id_pa"] == NEIGHBOUR for receipt in self._exported())
-        self._note(f"accepted {accepted} of {len(self._ledger.for_neighbour)}")
-        still_open = len(self._station("refused", "list", "--json").splitlines())
-        self._note(f"{still_open} refused requests stay open for the operator to decide (station refused list)")
+        self.station("replay", "--refused", "--fault-code", "PAA_ID_DOMINIO_ERRATO")
+        accepted = sum(receipt["id_pa"] == NEIGHBOUR for receipt in self.exported())
+        self.note(f"accepted {accepted} of {len(self._ledger.for_neighbour)}")
+        still_open = len(self.station("refused", "list", "--json").splitlines())
+        self.note(f"{still_open} refused requests stay open for the operator to decide (station refused list)")
         if still_open != len(self._ledger.broken) + 1:
             raise DemoError(f"{still_open} refused requests are open instead of {len(self._ledger.broken) + 1}")
 
     def _show_metrics(self) -> None:
-        self._step(f"What Prometheus would read at http://127.0.0.1:{self._health}/metrics, for example:")
+        self.step(f"What Prometheus would read at http://127.0.0.1:{self._health}/metrics, for example:")
         _, text = self._get("/metrics")
         for line in re.findall(r"^station_requests_total.*$", text, re.MULTILINE):
-            self._note(line)
+            self.note(line)
 
     def _balance(self) -> bool:
-        self._step("The books: what was paid against what is stored, receipt by receipt")
+        self.step("The books: what was paid against what is stored, receipt by receipt")
         expected = {copy.key: copy.amount for copy in self._ledger.expected}
-        rows = self._exported()
+        rows = self.exported()
         stored = Counter((row["id_pa"], row["receipt_id"]) for row in rows)
         missing, unknown = expected.keys() - stored.keys(), stored.keys() - expected.keys()
         twice = [key for key, number in stored.items() if number > 1]
         paid, kept = sum(expected.values(), Decimal(0)), sum((Decimal(row["amount"]) for row in rows), Decimal(0))
         sample = self._ledger.ordinary[0]
-        document = self._station("receipts", "show", sample.receipt_id, "--ec", COMUNE, "--xml").encode()
+        document = self.station("receipts", "show", sample.receipt_id, "--ec", COMUNE, "--xml").encode()
         same = document == sample.envelope()
-        self._note(f"paid   {len(expected):4} receipts, {paid:>12} euro")
-        self._note(f"stored {len(rows):4} receipts, {kept:>12} euro")
-        self._note(f"missing {len(missing)}, unknown {len(unknown)}, stored twice {len(twice)}")
-        self._note(f"one of them byte by byte: {'as it was sent' if same else 'DIFFERS'}")
+        self.note(f"paid   {len(expected):4} receipts, {paid:>12} euro")
+        self.note(f"stored {len(rows):4} receipts, {kept:>12} euro")
+        self.note(f"missing {len(missing)}, unknown {len(unknown)}, stored twice {len(twice)}")
+        self.note(f"one of them byte by byte: {'as it was sent' if same else 'DIFFERS'}")
         delivered = {tuple(one["subject"].split("/", 1)) for one in self._receiver.receipts}
-        self._note(f"delivered by webhook {len(delivered)}, with a wrong signature {self._receiver.forged}")
+        self.note(f"delivered by webhook {len(delivered)}, with a wrong signature {self._receiver.forged}")
         balanced = not (missing or unknown or twice) and paid == kept and same
         balanced = balanced and delivered == stored.keys() and not self._receiver.forged
         self._print("The books balance." if balanced else "THE BOOKS DO NOT BALANCE.")
@@ -177,17 +183,17 @@ class _Demo:
 
     # --- what the steps are made of -----------------------------------------------------------------------------------
 
-    def _step(self, text: str) -> None:
+    def step(self, text: str) -> None:
         self._steps += 1
         self._print(f"{self._steps}. {text}")
 
-    def _note(self, text: str) -> None:
+    def note(self, text: str) -> None:
         self._print(f"   {text}")
 
-    def _push(self, documents: list[bytes], expected: dict[str, int] | None = None) -> None:
+    def push(self, documents: list[bytes], expected: dict[str, int] | None = None) -> None:
         """Push documents and check the answers, which are all OK where no others are expected."""
         answers = self._nodo.push(documents)
-        self._note("answers: " + ", ".join(f"{number} {answer}" for answer, number in sorted(answers.items())))
+        self.note("answers: " + ", ".join(f"{number} {answer}" for answer, number in sorted(answers.items())))
         expected = expected or {"OK": len(documents)}
         if answers != expected:
             raise DemoError(f"the answers should have been {expected}")
@@ -198,7 +204,10 @@ class _Demo:
             f'[server]\nlisten = "127.0.0.1:{self._port}"\nhealth_listen = "127.0.0.1:{self._health}"',
             '[[destination]]\nname = "accounting"\nkind = "webhook"\nstart = "beginning"',
             f'url = "{self._receiver.url}"\nsecret = "{SECRET}"',
-            f'[gpd]\nurl = "{self._api}"\nkey = "{gpd.KEY}"\nrate = 1000',
+            f'[gpd]\nurl = "{self._api}{RECEIPTS.removesuffix("/payments")}"\nkey = "{KEY}"\nrate = 1000',
+            f'positions_url = "{self._api}{POSITIONS}"\npositions_key = "{KEY}"',
+            f'[fdr]\nurl = "{self._api}{FDR}"\nkey = "{KEY}"\nrate = 1000',
+            f'[biz_events]\nurl = "{self._api}{BIZ_EVENTS}"\nkey = "{KEY}"\nrate = 1000',
             f'[[broker]]\nid = "{BROKER}"\nstations = ["{STATION}"]',
             *(f'[[ec]]\nid = "{id_pa}"' for id_pa in ecs),
         ]
@@ -206,14 +215,14 @@ class _Demo:
 
     def _start(self, *arguments: str, **options: Any) -> "subprocess.Popen[str]":
         """Start one command as an operator would, but with no other setting of this machine."""
-        self._note(f"$ station {' '.join(arguments)}")
+        self.note(f"$ station {' '.join(arguments)}")
         entry = "import sys; from station.cli import main; sys.argv[0] = 'station'; main()"
         return subprocess.Popen(  # noqa: S603  (our own command)
             [sys.executable, "-c", entry, "--config", str(self._folder / "station.toml"), *arguments],
             cwd=self._folder, env=config.environment_without_settings(), text=True, **options,
         )  # fmt: skip
 
-    def _station(self, *arguments: str) -> str:
+    def station(self, *arguments: str) -> str:
         """Run one command and return what it printed."""
         with self._start(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
             printed, errors = command.communicate()
@@ -223,11 +232,11 @@ class _Demo:
 
     def _failed(self, message: str, output: str) -> DemoError:
         for line in output.strip().splitlines():
-            self._note(line)
+            self.note(line)
         return DemoError(message)
 
-    def _exported(self) -> list[dict[str, Any]]:
-        self._station("receipts", "export", "receipts.jsonl", "--overwrite")
+    def exported(self) -> list[dict[str, Any]]:
+        self.station("receipts", "export", "receipts.jsonl", "--overwrite")
         lines = (self._folder / "receipts.jsonl").read_text().splitlines()
         return [json.loads(line, parse_float=str) for line in lines]
 
@@ -249,7 +258,7 @@ class _Demo:
 
     @contextmanager
     def _delivering(self) -> Iterator[None]:
-        self._station("deliveries", "test", "accounting")
+        self.station("deliveries", "test", "accounting")
         with (
             (self._folder / "deliver.log").open("wb") as log,
             self._start("deliver", stdout=log, stderr=log) as process,

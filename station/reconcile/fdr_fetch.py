@@ -30,7 +30,7 @@ from station.reconcile.fetch import Fetcher, FetchRequest, missed_item
 from station.reconcile.matching import match
 from station.retry import read, retrying, write
 from station.store import credited, flows
-from station.store.runs import ReconcileItem
+from station.store.runs import OF_FLOWS, ReconcileItem
 
 _log = log.get(__name__)
 
@@ -93,16 +93,20 @@ class MissingFetch:
             after = (page[-1].iuv, page[-1].iur)
 
     def _open_items(self) -> None:
-        """Write an item for each missing receipt that has none, due at once; close those that came."""
+        """See that each missing receipt has an item that says so, due at once; close those that came."""
         write(self.engine, credited.close_credited, self.id_pa)
         for request, row in self._missing():
-            if request.item is None:
-                now = self.started_at
+            now, item = self.started_at, request.item
+            if item is None:
                 item = ReconcileItem(
                     self.id_pa, request.iuv, "open", row.reason, None, request.amount, 0, now, now, now,
                     "a flow has the payment, and no receipt is here", None,
                 )  # fmt: skip
-                write(self.engine, store.runs.write_item, item)
+            elif item.reason not in OF_FLOWS:
+                item = replace(item, reason=row.reason, next_attempt_at=now)
+            else:
+                continue
+            write(self.engine, store.runs.write_item, item)
 
     def _ask_gpd(self, client: pagopa.EcClient, pool: Executor) -> None:
         """Request by IUV what GPD may have: of an IUV it has one payment, so none of which a receipt is here."""

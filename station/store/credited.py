@@ -77,10 +77,11 @@ def missing_to_ask(
     """Return the receipts to be asked for of an EC's payments that have none, a page behind the place `after`.
 
     `iuv`, `iur`, `amount`, and `reason` (`in_fdr`, or `not_expected` where there may never be one). To be asked for is
-    what no item tells of, an open one whose time has come, and one that was written since the run `started`.
+    what no item tells of, an open one whose time has come, one that was written since the run `started`, and one that
+    `reconcile` opened: that a flow has the payment is news.
     """
     its_time = or_(_i.c.next_attempt_at <= started, _i.c.last_at >= started)
-    due = or_(_i.c.iuv.is_(None), and_(_i.c.state == "open", its_time))
+    due = or_(_i.c.iuv.is_(None), and_(_i.c.state == "open", or_(its_time, _i.c.reason.not_in(OF_FLOWS))))
     expected = func.max(case((_p.c.pay_status.in_(STATUS_NO_RPT), 0), else_=1))
     reason = case((expected == 1, IN_FDR), else_=NOT_EXPECTED).label("reason")
     query = select(_p.c.iuv, _p.c.iur, func.min(_p.c.amount, type_=Euro()).label("amount"), reason).where(
