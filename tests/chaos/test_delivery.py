@@ -186,6 +186,7 @@ def test_delivery_killed(rig, rounds):
     killed: Counter[str] = Counter()
     names = [*(victim.name for victim in victims), "station", *(["database"] if rig.postgres else [])]
     late_at, late = rig.chance.randrange(rounds // 2), None
+    late_since, reader_then = 0.0, 0
     for number in range(rounds):
         if number == late_at and rig.postgres:
             late = psycopg.connect(rig.url)
@@ -215,12 +216,13 @@ def test_delivery_killed(rig, rounds):
                 victim.start()
         nodo.wait_for(2)
         if late and time.monotonic() - late_since > HELD_S[rounds]:
-            assert reader.after > reader_then
+            wait_until(lambda: reader.after > reader_then, "the reader did not go on")
             late.commit()
             late.close()
             late = None
     if late:
         time.sleep(max(0, HELD_S[rounds] - (time.monotonic() - late_since)))
+        wait_until(lambda: reader.after > reader_then, "the reader did not go on")
         late.commit()
         late.close()
     if rig.postgres:  # all commits wait for a standby that is not there
