@@ -211,7 +211,7 @@ def comparison(timed: Timed, url: str, count: int = 100_000) -> float:
 OUTBOX = """
 INSERT INTO outbox (at, id_pa, receipt_id, revision)
 SELECT now() + n * interval '1 us', id_pa, receipt_id, 2 FROM (
-  SELECT id_pa, receipt_id, row_number() OVER () AS n FROM receipt ORDER BY receipt_id LIMIT %s) AS some
+  SELECT id_pa, receipt_id, row_number() OVER () AS n FROM receipt ORDER BY receipt_id LIMIT %s) AS chosen
 """
 
 
