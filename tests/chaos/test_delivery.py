@@ -80,11 +80,14 @@ class Reader(threading.Thread):
     def __init__(self, port: int) -> None:
         super().__init__(daemon=True)
         self.url = f"http://127.0.0.1:{port}/api/v1/receipts"
-        self.after = 0
+        self.after = self.began = 0
         self.numbers: list[int] = []
         self.answers: Counter[str] = Counter()
         self.stop = threading.Event()
         self.problem: str | None = None
+
+    def went_on(self) -> bool:
+        return self.after > self.began
 
     def run(self) -> None:
         while not self.stop.is_set():
@@ -186,12 +189,12 @@ def test_delivery_killed(rig, rounds):
     killed: Counter[str] = Counter()
     names = [*(victim.name for victim in victims), "station", *(["database"] if rig.postgres else [])]
     late_at, late = rig.chance.randrange(rounds // 2), None
-    late_since, reader_then = 0.0, 0
+    late_since = 0.0
     for number in range(rounds):
         if number == late_at and rig.postgres:
             late = psycopg.connect(rig.url)
             late.execute(HELD)
-            late_since, reader_then = time.monotonic(), reader.after
+            late_since, reader.began = time.monotonic(), reader.after
         if number == rounds // 2:
             (rig.folder / "clock").write_text("-7200")
         if number == rounds * 3 // 4:
@@ -216,13 +219,13 @@ def test_delivery_killed(rig, rounds):
                 victim.start()
         nodo.wait_for(2)
         if late and time.monotonic() - late_since > HELD_S[rounds]:
-            wait_until(lambda: reader.after > reader_then, "the reader did not go on")
+            wait_until(reader.went_on, "the reader did not go on")
             late.commit()
             late.close()
             late = None
     if late:
         time.sleep(max(0, HELD_S[rounds] - (time.monotonic() - late_since)))
-        wait_until(lambda: reader.after > reader_then, "the reader did not go on")
+        wait_until(reader.went_on, "the reader did not go on")
         late.commit()
         late.close()
     if rig.postgres:  # all commits wait for a standby that is not there
