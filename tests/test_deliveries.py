@@ -93,6 +93,19 @@ def test_pause_and_resume(connection):
     assert not deliveries.pause(connection, "other", "no such destination")
 
 
+def test_resume_a_folder(connection):
+    """Its file that waits for another try is due; the time of its next file stays."""
+    later = NOW + timedelta(hours=20)
+    deliveries.register(connection, "night", "folder", position=0, at=NOW)
+    deliveries.change(connection, "night", {"next_attempt_at": later, "failures": 3})
+    file = {"destination": "night", "planned_at": NOW, "name": "1.zip", "number_from": 1, "number_to": 2, "attempts": 3}
+    connection.execute(tables.delivery_file.insert(), [file | {"state": "written", "next_attempt_at": later}])
+    assert deliveries.resume(connection, "night")
+    row = deliveries.destinations(connection)["night"]
+    assert (row.failures, row.next_attempt_at) == (0, later)
+    assert connection.execute(select(tables.delivery_file.c.next_attempt_at)).scalars().all() == [NOW]
+
+
 def test_missing(connection):
     """A delivery of a receipt that is gone is skipped."""
     deliveries.claim(connection, {"erp": [1, 2]}, position=0, to=2, at=NOW)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from station import config, store
 from station.api.problem import ProblemError
 from station.deliver import content
-from station.store.outgoing import Choice, Numbered, last_number, numbers_of, outgoing_page
+from station.store.outgoing import Numbered, last_number, numbers_of, outgoing_page
 from station.store.queries import by_key
 from station.text import as_json, plain
 
@@ -29,15 +29,10 @@ class FeedPage(NamedTuple):
         return f'{{"items": [{", ".join(self.items)}], "next": {self.next}, "more": {more}}}'.encode()
 
 
-def choice(reader: config.Feed) -> Choice:
-    """Return which receipts a reader gets."""
-    return Choice(reader.ecs, reader.categories, reader.copies)
-
-
 def page(engine: store.Engine, reader: config.Feed, *, after: int, limit: int) -> FeedPage:
     """Return what is chosen for a reader behind `after`. Raise `ProblemError` for a number that was never given."""
     with store.transaction(engine, readonly=True, until=time.monotonic() + _TIME_S) as connection:
-        found = outgoing_page(connection, choice(reader), after=after, limit=limit)
+        found = outgoing_page(connection, content.choice(reader), after=after, limit=limit)
         last = last_number(connection) if found.next > 0 and not found.items and not found.more else None
     if last is not None and after > last:
         raise ProblemError(
@@ -94,6 +89,6 @@ def _find(connection: store.Connection, reader: config.Feed, id_pa: str, receipt
     """Return a receipt of the reader's. Raise the same `ProblemError` for one of others and for none."""
     if "\0" not in id_pa + receipt_id and (not reader.ecs or id_pa in reader.ecs):
         for found in by_key(connection, [(id_pa, receipt_id)]):
-            if choice(reader).has(found):
+            if content.choice(reader).has(found):
                 return found
     raise ProblemError(404, "not_found", "There is no such receipt, or it is not this reader's.")

@@ -3,9 +3,15 @@
 import uuid
 from typing import Any
 
-from station.store.outgoing import Numbered
+from station import config
+from station.store.outgoing import Choice, Numbered
 
 _NAMESPACE = uuid.UUID("5d1c6a5e-6f0b-5c7e-9a42-2f2f1d0c8b11")
+
+
+def choice(destination: config.Destination) -> Choice:
+    """Return which receipts a destination gets."""
+    return Choice(destination.ecs, destination.categories, destination.copies)
 
 
 def event_id(numbered: Numbered) -> str:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from station import log, store
 from station.config import Folder, Webhook
-from station.deliver.trace import choice
+from station.deliver.content import choice
 from station.retry import read, write
 from station.store import delivery_list, files
 

@@ -21,10 +21,10 @@ from typing import IO, Any
 from station import config, journal, log, store
 from station.clock import ROME
 from station.deliver import archive, command, schedule
+from station.deliver.content import choice
 from station.errors import StationError
 from station.retry import read, write
 from station.store import deliveries, files, outgoing
-from station.store.outgoing import Choice
 
 _log = log.get(__name__)
 
@@ -72,11 +72,6 @@ def file_name(destination: str, planned_at: datetime, first: int, last: int) -> 
     """Return the name of a file: Italian time, and its numbers. `b`: of the hour that comes twice, the second."""
     local = planned_at.astimezone(ROME)
     return f"{destination}_{local:%Y-%m-%d_%H%M%S}{'b' * local.fold}_{first}-{last}.zip"
-
-
-def choice(folder: config.Folder) -> Choice:
-    """Return which receipts a folder gets."""
-    return Choice(folder.ecs, folder.categories, folder.copies)
 
 
 def serve(

@@ -13,7 +13,6 @@ from station.deliver import address, content
 from station.deliver.schedule import DestinationHealth, Task
 from station.deliver.webhook import WebhookAnswer, WebhookClient, event
 from station.store.deliveries import Attempt
-from station.store.outgoing import Choice
 
 _log = log.get(__name__)
 
@@ -37,7 +36,7 @@ class WebhookSender:
         notify: Callable[[], None],
     ) -> None:
         self.destination = destination
-        self.choice = Choice(destination.ecs, destination.categories, destination.copies)
+        self.choice = content.choice(destination)
         self.health = DestinationHealth(destination.in_flight, timedelta(days=destination.give_up_days))
         self._source = source
         self._journal = journal

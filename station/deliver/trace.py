@@ -4,8 +4,8 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from station import config, store
+from station.deliver.content import choice
 from station.store import delivery_list, outgoing, queries
-from station.store.outgoing import Choice
 
 
 class Trace(NamedTuple):
@@ -62,8 +62,3 @@ def trace(settings: config.Settings, engine: store.Engine, id_pa: str, receipt_i
                     told = {"state": "read"}
                 found.append(Trace(one.number, one.revision, name, kind, **told))
     return sorted(found)
-
-
-def choice(destination: config.Destination) -> Choice:
-    """Return which receipts a destination gets."""
-    return Choice(destination.ecs, destination.categories, destination.copies)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, bindparam, or_, select, update
+from sqlalchemy import Connection, Row, bindparam, case, or_, select, update
 
 from station.journal import Exchange
 from station.store import tables
@@ -43,8 +43,15 @@ def pause(connection: Connection, name: str, reason: str) -> bool:
 
 
 def resume(connection: Connection, name: str) -> bool:
-    """Serve a paused destination again, or one that is away at once, its failures forgotten."""
-    return change(connection, name, {"state": "active", "reason": None, "failures": 0, "next_attempt_at": None})
+    """Serve a paused destination again, or one that is away at once, its failures forgotten.
+
+    The files of a folder that wait for another try are due. When its next one is planned stays.
+    """
+    waiting = update(tables.delivery_file).where(tables.delivery_file.c.destination == name, tables.NOT_SETTLED)
+    connection.execute(waiting.values(next_attempt_at=tables.delivery_file.c.planned_at))
+    planned = case((_destination.kind == "folder", _destination.next_attempt_at))
+    values = {"state": "active", "reason": None, "failures": 0, "next_attempt_at": planned}
+    return change(connection, name, values)
 
 
 def claim(
