@@ -145,7 +145,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         receiver = self.server.receiver
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        size = int(self.headers["Content-Length"])
+        if len(body := self.rfile.read(size)) < size:
+            return  # the sender was killed
         received = receiver.take({name.lower(): value for name, value in self.headers.items()}, body, self.path)
         try:
             answer = receiver.answer(received)
