@@ -11,6 +11,7 @@ from completeness import BROKER, ECS, IN_BIZ_EVENTS, STATION, World
 from fdr_simulator import FdrSimulator
 from gpd_simulator import GpdSimulator
 from refusals import Door
+from sqlalchemy import select
 
 from station import store
 from station.config import Settings
@@ -75,6 +76,12 @@ def walk(door: Door, configured: Settings) -> FdrSummary:
     return summary
 
 
+def columns(door: Door, *chosen: Any) -> set[tuple[Any, ...]]:
+    """The values of some columns of a table."""
+    with store.transaction(door.engine, readonly=True) as connection:
+        return {tuple(row) for row in connection.execute(select(*chosen).distinct()).all()}
+
+
 def named(door: Door, configured: Settings) -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
     """What is named as missing and as not credited, by EC and IUR or receiptId."""
     with store.transaction(door.engine, readonly=True) as connection:
@@ -109,11 +116,11 @@ def prove(door: Door, fdr: FdrSimulator, gpd: GpdSimulator, world: World, *, wal
     gpd.load(receipts=world.gpd)
     configured = settings(fdr, gpd)
     total = walk(door, configured).total
-    here = {(row["id_pa"], row["receipt_id"]) for row in door.rows(tables.receipt)}
+    receipt, flag = tables.receipt.c, tables.receipt_flag.c
+    here = columns(door, receipt.id_pa, receipt.receipt_id)
     assert world.obtainable <= here
     assert total["fetched"] + total["provisional"] == len(world.obtainable)
-    provisional = {(row["id_pa"], row["receipt_id"]) for row in door.rows(tables.receipt_flag)
-                   if row["flag"] == "provisional"}  # fmt: skip
+    provisional = {key[:2] for key in columns(door, flag.id_pa, flag.receipt_id, flag.flag) if key[2] == "provisional"}
     assert provisional == {(one.ec, one.receipt_id) for one in world.of(*IN_BIZ_EVENTS)}
     assert named(door, configured) == (set(), world.uncredited)
     balance(door, configured, world)
@@ -127,7 +134,7 @@ def prove(door: Door, fdr: FdrSimulator, gpd: GpdSimulator, world: World, *, wal
         late = list(world.of(*IN_BIZ_EVENTS))
         outcomes = list(pool.map(lambda one: door.take(one.envelope(), registry), late))
     assert {outcome.refusal for outcome in outcomes} == {None}
-    assert Source.BIZEVENTS not in {row["source"] for row in door.rows(tables.receipt)}
+    assert (Source.BIZEVENTS,) not in columns(door, receipt.source)
     for ec in ECS:
         match(door.engine, ec)
     assert named(door, configured) == (set(), world.uncredited)
