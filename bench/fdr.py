@@ -20,7 +20,7 @@ from process import migrate
 from bench import grow, report, service
 from station import store
 from station.reconcile.matching import match
-from station.store import credited, matching
+from station.store import credited, matching, queries
 
 EC = "70000000000"
 PER_FLOW = 50
@@ -57,16 +57,16 @@ def publish(url: str, count: int) -> None:
 
 def looked_up(engine: store.Engine, times: int = 100) -> tuple[list[float], list[float]]:
     """Milliseconds of `fdr show` for whole names, and for lines cut off with an amount to choose."""
-    with store.transaction(engine, readonly=True) as connection:
+    with queries.reading(engine) as connection:
         flows = credited.list_flows(connection, [EC], limit=2000)
     chance = random.Random(1)
     took: tuple[list[float], list[float]] = [], []
     for flow in chance.sample(flows, min(times, len(flows))):
-        for place, name in enumerate((flow.fdr, flow.fdr[:20])):
+        for place, name in enumerate((flow["fdr"], flow["fdr"][:20])):
             begun = time.perf_counter()
             with store.transaction(engine, readonly=True) as connection:
                 found = credited.flows_named(connection, name, [], limit=21)
-                fitting = [one for one in found if one.sum_payments == flow.sum_payments] or found
+                fitting = [one for one in found if one.sum_payments == flow["sum_payments"]] or found
                 rows = credited.payments_of(connection, fitting[0])
             took[place].append((time.perf_counter() - begun) * 1000)
             if len(rows) != PER_FLOW:

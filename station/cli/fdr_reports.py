@@ -296,7 +296,7 @@ def list_(
         found = credited.list_flows(
             connection, id_pas, published_from=published_from, published_to=published_to, limit=limit
         )
-    rows = [row._asdict() | {"payments": row.tot_payments} for row in found]
+    rows = [flow | {"payments": flow["tot_payments"]} for flow in found]
     if _rows(rows, _FLOW_COLUMNS, as_, italian):
         return
     columns = _FLOW_COLUMNS if wide else ("published", "id_pa", "fdr", "credited", "missing")
