@@ -645,10 +645,10 @@ def test_two_processes(engine, take, deliver, receiver):
     assert deliver(receiver, "--once").wait(60) == 3
     first.kill()
     take(a_request())
-    wait_for(lambda: len(receiver.taken) == 2, "the second takes over")
+    wait_for(lambda: 2 in receiver.numbers, "the second takes over")
     second.terminate()
     assert second.wait(30) == 0
-    assert receiver.numbers == [1, 2]
+    assert set(receiver.numbers) == {1, 2}  # the first one perhaps twice: it may not have been written
 
 
 def test_stopped(engine, take, deliver, receiver):

@@ -37,8 +37,9 @@ def deliver(context: Context, /, once: bool) -> None:
     settings = context.settings
     if not settings.destination:
         raise ConfigError("no [[destination]] is configured: there is nothing to deliver to")
-    _give_way()
     engine = context.engine()
+    if engine.dialect.name == "postgresql":
+        _give_way()
     with ExitStack() as stack:
         bars = stack.enter_context(_DeliveryBars(context)) if sys.stderr.isatty() and not context.quiet else None
         complete = Deliverer(settings, engine, stop=stop_on_signals(), once=once, show=bars).run()
@@ -46,7 +47,10 @@ def deliver(context: Context, /, once: bool) -> None:
 
 
 def _give_way() -> None:
-    """Let the processes that take receipts in go first, where the machine has less to give than all of them want."""
+    """Let the processes that take receipts in go first, where the machine has less to give than all of them want.
+
+    Not on SQLite: while it held the lock of the only writer and was not given a processor, they would wait, too.
+    """
     # The unit in deploy/systemd sets this by itself, and forbids the call.
     with suppress(OSError):
         os.nice(10)

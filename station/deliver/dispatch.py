@@ -15,7 +15,7 @@ from station.store.outgoing import Choice
 
 _REREAD_S = 1.0  # how often open deliveries are looked for: retries, and what operators ask for
 _PAGE = 256  # of deliveries, for one destination
-_READY_MIN = 128  # more are read when fewer wait to be sent
+_PAGE_BUSY = 32  # a second, for each of them, while receipts come so fast that they need the machine
 _PROBES = 16  # for a destination that is away
 _SHOWN_MIN = 2_000
 
@@ -49,6 +49,7 @@ class Dispatch:
         self._show = show
         self._looked_at = float("-inf")
         self._due: set[str] = set()
+        self._page = _PAGE
 
     def write_results(self) -> None:
         """Write the results of all webhooks in one transaction."""
@@ -64,11 +65,12 @@ class Dispatch:
             webhook.sender.written(results[name][0])
             webhook.seen = (values.get("state", "active"), values["failures"], values["next_attempt_at"])
 
-    def serve(self, rows: Mapping[str, Any], last: int) -> bool:
-        """Give each webhook of `rows` what it may send next, up to the number `last`.
+    def serve(self, rows: Mapping[str, Any], last: int, *, busy: bool) -> bool:
+        """Give each webhook of `rows` what it may send next, up to the number `last`; little if `busy`.
 
         Return whether nothing is to be sent now, or is on its way.
         """
+        self._page = _PAGE_BUSY if busy else _PAGE
         self._look_for_due()
         served = [webhook for name, webhook in self._webhooks.items() if name in rows]
         wanting, at_rest = [], True
@@ -150,10 +152,10 @@ class Dispatch:
                 sender.clear()
                 self._read_due(webhook, _PROBES, away=True, after=sender.last if sender.health.refuses_all else 0)
             return sender.ready > 0
-        if sender.ready >= _READY_MIN:
+        if sender.ready >= self._page // 2:
             return True
         if webhook.may_have_more or again:
-            webhook.may_have_more = self._read_due(webhook, _PAGE)
+            webhook.may_have_more = self._read_due(webhook, self._page)
         return webhook.may_have_more
 
     def _read_due(self, webhook: _Webhook, page: int, *, away: bool = False, after: int = 0) -> bool:
@@ -194,7 +196,7 @@ class Dispatch:
         for position, some in places.items():
             raw = any(webhook.sender.destination.document for webhook in some)
             choice = some[0].sender.choice if len(some) == 1 else Choice()
-            limit = min(_PROBES if webhook.sender.health.failures else _PAGE for webhook in some)
+            limit = min(_PROBES if webhook.sender.health.failures else self._page for webhook in some)
             at = self._now()
             with store.transaction(self._engine, readonly=True) as connection:
                 page = outgoing.outgoing_page(connection, choice, after=position, limit=limit, last=last, raw=raw)

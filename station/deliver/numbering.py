@@ -38,8 +38,12 @@ class Numbering:
         self._check_at = float("-inf")
         self._restart_check = True
 
-    def number(self) -> None:
-        """Give numbers to what was stored, and at the start and every hour to what was stored without the outbox."""
+    def number(self) -> int:
+        """Give numbers to what was stored, and at the start and every hour to what was stored without the outbox.
+
+        Return how many of the outbox got one.
+        """
+        total = 0
         first = self._check_at == float("-inf")
         if time.monotonic() >= self._check_at:
             self._check(to_the_end=first)
@@ -48,10 +52,12 @@ class Numbering:
         while waiting and not self._stop.is_set():
             with store.transaction(self._engine) as connection:
                 count = outgoing.number_outbox(connection, at=self._now(), limit=_BATCH)
+            total += count
             waiting = count == _BATCH
         # Not before: the numbers of what is stored already decide where a destination begins.
         if first and not self._stop.is_set():
             self._register()
+        return total
 
     def _check(self, *, to_the_end: bool) -> None:
         """Look through the receipts for those without a number: all, or some in each round."""

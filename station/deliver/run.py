@@ -21,6 +21,8 @@ _log = log.get(__name__)
 
 _POLL_S = 0.25
 _GATHER_S = 0.2  # results of so long are written in one transaction: each commit waits for the disk, as pushes do
+_BUSY_RATE = 200  # receipts a second that come in: above it their transactions need the machine, and these wait
+_BUSY_POLL_S = 1.0
 _STOP_S = 3.0  # what is on its way may take so long when it is stopped; it is sent again otherwise
 _LOCK_POLL_S = 2.0
 _PAUSE_MAX_S = 10.0
@@ -54,6 +56,7 @@ class Deliverer:
         self._engine = engine
         self._stop = stop
         self._once = once
+        self._on_sqlite = engine.dialect.name == "sqlite"
         self._woken = threading.Event()
         self._complete = True
         self._end: int | None = None  # with `once`: the last number to deliver
@@ -116,24 +119,31 @@ class Deliverer:
 
     def _serve(self, held: Callable[[], bool]) -> bool:
         """Serve until the end. Return False where the lock was lost: another instance may serve."""
+        began_at = time.monotonic()
         try:
             while not self._stop.is_set():
                 if not held():
                     return False
-                self._numbering.number()
+                since, began_at = time.monotonic() - began_at, time.monotonic()
+                numbered = self._numbering.number()
+                busy = numbered > _BUSY_RATE * max(since, _POLL_S)
                 self._dispatch.write_results()
                 with store.transaction(self._engine, readonly=True) as connection:
                     rows = deliveries.destinations(connection)
                     last = outgoing.last_number(connection)
                 if self._once:
                     last = self._end = last if self._end is None else self._end
-                at_rest = self._dispatch.serve(rows, last)
+                at_rest = self._dispatch.serve(rows, last, busy=busy)
                 for folder_ in self._folders:
                     at_rest = (folder_.name not in rows or folder_.serve(rows[folder_.name])) and at_rest
                 if self._once and at_rest:
                     self._complete = not self._dispatch.has_open(last) and not any(one.failed for one in self._folders)
                     return True
-                if self._woken.wait(_POLL_S):
+                # SQLite has one writer: while receipts come in, it is left to them for nine tenths of the time.
+                pause = 9 * (time.monotonic() - began_at) if numbered and self._on_sqlite and not self._once else 0.0
+                if busy or pause > _POLL_S:
+                    self._stop.wait(_BUSY_POLL_S if busy else min(pause, _BUSY_POLL_S))
+                elif self._woken.wait(_POLL_S):
                     until = time.monotonic() + _GATHER_S
                     while time.monotonic() < until and not self._dispatch.is_at_rest and not self._stop.is_set():
                         time.sleep(0.01)

@@ -120,8 +120,7 @@ class WebhookSender:
         """Take over the state that the database has, which an operator may have changed."""
         with self._changed:
             self.health.load(row)
-            if self.health.paused:
-                self._clear()
+            self._clear()  # an operator may have skipped some
 
     def clear(self) -> None:
         """Leave what is not on its way."""
