@@ -706,7 +706,7 @@ def nginx(folder, receiver):
     """nginx before the receiver; where it is not installed, a server that answers as it does."""
     if shutil.which("nginx"):
         port = free_port()
-        (folder / "page").write_text("x" * 30_000)
+        (folder / "page").write_text("x" * 4_000)
         (folder / "nginx.conf").write_text(
             NGINX.format(folder=folder, port=port, receiver=receiver.port, closed=free_port())
         )
@@ -745,7 +745,7 @@ def test_behind_nginx(engine, take, clock, receiver, tmp_path):
     take(a_request())
     with nginx(tmp_path, receiver) as url:
         places = ("well", "down", "limited", "slow", "drip", "closed", "moved", "large")
-        once(engine, clock, *(a_destination(f"{url}/{place}", place, timeout=2) for place in places))
+        once(engine, clock, *(a_destination(f"{url}/{place}", place, timeout=10) for place in places))
     found = {row.destination: (row.state, row.attempts, row.status) for row in rows(engine)}
     assert found == {
         "well": ("delivered", 1, 204), "drip": ("delivered", 1, 200), "down": ("open", 0, 502),
