@@ -9,6 +9,7 @@ against that without, in turns.
 import argparse
 import json
 import math
+import os
 import statistics
 import subprocess
 import sys
@@ -59,14 +60,16 @@ class Sinks:
 
 
 @contextmanager
-def sinks(*delays: float) -> Iterator[Sinks]:
+def sinks(*delays: float, elsewhere: bool = False) -> Iterator[Sinks]:
+    """Start a receiver for each of `delays`. `elsewhere`: they stand for another machine, and take what is left."""
     command = service.python("bench.sink", *map(str, delays))
-    # It stands for another machine: it must not take the station's time.
     process = subprocess.Popen(
-        ["nice", "-n", "19", *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
-    with suppress(OSError):
-        Path(f"/proc/{process.pid}/autogroup").write_text("19")
+    if elsewhere:
+        os.setpriority(os.PRIO_PROCESS, process.pid, 19)
+        with suppress(OSError):
+            Path(f"/proc/{process.pid}/autogroup").write_text("19")
     try:
         yield Sinks(process)
     finally:
@@ -183,7 +186,7 @@ def push(folder: Path, kind: str, turns: int, seconds: float) -> bool:
             url = stack.enter_context(a_database(place, kind))
             server = stack.enter_context(service.station(place, url, STATION_LOG_LEVEL="warning"))
             sides.append((side, place, url, server))
-        receiver = stack.enter_context(sinks(0))
+        receiver = stack.enter_context(sinks(0, elsewhere=True))
         ratios = []
         for turn in range(-1, turns):
             rates = {}
