@@ -58,7 +58,7 @@ class Paid:
         at = NOW - timedelta(days=self.days_ago)
         receipt = base["receipt"] | key | {
             "iuv": self.iuv, "notice_number": f"3{self.receipt_id:0>17}", "payment_date_time": at,
-            "received_at": at + timedelta(minutes=1), "metadata": None,
+            "received_at": datetime.now(UTC), "metadata": None,
         }  # fmt: skip
         transfers = [
             base["transfer"] | key | {

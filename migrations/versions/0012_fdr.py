@@ -13,6 +13,7 @@ depends_on = None
 
 EURO = sa.Numeric(12, 2).with_variant(sa.BigInteger(), "sqlite")
 NOT_FETCHED = sa.text("fetched_at IS NULL")
+BY_IUV = sa.text("matched_by = 'iuv'")
 NOT_ADDED_UP = sa.text("credited IS NULL AND fetched_at IS NOT NULL")
 NOT_MATCHED = sa.text("matched_by IS NULL AND NOT superseded")
 MATCHED = sa.text("receipt_id IS NOT NULL")
@@ -146,6 +147,7 @@ def upgrade() -> None:
         sqlite_where=NOT_MATCHED,
         postgresql_where=NOT_MATCHED,
     )
+    op.create_index("ix_fdr_payment_by_iuv", "fdr_payment", ["id_pa"], sqlite_where=BY_IUV, postgresql_where=BY_IUV)
     op.create_index(
         "ix_fdr_payment_receipt_id",
         "fdr_payment",

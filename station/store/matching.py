@@ -7,13 +7,12 @@ names. All of it is SQL for both databases, looks at what is new or still open o
 was killed is simply run again. Nothing here commits.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, select, text, update
 
 from station.store import tables
-from station.store.gauges import CLOCK_TOLERANCE
 from station.store.rows import insert
 from station.store.tables import UtcDateTime
 
@@ -23,18 +22,21 @@ _ECS = ("p.id_pa", "f.receiver_id", "f.receiver_organization_id")
 _PREFERRED = "CASE r.id_pa WHEN p.id_pa THEN 0 WHEN f.receiver_id THEN 1 ELSE 2 END"
 _FLOW = "f.id_pa = p.id_pa AND f.fdr = p.fdr AND f.psp_id = p.psp_id AND f.revision = p.revision"
 
-# A receipt that was found by its IUV is free again when a payment comes that names it by its IUR.
-_RELEASE = """
-UPDATE fdr_payment SET matched_by = NULL, receipt_id_pa = NULL, receipt_id = NULL, matched_at = NULL
-WHERE matched_by = 'iuv' AND NOT superseded AND receipt_id IN (
-    SELECT p.iur FROM fdr_payment AS p WHERE p.id_pa = :ec AND p.matched_by IS NULL AND NOT p.superseded)"""
-
 # A subquery that gives a value is never made a join: each open payment costs one probe of a key, whatever the planner
 # believes. The receipt of another EC's part of the payment is not the one: a copy for each beneficiary has all parts.
 HAS_RECEIPT = """(
         SELECT r.id_pa FROM receipt AS r WHERE r.receipt_id = p.iur AND r.id_pa = {}
         AND NOT EXISTS (SELECT 1 FROM transfer AS t WHERE t.id_pa = r.id_pa AND t.receipt_id = r.receipt_id
             AND t.id_transfer = p.id_transfer AND t.amount = p.amount AND t.fiscal_code_pa <> r.id_pa))"""
+# A match by IUV is undone when a payment comes that names the receipt by its IUR, or the receipt that it names itself.
+_RELEASABLE = f"""
+SELECT p.id_pa, p.fdr, p.psp_id, p.revision, p.position, p.receipt_id_pa, p.receipt_id FROM fdr_payment AS p
+WHERE p.matched_by = 'iuv' AND NOT p.superseded AND p.receipt_id IN (
+    SELECT o.iur FROM fdr_payment AS o WHERE o.id_pa = :ec AND o.matched_by IS NULL AND NOT o.superseded)
+UNION
+SELECT p.id_pa, p.fdr, p.psp_id, p.revision, p.position, p.receipt_id_pa, p.receipt_id
+FROM fdr_payment AS p JOIN fdr_flow AS f ON {_FLOW} WHERE p.id_pa = :ec AND p.matched_by = 'iuv' AND NOT p.superseded
+AND coalesce({", ".join(map(HAS_RECEIPT.format, _ECS))}) IS NOT NULL"""
 _BY_IUR = f"""
 WITH found AS MATERIALIZED (
     SELECT p.fdr, p.psp_id, p.revision, p.position, p.iur,
@@ -82,6 +84,8 @@ ON CONFLICT DO NOTHING"""
 _ARRIVED = _AWAITED.format(
     source="receipt AS r", which="r.id_pa = :ec AND r.received_at >= :start AND r.received_at < :end"
 )
+# No payment may be left that fits a receipt that was released.
+_RELEASED = _AWAITED.format(source="receipt AS r", which="r.id_pa = :ec AND r.receipt_id = :receipt_id")
 # A revision may list other payments than the one before: the receipts of that one are awaited again.
 _REVISED = _AWAITED.format(
     source="fdr_flow AS f JOIN fdr_payment AS p ON p.id_pa = f.id_pa AND p.fdr = f.fdr AND p.psp_id = f.psp_id "
@@ -105,8 +109,9 @@ def _run(connection: Connection, statement: str, **given: Any) -> Any:
 
 def match_payments(connection: Connection, id_pa: str, *, now: datetime) -> int:
     """Match the payments of an EC's flows that have no receipt yet. Return how many were matched."""
-    _run(connection, _RELEASE, ec=id_pa)
-    matched: int = _run(connection, _BY_IUR, ec=id_pa, now=now).rowcount
+    _release(connection, id_pa)
+    before = _open_payments(connection, id_pa)
+    _run(connection, _BY_IUR, ec=id_pa, now=now)
     taken = set()
     found = {}
     for row in _run(connection, _BY_IUV[connection.dialect.name], ec=id_pa):
@@ -127,7 +132,28 @@ def match_payments(connection: Connection, id_pa: str, *, now: datetime) -> int:
                 for payment, receipt in found.items()
             ],
         )
-    return matched + len(found)
+    return before - _open_payments(connection, id_pa)
+
+
+def _release(connection: Connection, id_pa: str) -> None:
+    """Undo matches by IUV that a later arrival shows to be wrong; their receipts are awaited again."""
+    released = _run(connection, _RELEASABLE, ec=id_pa).all()
+    table = tables.fdr_payment
+    of = [table.c[name] == bindparam(f"of_{name}") for name in ("id_pa", *_KEY)]
+    undone = update(table).where(*of).values(matched_by=None, receipt_id_pa=None, receipt_id=None, matched_at=None)
+    if released:
+        connection.execute(
+            undone, [{f"of_{name}": getattr(row, name) for name in ("id_pa", *_KEY)} for row in released]
+        )
+    for receipt_id_pa, receipt_id in {(row.receipt_id_pa, row.receipt_id) for row in released}:
+        if (since := first_flow(connection, receipt_id_pa)) is not None:
+            _run(connection, _RELEASED, ec=receipt_id_pa, receipt_id=receipt_id, since=since)
+
+
+def _open_payments(connection: Connection, id_pa: str) -> int:
+    """Count the payments without a receipt. SQLite tells of no such UPDATE how many rows it changed."""
+    count: int = _run(connection, f"SELECT count(*) FROM fdr_payment AS p WHERE {_OPEN}", ec=id_pa).scalar_one()
+    return count
 
 
 def first_flow(connection: Connection, id_pa: str) -> datetime | None:
@@ -154,8 +180,8 @@ def looked_at(connection: Connection, id_pa: str) -> tuple[datetime | None, date
 
 def await_arrived(connection: Connection, id_pa: str, *, since: datetime, start: datetime, end: datetime) -> None:
     """Look at receipts paid since a time that arrived from `start` to before `end`: their transfers to the EC that no
-    flow has are awaited. Some minutes more are looked at, since a commit may come late."""
-    _run(connection, _ARRIVED, ec=id_pa, since=since, start=start - CLOCK_TOLERANCE, end=end)
+    flow has are awaited. A day more is looked at: a commit may come late, and a clock may have been behind."""
+    _run(connection, _ARRIVED, ec=id_pa, since=since, start=start - timedelta(days=1), end=end)
 
 
 def note_looked_at(connection: Connection, id_pa: str, *, start: datetime, end: datetime) -> None:

@@ -95,6 +95,7 @@ _NOT_FETCHED = text("fetched_at IS NULL")
 _NOT_ADDED_UP = text("credited IS NULL AND fetched_at IS NOT NULL")
 _NOT_MATCHED = text("matched_by IS NULL AND NOT superseded")
 _MATCHED = text("receipt_id IS NOT NULL")
+_BY_IUV = text("matched_by = 'iuv'")
 IS_OPEN = text("state = 'open'")
 HAS_FAILED = text("state = 'failed'")
 IS_SETTLED = text("settled_at IS NOT NULL")
@@ -644,6 +645,7 @@ fdr_payment = Table(
         ondelete="CASCADE",
     ),
     Index("ix_fdr_payment_not_matched", "id_pa", "iuv", "iur", info={"where": _NOT_MATCHED}),
+    Index("ix_fdr_payment_by_iuv", "id_pa", info={"where": _BY_IUV}),
     Index("ix_fdr_payment_receipt_id", "receipt_id", "receipt_id_pa", info={"where": _MATCHED}),
 )
 
