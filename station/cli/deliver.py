@@ -3,7 +3,6 @@
 import os
 import sys
 from contextlib import ExitStack, suppress
-from pathlib import Path
 
 import click
 
@@ -54,11 +53,6 @@ def _give_way() -> None:
     # The unit in deploy/systemd sets this by itself, and forbids the call.
     with suppress(OSError):
         os.nice(10)
-    # Linux shares its processors among sessions first, where `nice` counts within one only. A process that leads a
-    # session, as a service does, says it for all of it; one that was started in a shell must not slow the shell.
-    if os.getsid(0) == os.getpid():
-        with suppress(OSError):
-            Path("/proc/self/autogroup").write_text("10")
 
 
 class _DeliveryBars:
