@@ -89,6 +89,8 @@ def deliverer(folder: Path, url: str, ports: Sequence[int], start: str = "beginn
     with (folder / "deliver.log").open("ab") as log:
         command = [STATION, "--config", file, "deliver"]
         process = subprocess.Popen(command, env=environment(url), stderr=log, start_new_session=True)
+        with suppress(OSError):  # what CPUWeight=50 in deploy/systemd says: Linux shares among sessions first
+            Path(f"/proc/{process.pid}/autogroup").write_text("3")
         try:
             yield process.pid
         finally:
