@@ -71,7 +71,9 @@ def number_unnumbered(connection: Connection, *, at: datetime, limit: int, resta
     in_outbox = select(literal(1)).where(
         _outbox.at == page.c.received_at, _outbox.id_pa == key[0], _outbox.receipt_id == key[1]
     )
-    found = select(page, (has_number | in_outbox.exists()).label("known")).order_by(*list(page.c)[:3])
+    # Of a later revision there is a row in the outbox, at another time, or it has a number.
+    known = has_number | in_outbox.exists() | (page.c.revision > 1)
+    found = select(page, known.label("known")).order_by(*list(page.c)[:3])
     rows = connection.execute(found).all()
     new = [row for row in rows if not row.known]
     if new:
