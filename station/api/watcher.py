@@ -119,8 +119,10 @@ class Watcher:
             return
         if last > before:
             with self._lock:
-                self._wake(ecs)
-                self._last = max(self._last, last)
+                # Otherwise others wait by now, behind another number: what was read is not all that is new to them.
+                if self._last == before:
+                    self._wake(ecs)
+                    self._last = last
 
     def _record(self) -> None:
         with self._lock:
