@@ -151,7 +151,11 @@ def test_problems(door):
     assert door.problems() == []
     door.serve(state="paused", reason="410 Gone")
     assert "paused (410 Gone)" in door.problems()[0]
-    door.serve(state="active")
+    with store.transaction(door.engine) as connection:
+        deliveries.change(connection, "erp", {"state": "active", "kind": "folder"})
+    assert door.problems()[0].startswith("destination erp: it was a folder before, and is not served as a webhook")
+    with store.transaction(door.engine) as connection:
+        deliveries.change(connection, "erp", {"kind": "webhook"})
     door.take(an_envelope(a_request()))
     assert door.problems() == []
     assert "`station deliver` does not run" in door.problems(now=datetime.now(UTC) + timedelta(minutes=6))[0]

@@ -22,7 +22,8 @@ from station.api.app import FeedApp
 from station.errors import ConfigError
 from station.intake import Intake, Origin
 from station.receipt import Source
-from station.store import tables
+from station.store import deliveries, tables
+from station.store import readers as stored_readers
 from station.store.rows import insert_rows
 
 URL = "/api/v1/receipts"
@@ -496,6 +497,33 @@ def test_waiting_for_what_came_meanwhile(app, client, engine):
         assert (ids(items), after) == ([pushed], number + 1)
 
 
+def test_another_waits_while_numbers_are_looked_for(app, client, engine, monkeypatch):
+    """The watcher read for one reader; another one, which saw less, waits when it is done: it misses nothing."""
+    watcher = app.watcher
+    pushed = feed.push(engine)
+    feed.push(engine, idPA=OTHER_EC, fiscalCode=OTHER_EC)
+    feed.number(engine)
+    watcher._last = 1  # the reader that waited had seen the first
+    results = []
+
+    def meanwhile(connection, after, last):
+        found = stored_readers.ecs_between(connection, after, last)
+        thread = threading.Thread(target=lambda: results.append(watcher.wait((EC,), 0, 60)))
+        thread.start()
+        waiting(app, 1)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr("station.api.watcher.ecs_between", meanwhile)
+        watcher._look()
+    deadline = time.monotonic() + 30
+    while not results:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert results == [None]
+    assert ids(feed.read_on(client, "ec")[0]) == [pushed]
+
+
 def test_too_many_wait(engine, a_feed):
     """One reader more than may wait is told so at once; so is one with too many requests of its own."""
     app = a_feed(engine, max_waiting=1)
@@ -568,6 +596,15 @@ def test_reader_is_recorded(app, client, engine, monkeypatch):
     again = until(2)
     assert again.last_success_at > first.last_success_at
     assert again.first_at == first.first_at
+
+
+def test_name_of_another_kind(engine):
+    """A reader whose name was a webhook's does not move that one's place."""
+    with store.transaction(engine) as connection:
+        deliveries.register(connection, "erp", "webhook", position=7, at=datetime.now(UTC))
+        stored_readers.record_reads(connection, {"erp": stored_readers.Read(5000, datetime.now(UTC))})
+        row = deliveries.destinations(connection)["erp"]
+    assert (row.kind, row.position) == ("webhook", 7)
 
 
 # --- OpenAPI ----------------------------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ class Numbering:
         self._show = show
         self._check_at = float("-inf")
         self._restart_check = True
+        self._registered = False
 
     def number(self) -> int:
         """Give numbers to what was stored, and at the start and every hour to what was stored without the outbox.
@@ -44,9 +45,8 @@ class Numbering:
         Return how many of the outbox got one.
         """
         total = 0
-        first = self._check_at == float("-inf")
         if time.monotonic() >= self._check_at:
-            self._check(to_the_end=first)
+            self._check(to_the_end=self._check_at == float("-inf"))
         with store.transaction(self._engine, readonly=True) as connection:
             waiting = outgoing.waiting(connection, limit=1)[0]
         while waiting and not self._stop.is_set():
@@ -55,8 +55,9 @@ class Numbering:
             total += count
             waiting = count == _BATCH
         # Not before: the numbers of what is stored already decide where a destination begins.
-        if first and not self._stop.is_set():
+        if not self._registered and not self._stop.is_set():
             self._register()
+            self._registered = True
         return total
 
     def _check(self, *, to_the_end: bool) -> None:
@@ -80,11 +81,13 @@ class Numbering:
             _log.info("receipts_numbered", receipts=given)
 
     def _register(self) -> None:
-        """Add the destinations that are new, each at the number behind which it begins."""
+        """Add the destinations that are new, each at the number behind which it begins; a feed when its reader asks."""
         with store.transaction(self._engine, timeout=None) as connection:
             known = deliveries.destinations(connection)
             for one in self._settings.destination:
-                if one.name in known:
+                if one.name in known or one.kind == "feed":
+                    if (kind := known[one.name].kind if one.name in known else one.kind) != one.kind:
+                        _log.error("destination_kind_changed", destination=one.name, kind=one.kind, before=kind)
                     continue
                 match one.start:
                     case date():

@@ -129,7 +129,7 @@ class Deliverer:
                 busy = numbered > _BUSY_RATE * max(since, _POLL_S)
                 self._dispatch.write_results()
                 with store.transaction(self._engine, readonly=True) as connection:
-                    rows = deliveries.destinations(connection)
+                    rows = self._of_their_kind(deliveries.destinations(connection))
                     last = outgoing.last_number(connection)
                 if self._once:
                     last = self._end = last if self._end is None else self._end
@@ -151,6 +151,11 @@ class Deliverer:
             return True
         finally:
             self._dispatch.clear()
+
+    def _of_their_kind(self, rows: dict[str, Any]) -> dict[str, Any]:
+        """Return the rows of the destinations that are still of the kind they were: what is open of another stays."""
+        configured = self._settings.destinations
+        return {name: row for name, row in rows.items() if name in configured and configured[name].kind == row.kind}
 
 
 class _FolderThread:

@@ -131,6 +131,12 @@ def _served(
 
 
 def _problems(configured: config.Destination, row: Any, oldest_at: datetime | None, now: datetime) -> Iterator[str]:
+    if configured.kind != row.kind:
+        yield (
+            f"it was a {row.kind} before, and is not served as a {configured.kind}: give it another name (its place in "
+            f"the order is kept under {row.name})"
+        )
+        return
     if row.state == "paused":
         yield f"it is paused{f' ({row.reason})' if row.reason else ''}: `station deliveries resume {row.name}`"
     if row.failed:

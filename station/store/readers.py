@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import Connection, and_, case, select
+from sqlalchemy import Connection, case, select
 
 from station.store import tables
 from station.store.rows import insert
@@ -26,12 +26,16 @@ def ecs_between(connection: Connection, after: int, last: int) -> set[str]:
 
 
 def record_reads(connection: Connection, reads: Mapping[str, Read]) -> None:
-    """Write how far readers have come, by name. A position only rises: a reader that reads again stays where it was."""
+    """Write how far readers have come, by name. A position only rises: a reader that reads again stays where it was.
+
+    A destination of this name that was a webhook or a folder before keeps its place.
+    """
     table = tables.destination
     for name, read in sorted(reads.items()):  # in order: two processes must not wait for each other
         values = {"position": read.position, "last_attempt_at": read.at, "last_success_at": read.at}
         new = {"name": name, "kind": "feed", "state": "active", "failures": 0, "first_at": read.at} | values
         added = insert(connection, table).values(new)
-        is_higher = and_(table.c.kind == "feed", table.c.position > added.excluded.position)
+        is_higher = table.c.position > added.excluded.position
         values["position"] = case((is_higher, table.c.position), else_=added.excluded.position)
-        connection.execute(added.on_conflict_do_update(index_elements=["name"], set_={"kind": "feed"} | values))
+        is_feed = table.c.kind == "feed"
+        connection.execute(added.on_conflict_do_update(index_elements=["name"], set_=values, where=is_feed))
