@@ -22,10 +22,10 @@ from sqlalchemy import func, select
 from station import contract, store
 from station.config import Settings
 from station.deliver.run import Deliverer
-from station.errors import AnotherRunError
+from station.errors import AnotherRunError, StoreError
 from station.intake import Intake, Origin
 from station.receipt import Source
-from station.store import deliveries, tables
+from station.store import deliveries, outgoing, tables
 
 
 class Clock:
@@ -471,6 +471,61 @@ def test_a_connection_breaks_now_and_then(engine, take, clock, receiver):
     take(*(a_request() for _ in range(60)))
     once(engine, clock, a_destination(receiver, in_flight=8))
     assert len(receiver.taken) >= 50
+
+
+@pytest.mark.parametrize(("in_flight", "answer"), [(1, 504), (8, reset)])
+def test_receipt_that_breaks_its_receiver(engine, take, clock, receiver, in_flight, answer):
+    """A receipt for which a proxy closes the connection keeps none of those behind it, and is tried on alone."""
+    receiver.answer = lambda got: answer if got.number == 1 else 204
+    with running(engine, a_destination(receiver, in_flight=in_flight), now=clock):
+        for probe in range(1, 4):
+            take(a_request())
+            wait_for(lambda probe=probe: rows(engine) and the_destination(engine).failures >= probe, f"probe {probe}")
+            clock.now = the_destination(engine).next_attempt_at
+
+        def all_others():
+            if again := the_destination(engine).next_attempt_at:
+                clock.now = max(clock.now, again)
+            return receiver.numbers == [2, 3] and rows(engine)[0].attempts
+
+        wait_for(all_others, "the others, and an attempt of the first one's own")
+        assert the_destination(engine).failures == 0
+        take(*(a_request() for _ in range(5)))
+        wait_for(lambda: receiver.numbers == list(range(2, 9)) or sorted(receiver.numbers) == list(range(2, 9)), "all")
+    assert [row.state for row in rows(engine)] == ["open"] + ["delivered"] * 7
+
+
+def test_another_kind(engine, take, clock, receiver, tmp_path):
+    """A name that was a folder's is not served as a webhook: neither is any number passed over."""
+    folder = {"kind": "folder", "name": "erp", "path": str(tmp_path), "at": "02:30", "start": "beginning"}
+    assert once(engine, clock, folder)
+    take(a_request())
+    assert not once(engine, clock, a_destination(receiver))
+    assert (receiver.all, the_destination(engine).kind, the_destination(engine).position) == ([], "folder", 0)
+    assert once(engine, clock, a_destination(receiver, "erp-2"))
+
+
+def test_feed_was_not_served(engine, take, clock):
+    """The deliverer gives numbers for a feed; only its reader serves it."""
+    take(a_request())
+    assert once(engine, clock, {"kind": "feed", "name": "portal", "keys": ["sha256:" + "0" * 64]})
+    assert rows(engine, tables.destination) == []
+    assert len(rows(engine, tables.outgoing)) == 1
+
+
+def test_database_away_at_the_start(engine, take, clock, receiver, monkeypatch):
+    """A destination is new until it was registered, however often the deliverer has to begin again."""
+    take(a_request())
+    real, failures = outgoing.number_outbox, [StoreError("locked")]
+
+    def number_outbox(*given, **more):
+        if failures:
+            raise failures.pop()
+        return real(*given, **more)
+
+    monkeypatch.setattr(outgoing, "number_outbox", number_outbox)
+    with running(engine, a_destination(receiver), now=clock):
+        wait_for(lambda: receiver.numbers == [1], "the delivery")
 
 
 # --- operators, clocks, databases, processes --------------------------------------------------------------------------

@@ -60,8 +60,11 @@ def test_due(connection):
     assert numbers_due(connection, limit=2) == [1, 3]
     assert deliveries.names_due(connection, now=NOW) == {"erp"}
     assert deliveries.names_due(connection, now=NOW - timedelta(seconds=1)) == set()
-    first = deliveries.due(connection, "erp", now=NOW, limit=2, after=1, untried_first=True)
-    assert [row.number for row in first] == [5, 3]
+    first = deliveries.due(connection, "erp", now=NOW, limit=3, untried_first=True)
+    assert [row.number for row in first] == [1, 5, 3]
+    deliveries.write_results(connection, [an_attempt(1, "open", attempts=0)], {})
+    first = deliveries.due(connection, "erp", now=NOW, limit=3, untried_first=True, in_turn=True)
+    assert [row.number for row in first] == [5, 1, 3]
     assert numbers_due(connection, NOW + timedelta(hours=26)) == [1, 2, 3, 4, 5]
 
 

@@ -81,8 +81,6 @@ class Dispatch:
                     at_rest = False
                 elif webhook.position < last:
                     wanting.append(webhook)
-                elif webhook.sender.health.refuses_all and webhook.sender.last:
-                    webhook.sender.last, at_rest = 0, False  # from the first one again
         if wanting:
             at_rest = self._claim(wanting, last) and at_rest
         for webhook in served:
@@ -150,26 +148,26 @@ class Dispatch:
             if not sender.ready or again:
                 # An operator may have skipped what was read before; and probes were taken out of the order.
                 sender.clear()
-                self._read_due(webhook, _PROBES, away=True, after=sender.last if sender.health.refuses_all else 0)
-            return sender.ready > 0
+                self._read_due(webhook, _PROBES, away=True, in_turn=sender.health.probes_in_turn)
+            return sender.ready > (1 if sender.health.probes_in_turn else 0)  # another one may wait to be claimed
         if sender.ready >= self._page // 2:
             return True
         if webhook.may_have_more or again:
             webhook.may_have_more = self._read_due(webhook, self._page)
         return webhook.may_have_more
 
-    def _read_due(self, webhook: _Webhook, page: int, *, away: bool = False, after: int = 0) -> bool:
+    def _read_due(self, webhook: _Webhook, page: int, *, away: bool = False, in_turn: bool = False) -> bool:
         """Read open deliveries whose time has come. Return whether there may be more.
 
         To probe a destination that is `away`, those that were never refused come first: another one may be refused for
-        what it is.
+        what it is. With `in_turn` those that were sent longest ago come first of these.
         """
         sender = webhook.sender
         name, raw = sender.destination.name, sender.destination.document
         known = sender.known
         limit = len(known) + page
         with store.transaction(self._engine, readonly=True) as connection:
-            rows = deliveries.due(connection, name, now=self._now(), after=after, limit=limit, untried_first=away)
+            rows = deliveries.due(connection, name, now=self._now(), limit=limit, untried_first=away, in_turn=in_turn)
             new = [row for row in rows if row.number not in known]
             numbers = [row.number for row in new]
             found = {one.number: one for one in outgoing.by_number(connection, numbers, raw=raw)} if new else {}

@@ -65,6 +65,11 @@ class DestinationHealth:
         self.last_success_at: datetime | None = None
         self.last_error: str | None = None
         self._refused: set[int] = set()  # since the last success
+        # The receipts with which the destination was unreachable since the last success; and those with which it was
+        # before others passed: once more, and it is they that fail.
+        self._unreachable: set[int] = set()
+        self._suspected: set[int] = set()
+        self._connected = False
         self._succeeded = self._stepped = float("-inf")  # when, by `time.monotonic`
 
     def load(self, row: Any) -> None:
@@ -86,6 +91,11 @@ class DestinationHealth:
     def refuses_all(self) -> bool:
         """Whether so many receipts were refused in a row that it is the destination that is not in order."""
         return len(self._refused) >= _REFUSED_UNTIL_AWAY
+
+    @property
+    def probes_in_turn(self) -> bool:
+        """Whether the receipt that was sent may be why the destination seems unreachable: the next probe is another."""
+        return self.refuses_all or (self.failures > 1 and self._connected)
 
     def limit(self, now: datetime) -> int:
         """Return how many requests may be on their way at once: one probe at a time while it is away."""
@@ -113,6 +123,8 @@ class DestinationHealth:
         if answer.delivered:
             self.last_success_at = now
             self._succeeded = time.monotonic()
+            self._suspected = (self._suspected | self._unreachable) - {task.number}
+            self._unreachable.clear()
             if answer.began >= self._stepped:
                 self.failures, self.next_attempt_at = 0, None
                 self._refused.clear()
@@ -122,8 +134,11 @@ class DestinationHealth:
             self.paused, self.reason = True, "the receiver answered 410 (gone): it wants nothing any more"
             return row
         # While others pass, a connection that breaks or a proxy's 502 says nothing of the destination as a whole.
-        if answer.unreachable and (answer.retry_after is not None or self._succeeded < answer.began):
+        alone = self._succeeded >= answer.began or (answer.connected and task.number in self._suspected)
+        if answer.unreachable and (answer.retry_after is not None or not alone):
             self._refused.clear()
+            self._unreachable.add(task.number)
+            self._connected = answer.connected and answer.retry_after is None
             self._step(answer, now)
             return row
         if self.refuses_all:

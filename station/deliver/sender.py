@@ -49,7 +49,6 @@ class WebhookSender:
         self._idle = 0
         self._threads = 0
         self._stopped = False
-        self.last = 0  # the number that was sent last
         self.given_up = 0
         self._results: list[Attempt] = []
         self._known: set[int] = set()  # ready, on the way, or with a result that is not written
@@ -151,7 +150,6 @@ class WebhookSender:
                 if self._stopped:
                     return
                 task = self._ready.popleft()
-                self.last = task.number
                 self._busy += 1
             answer = self._send(task)
             with self._changed:

@@ -26,6 +26,7 @@ _RETRY_AFTER_MAX_S = 86_400.0
 _KEEPALIVE_S = 1.0
 # Statuses of the destination, or of a proxy before it, and not of the receipt that was sent.
 _OF_DESTINATION = (429, 502, 503, 504)
+_NOT_CONNECTED = (httpcore.ConnectError, httpcore.ConnectTimeout, httpcore.PoolTimeout)
 _ON_THE_WIRE = (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError)
 
 
@@ -39,7 +40,8 @@ class WebhookAnswer(NamedTuple):
 
     `reason` is why it failed: `http_` and the status, or timeout, no_connection, unknown_host, address_forbidden, tls,
     protocol, defect; `None` where the receiver took the receipt. `error` says the same to people. `began` is a time of
-    `time.monotonic`, `size` the bytes of the body that was sent.
+    `time.monotonic`, `size` the bytes of the body that was sent. Where it was `connected` what was sent may be why it
+    failed: a proxy that closes the connection for a word in it, a program that takes too long for it.
     """
 
     status: int | None
@@ -50,6 +52,7 @@ class WebhookAnswer(NamedTuple):
     began: float
     took_s: float
     size: int
+    connected: bool = True
 
     @property
     def delivered(self) -> bool:
@@ -157,7 +160,7 @@ class WebhookClient:
             ("webhook-timestamp", str(timestamp)),
             ("webhook-signature", signature(self._secrets, id_, timestamp, body)),
         ]
-        status, reason, error, wait = None, None, None, None
+        status, reason, error, wait, connected = None, None, None, None, True
         try:
             with self._pool.stream(
                 "POST", self._url, headers=headers, content=body, extensions={"timeout": self._timeouts}
@@ -172,7 +175,8 @@ class WebhookClient:
                     _discard(response)
         except _ON_THE_WIRE as failure:
             reason, error = self._reason(failure)
-        return WebhookAnswer(status, reason, error, wait, at, began, time.monotonic() - began, len(body))
+            connected = not isinstance(failure, _NOT_CONNECTED)
+        return WebhookAnswer(status, reason, error, wait, at, began, time.monotonic() - began, len(body), connected)
 
     def _reason(self, failure: Exception) -> tuple[str, str]:
         """Return why no answer came, as a word and for people."""

@@ -73,16 +73,15 @@ def claim(
 
 
 def due(
-    connection: Connection, name: str, *, now: datetime, limit: int, after: int = 0, untried_first: bool = False
+    connection: Connection, name: str, *, now: datetime, limit: int, untried_first: bool = False, in_turn: bool = False
 ) -> Sequence[Row[Any]]:
-    """Return the open deliveries of a destination whose time has come, in order of their numbers, behind `after`.
+    """Return the open deliveries of a destination whose time has come, in order of their numbers.
 
     One that was never tried is due whatever its time: the clock may have been set back since. With `untried_first`
-    those come before the others.
+    those come before the others, with `in_turn` also those that were sent longest ago before those sent since.
     """
     query = select(tables.delivery).where(
         _delivery.destination == name,
-        _delivery.number > after,
         tables.IS_OPEN,
         or_(
             _delivery.attempts == 0,
@@ -90,8 +89,9 @@ def due(
             _delivery.next_attempt_at > now + LATEST_ATTEMPT,
         ),
     )
-    order = [_delivery.attempts, _delivery.number] if untried_first else [_delivery.number]
-    return connection.execute(query.order_by(*order).limit(limit)).all()
+    first = [_delivery.attempts] if untried_first else []
+    turn = [_delivery.last_at.asc().nulls_first()] if in_turn else []
+    return connection.execute(query.order_by(*first, *turn, _delivery.number).limit(limit)).all()
 
 
 def names_due(connection: Connection, *, now: datetime) -> set[str]:
