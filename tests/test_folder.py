@@ -634,6 +634,21 @@ def test_command_fails(erp, tmp_path):
     assert station.destination["failures"] == 0
 
 
+def test_command_moves(erp, tmp_path):
+    """A command that moves the file and fails then has it again, whole, by the schedule."""
+    station = erp(after=[*SH, f'mv "$1" {tmp_path}/sent.zip && test -e {tmp_path}/up', "sh"])
+    station.take()
+    assert not station.serve(after=HOUR)
+    assert station.zips == []
+    (tmp_path / "sent.zip").rename(tmp_path / "first.zip")
+    assert not station.serve(after=timedelta(seconds=10))
+    assert (station.row["state"], station.row["attempts"]) == ("written", 2)
+    (tmp_path / "up").touch()
+    assert station.serve(after=timedelta(minutes=10))
+    assert station.row["state"] == "done"
+    assert (tmp_path / "sent.zip").read_bytes() == (tmp_path / "first.zip").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("after", "reason"),
     [

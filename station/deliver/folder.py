@@ -190,7 +190,9 @@ class _FolderTurn:
             values["amount"] = None
         _log.info("file_written", destination=folder.name, file=file.name, receipts=counts.receipts, size=size)
         if folder.after:
-            values |= {"state": files.WRITTEN, "attempts": 0, "next_attempt_at": now, "error": None, "last_at": now}
+            # One that its command moved is written again: it is that command's attempts that count then.
+            kept = {"attempts": 0, "error": None} if file.sha256 is None else {}
+            values |= {"state": files.WRITTEN, "next_attempt_at": now, "last_at": now} | kept
             write(self.engine, files.set_file, file, values, of_destination={"last_attempt_at": now})
         else:
             self._ended(file, began, values, None)
@@ -223,7 +225,13 @@ class _FolderTurn:
         """Run the operator's command with a written file. After a crash it may have the same file again."""
         folder, began, failure = self.folder, time.monotonic(), None
         if folder.after:
-            arguments = (*folder.after, str((Path(folder.path) / file.name).absolute()))
+            path = Path(folder.path) / file.name
+            if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where a folder may not be read
+                # The command moved it, and failed or was not noted as done: it cannot be sent unless it is there.
+                values = {"state": files.PLANNED}
+                write(self.engine, files.set_file, file, values, of_destination={"last_attempt_at": self.now})
+                return
+            arguments = (*folder.after, str(path.absolute()))
             reason, output = command.run(arguments, timeout=folder.after_timeout, stopping=self.stopping)
             if reason is None:
                 _log.info("command_ended", destination=folder.name, file=file.name, output=output)
