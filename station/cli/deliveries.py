@@ -336,7 +336,9 @@ def test(context: Context, /, name: str) -> None:
             _test_folder(configured)
         case Feed():
             say(f"Served by `station api`. Ask with one of the keys whose hash is configured ({len(configured.keys)}):")
-            say("curl -H 'Authorization: Bearer KEY' 'http://HOST:PORT/api/v1/receipts?after=0&limit=10'")
+            at = context.settings.api.listen if context.settings.api.listen[:5] != "unix:" else "HOST:PORT"
+            scheme = "https" if context.settings.api.certificate else "http"
+            say(f"curl -H 'Authorization: Bearer KEY' '{scheme}://{at}/api/v1/receipts?after=0&limit=10'")
 
 
 def _test_webhook(settings: Settings, configured: Webhook) -> None:
