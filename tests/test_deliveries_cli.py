@@ -419,8 +419,10 @@ def test_check(door, run_station, tmp_path):
     assert done.returncode == 1
     assert f"WRONG  destination night: {out} is not a folder" in done.stdout
     out.mkdir()
+    door.configure(door.file.read_text().replace("invalid/x", "invalid/x?key=hidden"))
     done = run_station("check", "--offline")
     assert done.returncode == 0, done.stdout
+    assert "hidden" not in done.stdout
     assert "NOTE   destination_never_served: erp, night: configured, and no receipt was ever" in done.stdout
     assert "destination erp: " in done.stdout
     assert SECRET not in done.stdout

@@ -347,8 +347,8 @@ def _test_webhook(settings: Settings, configured: Webhook) -> None:
     answer = send_test(settings, configured)
     took = f"after {answer.took_s:.2f} s"
     if not answer.delivered:
-        raise click.ClickException(printable(f"{configured.url}: {answer.error} ({took})"))
-    say(f"{configured.url}: HTTP {answer.status} {took}")
+        raise click.ClickException(printable(f"{configured.shown_url}: {answer.error} ({took})"))
+    say(f"{configured.shown_url}: HTTP {answer.status} {took}")
 
 
 def _test_folder(configured: Folder) -> None:

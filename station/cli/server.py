@@ -117,8 +117,11 @@ def _configured(settings: config.Settings) -> list[str]:
         for ec in settings.ec
     ]
     for destination in settings.destination:
+        shown = dict(destination)
+        if isinstance(destination, config.Webhook):
+            shown["url"] = destination.shown_url
         values = (
-            f"{name} {_shown(value)}" for name, value in destination if name != "name" and value not in (None, ())
+            f"{name} {_shown(value)}" for name, value in shown.items() if name != "name" and value not in (None, ())
         )
         lines.append(f"destination {destination.name}: {', '.join(values)}")
     return lines

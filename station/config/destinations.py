@@ -84,6 +84,12 @@ class Webhook(Chosen):
     )
     ca_file: FilePath | None = Field(None, description="PEM file with the CAs to trust instead of the usual ones.")
 
+    @property
+    def shown_url(self) -> str:
+        """The URL for people: without its query, which may be a key of the receiver's."""
+        place, mark, _ = self.url.partition("?")
+        return f"{place}{mark}***" if mark else place
+
     @check(mode="after")
     def _https(self) -> Self:
         parts = urlsplit(self.url)

@@ -85,9 +85,10 @@ class Numbering:
         with store.transaction(self._engine, timeout=None) as connection:
             known = deliveries.destinations(connection)
             for one in self._settings.destination:
-                if one.name in known or one.kind == "feed":
-                    if (kind := known[one.name].kind if one.name in known else one.kind) != one.kind:
-                        _log.error("destination_kind_changed", destination=one.name, kind=one.kind, before=kind)
+                before = known.get(one.name)
+                if before is not None and before.kind != one.kind:
+                    _log.error("destination_kind_changed", destination=one.name, kind=one.kind, before=before.kind)
+                if before is not None or one.kind == "feed":
                     continue
                 match one.start:
                     case date():
