@@ -478,10 +478,11 @@ def test_receipt_that_breaks_its_receiver(engine, take, clock, receiver, in_flig
     """A receipt for which a proxy closes the connection keeps none of those behind it, and is tried on alone."""
     receiver.answer = lambda got: answer if got.number == 1 else 204
     with running(engine, a_destination(receiver, in_flight=in_flight), now=clock):
-        for probe in range(1, 4):
+        for probe in (1, 2):
             take(a_request())
             wait_for(lambda probe=probe: rows(engine) and the_destination(engine).failures >= probe, f"probe {probe}")
             clock.now = the_destination(engine).next_attempt_at
+        take(a_request())
 
         def all_others():
             if again := the_destination(engine).next_attempt_at:
@@ -491,7 +492,7 @@ def test_receipt_that_breaks_its_receiver(engine, take, clock, receiver, in_flig
         wait_for(all_others, "the others, and an attempt of the first one's own")
         assert the_destination(engine).failures == 0
         take(*(a_request() for _ in range(5)))
-        wait_for(lambda: receiver.numbers == list(range(2, 9)) or sorted(receiver.numbers) == list(range(2, 9)), "all")
+        wait_for(lambda: sorted(receiver.numbers) == list(range(2, 9)), "all")
     assert [row.state for row in rows(engine)] == ["open"] + ["delivered"] * 7
 
 

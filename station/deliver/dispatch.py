@@ -207,6 +207,8 @@ class Dispatch:
                 claimed = deliveries.claim(connection, claims, position=position, to=page.next, at=at)
             for webhook, items in zip(some, chosen, strict=True):
                 if webhook.sender.destination.name in claimed:
+                    if webhook.sender.health.probes_in_turn:
+                        webhook.sender.clear()  # what was sent before is read again behind these
                     webhook.sender.put(Task(one, next_attempt_at=at) for one in items)
                 else:
                     complete = False  # an operator or another deliverer was quicker: the position is read again
