@@ -86,7 +86,8 @@ class Dispatch:
         for webhook in served:
             sender = webhook.sender
             sender.wake()
-            at_rest = at_rest and not sender.has_results and sender.is_at_rest
+            # In this order: what ends between the two questions has its result by the second.
+            at_rest = at_rest and sender.is_at_rest and not sender.has_results
             if (total := last - (webhook.began_at or 0)) > _SHOWN_MIN:
                 self._show(f"{sender.destination.name}: numbers", webhook.position - (webhook.began_at or 0), total)
         return at_rest
