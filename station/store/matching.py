@@ -86,12 +86,15 @@ _ARRIVED = _AWAITED.format(
 )
 # No payment may be left that fits a receipt that was released.
 _RELEASED = _AWAITED.format(source="receipt AS r", which="r.id_pa = :ec AND r.receipt_id = :receipt_id")
-# A revision may list other payments than the one before: the receipts of that one are awaited again.
+# A revision may list other payments than the one before: the receipts of that one are awaited again, unless they are
+# another EC's of which no flow could have them.
 _REVISED = _AWAITED.format(
     source="fdr_flow AS f JOIN fdr_payment AS p ON p.id_pa = f.id_pa AND p.fdr = f.fdr AND p.psp_id = f.psp_id "
     "AND p.revision < f.revision AND p.receipt_id IS NOT NULL "
     "JOIN receipt AS r ON r.id_pa = p.receipt_id_pa AND r.receipt_id = p.receipt_id",
-    which="f.id_pa = :ec AND f.credited IS NULL AND f.fetched_at IS NOT NULL",
+    which="f.id_pa = :ec AND f.credited IS NULL AND f.fetched_at IS NOT NULL "
+    "AND EXISTS (SELECT 1 FROM fdr_flow AS w WHERE w.id_pa = r.id_pa AND w.fetched_at IS NOT NULL "
+    "AND w.flow_date <= coalesce(r.payment_date_time, r.received_at))",
 )
 _ADD_UP = """
 UPDATE fdr_flow SET credited = (SELECT coalesce(sum(p.amount), 0) FROM fdr_payment AS p WHERE p.id_pa = fdr_flow.id_pa
