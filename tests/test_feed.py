@@ -11,6 +11,7 @@ import feed
 import httpx
 import psycopg
 import pytest
+from biz_events import a_biz_event
 from build import EC, OTHER_EC, a_request, a_transfer, an_envelope
 from feed import KEYS, READERS, of
 from openapi_spec_validator import validate
@@ -306,6 +307,25 @@ def test_receipt(client, engine):
         assert answer.content == raw
         assert answer.headers["content-type"] == "application/xml; charset=iso-8859-1"
     is_problem(client.get(f"{URL}/{EC}/abc.xml?document=2", headers=of("ec")), 404, "not_found")
+
+
+def test_provisional(client, engine):
+    """A receipt that BizEvents told of says so, and has no XML; its document comes as a completion."""
+    request = a_request(receiptId="abc")
+    raw = a_biz_event(request)
+    intake = Intake(engine, config.Settings())
+    intake.accept_provisional(raw, contract.read_provisional(raw, EC), Origin(Source.BIZEVENTS))
+    feed.number(engine)
+    [item] = client.get(URL, headers=of("ec")).json()["items"]
+    assert (item["receipt"]["flags"], item["receipt"]["source"]) == (["provisional"], "bizevents")
+    for query in ("", "?document=1"):
+        is_problem(client.get(f"{URL}/{EC}/abc.xml{query}", headers=of("ec")), 404, "no_document")
+    feed.push(engine, receiptId="abc", noticeNumber=request["noticeNumber"])
+    feed.number(engine)
+    *_, item = client.get(URL, headers=of("ec")).json()["items"]
+    assert (item["type"], item["revision"], item["receipt"]["flags"]) == ("receipt.completed", 2, [])
+    assert client.get(f"{URL}/{EC}/abc.xml", headers=of("ec")).headers["content-type"].startswith("application/xml")
+    is_problem(client.get(f"{URL}/{EC}/abc.xml?document=1", headers=of("ec")), 404, "no_document")
 
 
 def test_conditional(client, engine):

@@ -18,15 +18,18 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+from biz_events import a_biz_event
 from build import EC, OTHER_EC, a_request, a_stamp_transfer, an_envelope
 from folders import HOUR, NOON, PLACES, Station, Zip, incomplete, settings
 from sqlalchemy import update
 from structlog.testing import CapturingLogger
 
-from station import columns, config, store
+from station import columns, config, contract, store
 from station.deliver import archive
 from station.deliver import folder as deliver
 from station.errors import ConfigError
+from station.intake import Intake, Origin
+from station.receipt import Source
 from station.store import files, outgoing, tables
 
 
@@ -327,6 +330,28 @@ def test_purged(erp):
     assert [one["receipt_id"] for one in file.manifest["without_document"]] == [r["receiptId"] for r in requests[:2]]
     assert [bool(one["anonymised_at"]) for one in file.manifest["without_document"]] == [False, True]
     assert file.manifest["receipts"] == 3
+
+
+def test_provisional(erp):
+    """JSON of BizEvents is no document of the ZIP; the receipt is in a later file once more when its document came."""
+    station = erp()
+    request = a_request()
+    raw = a_biz_event(request)
+    intake = Intake(station.engine, station.settings)
+    intake.accept_provisional(raw, contract.read_provisional(raw, EC), Origin(Source.BIZEVENTS))
+    station.take(a_request())
+    file = station.hourly()
+    told, _ = file.receipts
+    assert (told["receipt_id"], told["document"], told["flags"]) == (request["receiptId"], "", "provisional")
+    (without,) = file.manifest["without_document"]
+    assert (without["receipt_id"], without["provisional"]) == (request["receiptId"], True)
+    station.take(request)
+    file = station.hourly()
+    (line,) = file.receipts
+    assert (line["receipt_id"], line["event"], file.manifest["without_document"]) == (
+        request["receiptId"], "completed", [],
+    )  # fmt: skip
+    assert line["document"]
 
 
 def test_many(erp, monkeypatch):

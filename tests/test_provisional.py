@@ -149,6 +149,18 @@ def test_replay(door, tmp_path):
         assert item.verdict is Verdict.STORED
 
 
+def test_replaced_during_a_rebuild(door):
+    """A rebuild that read the JSON leaves the genuine document alone, which took its place meanwhile."""
+    request = a_request()
+    tell(door, request)
+    read = contract.read_provisional(a_biz_event(request), EC)
+    door.take(an_envelope(request))
+    before = door.everything()
+    with store.transaction(door.engine) as connection:
+        assert not store.rebuild(connection, contract.United(read, (read.content_hash,), 0))
+    assert door.everything() == before
+
+
 def test_purged(door):
     """The retention takes the JSON too; the document that comes later is stored all the same."""
     request = a_request()
@@ -235,6 +247,7 @@ BROKEN = {
     "too deep": b"[" * 100_000,
     "an amount of text": lambda request: a_biz_event(request, paymentAmount="1.00"),
     "an endless amount": lambda request: a_biz_event(request, fee=7).replace(b'"fee": 7', b'"fee": 1e999999999'),
+    "an endless number": lambda request: a_biz_event(request).replace(b'"idTransfer": 1', b'"idTransfer": 1e999999999'),
     "no number": lambda request: a_biz_event(request, fee=7).replace(b'"fee": 7', b'"fee": NaN'),
     "no debtor": lambda request: a_biz_event(request, debtor=None),
     "a control character": lambda request: a_biz_event(request, description="\x1b[31m"),

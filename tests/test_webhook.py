@@ -24,7 +24,7 @@ OTHER_SECRET = "whsec_" + base64.b64encode(b"another secret of 32 bytes......").
 RECEIPT = {
     "id_pa": "77777777777", "receipt_id": "abc0", "notice_number": "3" * 18, "iuv": "3" * 17,
     "fiscal_code": "77777777777", "amount": Decimal("120.50"), "raw": b"<xml/>", "charset": "utf-8",
-    "received_at": datetime(2026, 7, 1, 10, tzinfo=UTC), "transfers": [], "debtor_name": "Pinco Pallino",
+    "received_at": datetime(2026, 7, 1, 10, tzinfo=UTC), "transfers": [], "debtor_name": "Pinco Pallino", "flags": [],
 }  # fmt: skip
 NUMBERED = Numbered(7, 1, datetime(2026, 7, 1, 10, tzinfo=UTC), RECEIPT)
 
@@ -77,12 +77,15 @@ def test_content(receiver):
     attempt(receiver.url, document=True)
     attempt(receiver.url, numbered=NUMBERED._replace(revision=2, number=9))
     attempt(receiver.url, document=True, numbered=NUMBERED._replace(receipt=RECEIPT | {"raw": None}))
-    thin, with_document, second, purged = receiver.all
+    told = RECEIPT | {"raw": b"{}", "flags": ["provisional"]}
+    attempt(receiver.url, document=True, numbered=NUMBERED._replace(receipt=told))
+    thin, with_document, second, purged, provisional = receiver.all
     assert set(thin.data["receipt"]) == {"id_pa", "receipt_id", "notice_number", "iuv", "fiscal_code"}
     assert base64.b64decode(with_document.data["document"]) == b"<xml/>"
     assert second.event.get_type() == "receipt.completed"
     assert second.id != thin.id == with_document.id
     assert purged.data["document"] is None
+    assert (provisional.data["document"], provisional.data["receipt"]["flags"]) == (None, ["provisional"])
 
 
 def test_rotation(receiver):

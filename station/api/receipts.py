@@ -7,6 +7,7 @@ from typing import NamedTuple
 from station import config, store
 from station.api.problem import ProblemError
 from station.deliver import content
+from station.receipt import Source
 from station.store.outgoing import Numbered, last_number, numbers_of, outgoing_page
 from station.store.queries import by_key
 from station.text import as_json, plain
@@ -79,6 +80,8 @@ def document(
         wanted = [one for one in documents if (one["fullest"] if number is None else one["number"] == number)]
         if not wanted:
             raise ProblemError(404, "not_found", f"The receipt has no document {number}.")
+        if wanted[0]["source"] == Source.BIZEVENTS:
+            raise ProblemError(404, "no_document", "BizEvents told of this receipt, as JSON: there is no XML of it yet.")
         if not wanted[0]["size"]:
             detail = "The document was deleted when its retention period ended; the receipt's data may be there."
             raise ProblemError(410, "document_purged", detail)

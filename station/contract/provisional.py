@@ -18,6 +18,7 @@ from station.errors import DocumentError, RefusalError
 from station.receipt import Flag, Receipt
 
 _EURO_MAX = Decimal(10) ** 9
+_ID_TRANSFER_MAX = 5
 _UNKNOWN = "0"  # of what the schema demands and BizEvents does not tell
 _STAMP = "AA=="  # likewise
 _TEXTS_BEFORE = ("receiptId", "noticeNumber", "fiscalCode", "outcome", "creditorReferenceId")
@@ -112,7 +113,10 @@ def _subject(parent: Element, name: str, told: dict[str, Any]) -> None:
 
 
 def _transfer(transfer: Element, told: dict[str, Any], number: int) -> None:
-    etree.SubElement(transfer, "idTransfer").text = str(int(told.get("idTransfer") or number))
+    position = told.get("idTransfer") or number
+    if not 1 <= position <= _ID_TRANSFER_MAX or position != int(position):  # 1E+999999999 has no room as an int
+        raise ValueError("idTransfer")
+    etree.SubElement(transfer, "idTransfer").text = str(int(position))
     _euro(transfer, "transferAmount", told["transferAmount"])
     _text(transfer, "fiscalCodePA", told["fiscalCodePA"])
     if told.get("iban"):

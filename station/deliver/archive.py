@@ -17,6 +17,7 @@ from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile, ZipInfo
 from station import __version__, columns, export, stamps
 from station.clock import ROME
 from station.config import Folder
+from station.receipt import Flag
 from station.text import as_json
 
 _CHUNK = 1024 * 1024
@@ -40,8 +41,9 @@ class FileFigures(NamedTuple):
 
 
 def document_name(receipt: dict[str, Any]) -> str | None:
-    """Return the document's name in the ZIP, which no other receipt has; `None` where the document was purged."""
-    if not receipt["raw"]:
+    """Return the document's name in the ZIP, which no other receipt has; `None` where the document was purged, or has
+    not come yet (a provisional receipt)."""
+    if not receipt["raw"] or Flag.PROVISIONAL in receipt["flags"]:
         return None
     return f"xml/{stamps.safe_name(receipt['id_pa'])}/{stamps.safe_name(receipt['receipt_id'])}.xml"
 
@@ -76,7 +78,8 @@ def write(
                 rows.append(receipt | {"number": line.number, "event": event, "document": name})
                 if name is None:
                     key = {name: receipt[name] for name in ("id_pa", "receipt_id", "raw_purged_at", "anonymised_at")}
-                    without.append({"number": line.number} | key)
+                    provisional = Flag.PROVISIONAL in receipt["flags"]
+                    without.append({"number": line.number} | key | {"provisional": provisional})
                 else:
                     archive.writestr(_info(name, at), receipt["raw"])
                     entry(name, len(receipt["raw"]), sha256(receipt["raw"]).hexdigest())

@@ -17,6 +17,7 @@ import httpcore
 from station import __version__, config, retry_after
 from station.deliver import address
 from station.deliver.content import event_id, event_type, item
+from station.receipt import Flag
 from station.store.outgoing import Numbered
 from station.text import as_json, printable
 
@@ -78,7 +79,7 @@ def event(numbered: Numbered, destination: config.Webhook, source: str) -> bytes
     receipt = numbered.receipt
     data = item(numbered, thin=destination.content == "thin")
     if destination.document:
-        raw = receipt["raw"]
+        raw = None if Flag.PROVISIONAL in receipt["flags"] else receipt["raw"]
         data["document"] = base64.b64encode(raw).decode() if raw else None
     return _cloud_event(
         event_id(numbered), event_type(numbered), source, numbered.numbered_at, data,

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, delete, func, select, tuple_, update
 
 from station import contract, journal
 from station.errors import ReceiptConflictError
-from station.receipt import ARRIVAL_FLAGS, Identifiers, Receipt, Source
+from station.receipt import ARRIVAL_FLAGS, Flag, Identifiers, Receipt, Source
 from station.store import tables
 from station.store.documents import announce, document_bytes, documents_of, write_united
 from station.store.paging import Cursor
@@ -114,13 +114,14 @@ def _is_same(stored: Any, read: Any) -> bool:
 
 def rebuild(connection: Connection, united: contract.United) -> bool:
     """Make a stored receipt what its documents say, read again. Return `False` where they were purged meanwhile, or
-    another one was added, for which all of them were read again.
+    another one was added or took the place of BizEvents' JSON: for it, all of them were read again.
     """
     table, document = tables.receipt, tables.receipt_document
     key = {"id_pa": united.receipt.id_pa, "receipt_id": united.receipt.receipt_id}
     # The lock keeps the retention and another document out.
-    query = select(table.c.receipt_id).filter_by(**key).where(table.c.raw_purged_at.is_(None))
-    if connection.execute(query.with_for_update(key_share=True)).one_or_none() is None:
+    query = select(table.c.source).filter_by(**key).where(table.c.raw_purged_at.is_(None))
+    source = connection.execute(query.with_for_update(key_share=True)).scalar_one_or_none()
+    if source is None or (source == Source.BIZEVENTS) != (Flag.PROVISIONAL in united.receipt.flags):
         return False
     compared = select(func.count()).select_from(document).where(document.c.source != Source.BIZEVENTS)
     count = connection.execute(compared.filter_by(**key)).scalar_one()
