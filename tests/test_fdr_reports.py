@@ -84,12 +84,25 @@ LINES = {
     "/RFB/01000000000000017/120.50/TXT/TARI": (None, "01000000000000017"),
     "/RFB/01000000000000017": (None, "01000000000000017"),
 }
+# The bank's own text behind it: the second reading is the one that is found.
+WITH_TEXT = {
+    f"/PUR/LGPE-RIVERSAMENTO/URI/{FLOW} ORD. BANCA X": (FLOW, None),
+    f"{FLOW} ORD. X": (FLOW, None),
+    f"{FLOW} ORDINANTE BANCA XXXXX": (FLOW, None),
+    "/RFB/01000000000000017 SALDO": (None, "01000000000000017"),
+}
 
 
 @pytest.mark.parametrize("line", LINES)
 def test_bank_line(line):
     """A line as banks print it, whole or cut off, with blanks, or the name alone."""
-    assert bank_line(line) == LINES[line]
+    assert bank_line(line)[0] == LINES[line]
+
+
+@pytest.mark.parametrize("line", WITH_TEXT)
+def test_bank_line_with_text(line):
+    """The name or IUV ends at the first blank where more text follows it."""
+    assert bank_line(line)[-1] == WITH_TEXT[line]
 
 
 @pytest.mark.parametrize(
@@ -145,6 +158,17 @@ def test_cut_off(door, run_station):
     assert (none.returncode, none.stdout) == (1, "")
     assert "no flow 2026-11-10ABI of this amount is here" in none.stderr
     assert "too little of a flow's name" in run_station("fdr", "show", "/URI/2026-1").stderr
+
+
+def test_many_begin_so(door, run_station):
+    """The amount chooses among all flows whose names begin so, however many; text behind the name is left out."""
+    for place in range(25):
+        publish(door, f"2026-11-10ABI99999-S{place:02}", [{"iuv": "1", "iur": f"{place}", "amount": f"{place + 1}.00"}])
+    assert "ABI99999-S24," in run_station("fdr", "show", "/URI/2026-11-10ABI", "--amount", "25,00").stdout
+    assert "ABI99999-S07," in run_station("fdr", "show", "/URI/2026-11-10ABI99999-S07 ORD. BANCA").stdout
+    for command in ("missing", "list"):
+        listed = run_station("fdr", command, "--csv", "--limit", "3")
+        assert "there may be more than these" in listed.stderr
 
 
 def test_remitted_alone(door, story, run_station):

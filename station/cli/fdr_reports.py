@@ -102,7 +102,7 @@ def _rows(rows: Iterable[dict[str, Any]], columns: Sequence[str], as_: str | Non
 
 # A bank line as it is printed, whole or cut off, with or without blanks that a printer put in.
 _FLOW_LINE = re.compile(r"/?(?:PUR/LGPE-RIVERSAMENTO/)?URI/([0-9A-Za-z._-]{1,35})", re.IGNORECASE)
-_IUV_LINE = re.compile(r"/?RF[SB]/([0-9A-Za-z]{1,35})(?:/|$)", re.IGNORECASE)
+_IUV_LINE = re.compile(r"/?RF[SB]/([0-9A-Za-z]{1,35})(?:[/\s]|$)", re.IGNORECASE)
 _FLOW_NAME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[0-9A-Za-z._-]{0,25}")
 _LINE_MAX = 1000
 _NAME_MIN = len("2026-11-10")
@@ -114,19 +114,23 @@ _COLUMNS = (
 _NARROW = ("position", "amount", "receipt", "notice_number", "debtor_name")
 
 
-def bank_line(line: str) -> tuple[str | None, str | None]:
-    """Return the flow's name in a bank line, perhaps cut off, or the IUV of a payment with a line of its own.
+def bank_line(line: str) -> list[tuple[str | None, str | None]]:
+    """Return how a bank line may be read, the likeliest first: as the name of a flow, perhaps cut off, or the IUV of a
+    payment with a line of its own.
 
-    Raises `ValueError` for a line that has neither.
+    A blank may be a printer's, in the middle of a name, or the bank's own text follows it. Raises `ValueError` for a
+    line that has neither.
     """
-    joined = "".join(line[:_LINE_MAX].split())
-    if flow := _FLOW_LINE.search(joined):
-        return flow[1], None
-    if flow := _FLOW_NAME.fullmatch(joined):
-        return flow[0], None
-    if payment := _IUV_LINE.search(joined):
-        return None, payment[1].upper()
-    raise ValueError
+    words = line[:_LINE_MAX].split()
+    readings: list[tuple[str | None, str | None]] = []
+    for text, alone in (("".join(words), "".join(words)), (" ".join(words), "".join(words[:1]))):
+        if flow := _FLOW_LINE.search(text) or _FLOW_NAME.fullmatch(alone):
+            readings.append((flow[flow.re.groups], None))
+        elif payment := _IUV_LINE.search(text):
+            readings.append((None, payment[1].upper()))
+    if not readings:
+        raise ValueError
+    return list(dict.fromkeys(readings))
 
 
 @fdr.command(epilog=SHOWN_TIMES)
@@ -157,23 +161,26 @@ def show(
       station fdr show "/RFB/01000000000000017/120.50" --csv --italian > riga.csv
     """
     try:
-        name, iuv = bank_line(line)
+        readings = bank_line(line)
     except ValueError:
         raise click.UsageError(
             f"{printable(line, 60)!r} is no bank line of pagoPA: it has /URI/ with the name of a flow, such as "
             "/PUR/LGPE-RIVERSAMENTO/URI/2026-11-10ABI99999-S011516185, or /RFS/ or /RFB/ with an IUV"
         ) from None
-    if name is None:
-        _show_single(context, iuv or "", id_pas, amount, wide, as_, italian)
+    names = [name for name, _ in readings if name is not None]
+    if not names:
+        _show_single(context, [iuv for _, iuv in readings if iuv is not None], id_pas, amount, wide, as_, italian)
         return
+    name = names[0]
     if len(name) < _NAME_MIN:
         raise click.UsageError(
             f"{printable(name)!r} is too little of a flow's name: at least the day is needed, 2026-11-10"
         )
     with store.transaction(context.engine(), readonly=True) as connection:
-        found = credited.flows_named(connection, name, id_pas, limit=_FLOWS_SHOWN + 1)
-        if amount is not None:
-            found = [flow for flow in found if amount in (flow.credited, flow.sum_payments)]
+        found: list[Any] = []
+        for one in names:
+            if not found and len(one) >= _NAME_MIN:
+                found = credited.flows_named(connection, one, id_pas, amount=amount, limit=_FLOWS_SHOWN + 1)
         if len(found) > 1:
             more = len(found) > _FLOWS_SHOWN
             raise click.UsageError(
@@ -234,7 +241,7 @@ def _print_payments(payments: Sequence[dict[str, Any]], wide: bool) -> None:
 
 def _show_single(
     context: Context,
-    iuv: str,
+    iuvs: Sequence[str],
     id_pas: tuple[str, ...],
     amount: Decimal | None,
     wide: bool,
@@ -243,7 +250,9 @@ def _show_single(
 ) -> None:
     """Show a payment that was remitted alone: no flow has it, its receipts tell of it."""
     with store.transaction(context.engine(), readonly=True) as connection:
-        rows = credited.paid_with_iuv(connection, iuv, id_pas, limit=_FLOWS_SHOWN)
+        rows: list[Any] = []
+        for iuv in iuvs:
+            rows = rows or credited.paid_with_iuv(connection, iuv, id_pas, limit=_FLOWS_SHOWN)
     payments: list[dict[str, Any]] = [
         {"position": place, "iur": row.receipt_id, "pay_status": None, "pay_date": row.payment_date_time,
          "receipt": "provisional" if row.source == "bizevents" else "here", **row._asdict()}
@@ -251,11 +260,10 @@ def _show_single(
     ]  # fmt: skip
     if not payments:
         of = " of this amount" if amount is not None else ""
-        raise click.ClickException(
-            f"no receipt with IUV {printable(iuv)}{of} is here (try `station reconcile --iuv {printable(iuv)}`)"
-        )
+        iuv = printable(iuvs[-1])
+        raise click.ClickException(f"no receipt with IUV {iuv}{of} is here (try `station reconcile --iuv {iuv}`)")
     if not _rows(payments, _COLUMNS, as_, italian):
-        say(f"payment with IUV {iuv}, remitted alone: it is in no flow")
+        say(f"payment with IUV {rows[0].iuv}, remitted alone: it is in no flow")
         _print_payments(payments, wide)
 
 
@@ -297,6 +305,7 @@ def list_(
             connection, id_pas, published_from=published_from, published_to=published_to, limit=limit
         )
     rows = [flow | {"payments": flow["tot_payments"]} for flow in found]
+    _tell_limit(rows, limit)
     if _rows(rows, _FLOW_COLUMNS, as_, italian):
         return
     columns = _FLOW_COLUMNS if wide else ("published", "id_pa", "fdr", "credited", "missing")
@@ -338,6 +347,7 @@ def missing(
     with queries.reading(context.engine()) as connection:
         found = credited.missing_payments(connection, id_pas, limit=limit)
     rows = [row._asdict() | {"pay_status": _STATUS_NAMES.get(row.pay_status)} for row in found]
+    _tell_limit(rows, limit)
     if _rows(rows, _MISSING_COLUMNS, as_, italian):
         return
     if wide:
@@ -350,7 +360,7 @@ def missing(
             ((shown(row["pay_date"]), *(row[name] for name in ("id_pa", "iuv", "amount", "attempts"))) for row in rows),
             right=("euro", "tries"),
         )
-    _total(rows, "credited payment", "without a receipt", limit)
+    _total(rows, "credited payment", "without a receipt")
 
 
 _UNCREDITED_COLUMNS = (
@@ -399,6 +409,7 @@ def uncredited(
                 rows += [row._asdict() for row in found]
     for id_pa in unsaid:
         say(f"EC {printable(id_pa)}: its flows were never walked completely, so nothing can be said", err=True)
+    _tell_limit(rows, limit)
     if _rows(rows, _UNCREDITED_COLUMNS, as_, italian):
         return
     if wide:
@@ -413,11 +424,14 @@ def uncredited(
             ),
             right=("euro",),
         )
-    _total(rows, "transfer", "in no flow", limit)
+    _total(rows, "transfer", "in no flow")
 
 
-def _total(rows: Sequence[dict[str, Any]], noun: str, told: str, limit: int) -> None:
+def _total(rows: Sequence[dict[str, Any]], noun: str, told: str) -> None:
     in_all = sum((row["amount"] for row in rows), Decimal())
     say(f"{counted(len(rows), noun)} {told}, {in_all:,.2f} euro")
+
+
+def _tell_limit(rows: Sequence[dict[str, Any]], limit: int) -> None:
     if len(rows) == limit:
         say(f"there may be more than these: --limit is {limit}", err=True)

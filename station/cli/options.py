@@ -143,6 +143,8 @@ class Amount(click.ParamType[Decimal]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Decimal:
         if isinstance(value, Decimal):
             return value
+        if re.fullmatch(r"[0-9]{1,3}(\.[0-9]{3}){1,3},[0-9]{2}", value):  # 1.520,50, as Italian banks print it
+            value = value.replace(".", "")
         if not re.fullmatch(r"[0-9]{1,10}([.,][0-9]{1,2})?", value):
             self.fail(f"{printable(value, 60)!r} is not an amount (write 120.50 or 120,50)", param, ctx)
         return Decimal(value.replace(",", "."))

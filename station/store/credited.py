@@ -201,13 +201,20 @@ _FLOW = (
 )  # fmt: skip
 
 
-def flows_named(connection: Connection, name: str, id_pas: Sequence[str], *, limit: int) -> list[Row[Any]]:
-    """Return the flows whose name is `name`, or where there is none begins with it, in their latest revision."""
+def flows_named(
+    connection: Connection, name: str, id_pas: Sequence[str], *, amount: Decimal | None = None, limit: int
+) -> list[Row[Any]]:
+    """Return the flows whose name is `name`, or where there is none begins with it, in their latest revision.
+
+    With `amount` those of which the payments, or the PSP's sum, are so many euro.
+    """
     table = tables.fdr_flow.c
     query = select(*(table[column] for column in _FLOW)).where(~table.superseded, table.fetched_at.is_not(None))
     query = query.order_by(table.fdr, table.id_pa, table.psp_id).limit(limit)
     if id_pas:
         query = query.where(table.id_pa.in_(id_pas))
+    if amount is not None:
+        query = query.where(or_(table.credited == amount, table.sum_payments == amount))
     found = list(connection.execute(query.where(table.fdr == name)))
     if not found:
         # A range that an index finds by any collation; the last condition makes it exact.
