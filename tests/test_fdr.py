@@ -169,6 +169,14 @@ def test_nothing_found(job, form):
     assert progress.watermark <= progress.walked_at
 
 
+def test_first_month_is_listed_until_there_is_a_flow(job):
+    """A first walk whose connection was closed by chance looks like a quiet month; the next one lists the month again."""
+    job.fdr.settings(nothing_found="closed")
+    job.run()
+    job.fdr.load(flows=[a_flow(published=ago(days=20), flow_date=ago(days=21))])
+    assert job.json()["total"]["new"] == 1
+
+
 def test_nothing_found_where_there_must_be(job):
     """A list that is empty though it must have a flow that is here is no quiet day."""
     job.fdr.load(flows=[a_flow()])

@@ -289,6 +289,26 @@ def _of(row: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(row[name] for name in ("id_pa", "fdr", "psp_id", "revision"))
 
 
+@pytest.mark.parametrize("dated", [datetime(1, 1, 1, tzinfo=UTC), None])
+def test_odd_flow_dates(door, dated):
+    """A flow that is dated two thousand years ago, or not at all, is matched, and costs no look at all days since."""
+    request = a_request()
+    door.take(an_envelope(request))
+    own = {"id_pa": EC, "fdr": "f", "psp_id": "p", "revision": 1}
+    row = own | {"listed_at": NOW, "fetched_at": NOW, "flow_date": dated, "attempts": 0, "next_attempt_at": NOW}
+    payment = own | {
+        "position": 1, "iuv": request["creditorReferenceId"], "iur": request["receiptId"], "id_transfer": 1,
+        "amount": Decimal(request["transfers.0.transferAmount"]), "pay_status": 0,
+    }  # fmt: skip
+    with store.transaction(door.engine) as connection:
+        insert_rows(connection, tables.fdr_flow, [row | {"superseded": False}])
+        insert_rows(connection, tables.fdr_payment, [payment | {"superseded": False}])
+    match(door.engine, EC)
+    assert [row["matched_by"] for row in door.rows(tables.fdr_payment)] == ["iur"]
+    (progress,) = door.rows(tables.fdr_ec)
+    assert NOW - progress["awaited_from"] <= timedelta(days=62)
+
+
 def test_as_the_model_says(door):
     """Receipts, flows and revisions in any order, matched now and then, end as they would if matched once."""
     request = a_request()

@@ -108,7 +108,7 @@ class BizEvents(RestApi):
         le=1_000_000,
         description="Calls per second for each key. The API is meant for anomalies: documented are ten calls an hour.",
     )
-    retries: int = Field(2, ge=0, le=20, description="Retries of a call after a temporary failure other than 429.")
+    retries: int = Field(2, ge=0, le=20, description="Retries of a call after a temporary failure.")
     pause: float = Field(
-        3600.0, gt=0, le=7 * 86_400, description="Seconds without calls after three 429 in a row, over all runs."
+        3600.0, gt=0, le=7 * 86_400, description="Seconds without calls after a call that was refused (429) at each try, over all runs."
     )

@@ -103,7 +103,9 @@ class FdrWalk:
                 "and the server lists a month at most: ask pagoPA or the PSPs for them, then run "
                 f"`station fdr acknowledge --ec {self.id_pa}`"
             )
-        if watermark is None:
+        # An EC of which no flow was ever listed: a connection closed by chance looks like "nothing found", and would
+        # otherwise leave out the first month.
+        if watermark is None or not read(self.engine, flows.any_listed, self.id_pa):
             return first, None
         return max(watermark - timedelta(days=self.settings.overlap_days), first), watermark
 

@@ -170,6 +170,10 @@ class Fetcher:
             reason = f"{outcome.refusal.fault_code}: {outcome.refusal}; kept as refused {outcome.refused_id}"
             self._missed(request, "refused", reason, request_id)
             return
+        # A flow may have two payments of an IUV, of which the API has one: the other stays an open item.
+        if outcome.result is not Result.STORED and request.item is not None and request.item.reason in OF_FLOWS:
+            self._missed(request, "not_yet", "the receipt that it has of this IUV is here already", request_id)
+            return
         self.ec_run.count("fetched" if outcome.result is Result.STORED else "here")
         _log.info("receipt_fetched", id_pa=self.ec_run.id_pa, iuv=request.iuv, result=outcome.result,
                   receipt_id=outcome.identifiers.receipt_id, request_id=request_id)  # fmt: skip

@@ -112,6 +112,11 @@ def known_flows(connection: Connection, id_pa: str, keys: Sequence[tuple[str, st
     return {(row.fdr, row.psp_id, row.revision) for row in connection.execute(query)} if keys else set()
 
 
+def any_listed(connection: Connection, id_pa: str) -> bool:
+    """Return whether a flow of the EC was ever listed."""
+    return connection.execute(select(fdr_flow.c.fdr).filter_by(id_pa=id_pa).limit(1)).scalar() is not None
+
+
 def list_new(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write flows that are listed (the key, `published`, `flow_date`, `listed_at`); those known before stay as is."""
     if rows:

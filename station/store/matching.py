@@ -102,6 +102,8 @@ UPDATE fdr_flow SET credited = (SELECT coalesce(sum(p.amount), 0) FROM fdr_payme
 WHERE id_pa = :ec AND credited IS NULL AND fetched_at IS NOT NULL"""
 _CAME = f"DELETE FROM fdr_awaited AS t WHERE t.id_pa = :ec AND {_CREDITED} IS NOT NULL"
 
+_LISTED_MAX = timedelta(days=62)  # a flow's age when it is listed: a month by the API, and as much for its clock
+
 _TIMES = [bindparam(name, type_=UtcDateTime()) for name in ("now", "since", "start", "end")]
 
 
@@ -160,11 +162,15 @@ def _open_payments(connection: Connection, id_pa: str) -> int:
 
 
 def first_flow(connection: Connection, id_pa: str) -> datetime | None:
-    """Return the date of the EC's first flow: what was paid before may be in one that was never read."""
+    """Return the date of the EC's first flow: what was paid before may be in one that was never read.
+
+    A flow that is dated long before it was listed is not believed: the API lists those of a month, and receipts of all
+    days since are looked at.
+    """
     flow = tables.fdr_flow.c
-    return connection.execute(
-        select(func.min(flow.flow_date)).where(flow.id_pa == id_pa, flow.fetched_at.is_not(None))
-    ).scalar()
+    query = select(func.min(func.coalesce(flow.flow_date, flow.listed_at), type_=UtcDateTime()), func.min(flow.listed_at))
+    dated, listed = connection.execute(query.where(flow.id_pa == id_pa, flow.fetched_at.is_not(None))).one()
+    return None if dated is None else max(dated, listed - _LISTED_MAX)
 
 
 def settle_flows(connection: Connection, id_pa: str, *, since: datetime) -> None:
