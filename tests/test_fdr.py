@@ -170,7 +170,7 @@ def test_nothing_found(job, form):
 
 
 def test_first_month_is_listed_until_there_is_a_flow(job):
-    """A first walk whose connection was closed by chance looks like a quiet month; the next one lists the month again."""
+    """A first walk whose connection was closed by chance looks like a quiet month; the next lists it again."""
     job.fdr.settings(nothing_found="closed")
     job.run()
     job.fdr.load(flows=[a_flow(published=ago(days=20), flow_date=ago(days=21))])

@@ -171,6 +171,13 @@ def test_many_begin_so(door, run_station):
         assert "there may be more than these" in listed.stderr
 
 
+def test_never_walked(door, run_station, tmp_path):
+    """Of a configured EC that was never walked nothing is said, instead of that nothing is uncredited."""
+    (tmp_path / "ec.toml").write_text(f'[[ec]]\nid = "{OTHER_EC}"')
+    told = run_station("--config", "ec.toml", "fdr", "uncredited").stderr
+    assert "were never walked completely" in told
+
+
 def test_remitted_alone(door, story, run_station):
     """A payment with a line of its own is found by its IUV."""
     shown = run_station("fdr", "show", f"/RFB/{story[0]['creditorReferenceId']}/1.00")

@@ -81,7 +81,9 @@ def document(
         if not wanted:
             raise ProblemError(404, "not_found", f"The receipt has no document {number}.")
         if wanted[0]["source"] == Source.BIZEVENTS:
-            raise ProblemError(404, "no_document", "BizEvents told of this receipt, as JSON: there is no XML of it yet.")
+            raise ProblemError(
+                404, "no_document", "BizEvents told of this receipt, as JSON: there is no XML of it yet."
+            )
         if not wanted[0]["size"]:
             detail = "The document was deleted when its retention period ended; the receipt's data may be there."
             raise ProblemError(410, "document_purged", detail)

@@ -398,7 +398,8 @@ def uncredited(
     rows: list[dict[str, Any]] = []
     unsaid = []
     with queries.reading(context.engine()) as connection:
-        for id_pa in id_pas or sorted(flows.all_progress(connection)):
+        configured = {ec.id for ec in settings.ec if ec.fdr}
+        for id_pa in id_pas or sorted(configured.union(flows.all_progress(connection))):
             due = credited.due_before(connection, id_pa, settings.fdr.due_days)
             if due is None:
                 unsaid.append(id_pa)

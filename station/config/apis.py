@@ -110,5 +110,8 @@ class BizEvents(RestApi):
     )
     retries: int = Field(2, ge=0, le=20, description="Retries of a call after a temporary failure.")
     pause: float = Field(
-        3600.0, gt=0, le=7 * 86_400, description="Seconds without calls after a call that was refused (429) at each try, over all runs."
+        3600.0,
+        gt=0,
+        le=7 * 86_400,
+        description="Seconds without calls after a call that was refused (429) at each try, over all runs.",
     )

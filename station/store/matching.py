@@ -168,7 +168,9 @@ def first_flow(connection: Connection, id_pa: str) -> datetime | None:
     days since are looked at.
     """
     flow = tables.fdr_flow.c
-    query = select(func.min(func.coalesce(flow.flow_date, flow.listed_at), type_=UtcDateTime()), func.min(flow.listed_at))
+    query = select(
+        func.min(func.coalesce(flow.flow_date, flow.listed_at), type_=UtcDateTime()), func.min(flow.listed_at)
+    )
     dated, listed = connection.execute(query.where(flow.id_pa == id_pa, flow.fetched_at.is_not(None))).one()
     return None if dated is None else max(dated, listed - _LISTED_MAX)
 

@@ -1,4 +1,4 @@
-"""The command line: `python -m tests.fdr_simulator --port 0 --print-port --scenario FILE`."""
+"""The command line: `PYTHONPATH=tests python -m fdr_simulator --port 0 --print-port --scenario FILE`."""
 
 import sys
 from pathlib import Path
