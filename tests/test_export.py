@@ -149,6 +149,9 @@ def test_end_by_arrival(door, special, database_url, tmp_path):
     begin = done.stderr.decode().splitlines()[0].rpartition("--received-from ")[2]
     assert abs(datetime.now(UTC) - datetime.fromisoformat(begin)).total_seconds() < 3600
     done = run(database_url, "export", "-", "--format", "jsonl", "--received-from", begin, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert b"left out" in done.stderr
+    done = run(database_url, "export", "-", "--format", "jsonl", cwd=tmp_path)
     assert (done.returncode, len(done.stdout.splitlines())) == (0, 2)
     assert b"left out" not in done.stderr
     old = run(database_url, "export", "-", "--received-to", "2026-01-01", cwd=tmp_path)

@@ -259,15 +259,16 @@ def check(world: World) -> None:
         assert found == +Counter({group: min(number, there[group]) for group, number in groups.items()})
 
     # The other way: what no flow has, of what was paid since the first flow.
-    credited = {
-        (row["receipt_id_pa"], row["receipt_id"], part.id_transfer)
-        for row in stored
-        if row["receipt_id"] is not None
-        for paid, of in world.copies
-        if (of, paid.receipt_id) == (row["receipt_id_pa"], row["receipt_id"])
-        for part in paid.parts
-        if part.id_transfer == row["id_transfer"] or part.amount == row["amount"]
-    }
+    credited = set()
+    for paid, of in world.copies:
+        rows = [row for row in stored if (row["receipt_id_pa"], row["receipt_id"]) == (of, paid.receipt_id)]
+        own = Counter(part.amount for part in paid.parts if part.ec == of and not part.stamp)
+        of_amount = Counter(row["amount"] for row in rows)
+        credited |= {
+            (of, paid.receipt_id, part.id_transfer)
+            for part in paid.parts
+            if part.id_transfer in [row["id_transfer"] for row in rows] or of_amount[part.amount] >= own[part.amount]
+        }
     since = {ec: max((flow.days_ago for _, flow in world.seen if flow.ec == ec), default=-1) for ec in ECS}
     awaited = {(row["id_pa"], row["receipt_id"], row["id_transfer"]) for row in world.door.rows(tables.fdr_awaited)}
     assert (

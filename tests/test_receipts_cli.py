@@ -264,7 +264,7 @@ def test_show_which(door, database_url):
     [
         (["--paid-from", "yesterday"], "is not a time"),
         (["--received-from", "2026-07-02", "--received-to", "2026-07-01"], "before --received-from"),
-        (["--amount", "1.234,56"], "is not an amount"),
+        (["--amount", "1.234"], "is not an amount"),
         (["--after", "abc"], "not a cursor"),
         (["--ec", "7777777777"], "has 10 digits, an EC's fiscal code has 11"),
         (["--ec", "7777777777O"], "is not an EC's fiscal code"),

@@ -64,14 +64,16 @@ def as_filter(fields: dict[str, Any]) -> Filter:
 
 
 def before_last_minute(condition: Filter) -> Filter:
-    """Return the filter of an export, whose end by arrival, where one is given, is a minute ago at the latest.
+    """Return the filter of an export; one by arrival ends a minute ago at the latest, also where no end is given.
 
     A receipt has the time of its arrival and can be read once it is committed, some seconds later. An export that ends
     now would lack it, and the next one, which begins where this one ends, too. It is clamped rather than refused: an
     end such as today is what a person means by "until now".
     """
     latest = datetime.now(UTC).replace(microsecond=0) - LATE
-    if condition.received_to is None or condition.received_to <= latest:
+    if condition.received_from is None and condition.received_to is None:
+        return condition
+    if condition.received_to is not None and condition.received_to <= latest:
         return condition
     if condition.received_from is not None:
         latest = max(latest, condition.received_from)

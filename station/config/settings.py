@@ -322,6 +322,14 @@ class Settings(Section):
         return self
 
     @check(mode="after")
+    def _destinations_know_their_ecs(self) -> Self:
+        for destination in self.destination:
+            for id_pa in destination.ecs:
+                if self.ec and id_pa not in {ec.id for ec in self.ec}:
+                    raise ValueError(f"destination {destination.name}: EC {id_pa} is not configured: no [[ec]] has it")
+        return self
+
+    @check(mode="after")
     def _stations_known(self) -> Self:
         known = {station for broker in self.broker for station in broker.stations}
         for ec in self.ec:

@@ -30,9 +30,10 @@ HAS_RECEIPT = """(
             AND t.id_transfer = p.id_transfer AND t.amount = p.amount AND t.fiscal_code_pa <> r.id_pa))"""
 # A match by IUV is undone when a payment comes that names the receipt by its IUR, or the receipt that it names itself.
 _RELEASABLE = f"""
-SELECT p.id_pa, p.fdr, p.psp_id, p.revision, p.position, p.receipt_id_pa, p.receipt_id FROM fdr_payment AS p
-WHERE p.matched_by = 'iuv' AND NOT p.superseded AND p.receipt_id IN (
-    SELECT o.iur FROM fdr_payment AS o WHERE o.id_pa = :ec AND o.matched_by IS NULL AND NOT o.superseded)
+SELECT q.id_pa, q.fdr, q.psp_id, q.revision, q.position, q.receipt_id_pa, q.receipt_id
+FROM fdr_payment AS p JOIN fdr_flow AS f ON {_FLOW}
+JOIN fdr_payment AS q ON q.receipt_id = p.iur AND q.matched_by = 'iuv' AND NOT q.superseded
+WHERE {_OPEN} AND q.receipt_id_pa = coalesce({", ".join(map(HAS_RECEIPT.format, _ECS))})
 UNION
 SELECT p.id_pa, p.fdr, p.psp_id, p.revision, p.position, p.receipt_id_pa, p.receipt_id
 FROM fdr_payment AS p JOIN fdr_flow AS f ON {_FLOW} WHERE p.id_pa = :ec AND p.matched_by = 'iuv' AND NOT p.superseded
@@ -70,16 +71,19 @@ WHERE {_OPEN} AND {_CANDIDATE.partition("WHERE ")[2].partition("ORDER BY")[0]}
 ORDER BY f.published, p.fdr, p.psp_id, p.position, {_PREFERRED}, r.received_at, r.receipt_id""",
 }
 
-# Whether a flow has transfer `t` of a receipt: by its number, or where the PSP wrote another one by its amount.
-_CREDITED = """(
-    SELECT 1 FROM fdr_payment AS c WHERE c.receipt_id = t.receipt_id AND c.receipt_id_pa = t.id_pa AND NOT c.superseded
-    AND (c.id_transfer = t.id_transfer OR c.amount = t.amount) LIMIT 1)"""
+# Whether flows have transfer `t` of a receipt: by its number, or where the PSP wrote another one as many payments of
+# its amount as the receipt has such transfers to the EC.
+_PAID = "FROM fdr_payment AS c WHERE c.receipt_id = t.receipt_id AND c.receipt_id_pa = t.id_pa AND NOT c.superseded"
+_CREDITED = f"""((SELECT 1 {_PAID} AND c.id_transfer = t.id_transfer LIMIT 1) IS NOT NULL
+    OR (SELECT count(*) {_PAID} AND c.amount = t.amount) >= (
+        SELECT count(*) FROM transfer AS u WHERE u.id_pa = t.id_pa AND u.receipt_id = t.receipt_id
+        AND u.fiscal_code_pa = u.id_pa AND NOT u.digital_stamp AND u.amount = t.amount))"""
 _AWAITED = f"""
 INSERT INTO fdr_awaited (id_pa, receipt_id, position, id_transfer, amount, paid_at)
 SELECT t.id_pa, t.receipt_id, t.position, t.id_transfer, t.amount, coalesce(r.payment_date_time, r.received_at)
 FROM {{source}} JOIN transfer AS t ON t.id_pa = r.id_pa AND t.receipt_id = r.receipt_id
 WHERE {{which}} AND coalesce(r.payment_date_time, r.received_at) >= :since
-AND t.fiscal_code_pa = t.id_pa AND NOT t.digital_stamp AND t.amount > 0 AND {_CREDITED} IS NULL
+AND t.fiscal_code_pa = t.id_pa AND NOT t.digital_stamp AND t.amount > 0 AND NOT {_CREDITED}
 ON CONFLICT DO NOTHING"""
 _ARRIVED = _AWAITED.format(
     source="receipt AS r", which="r.id_pa = :ec AND r.received_at >= :start AND r.received_at < :end"
@@ -100,7 +104,7 @@ _ADD_UP = """
 UPDATE fdr_flow SET credited = (SELECT coalesce(sum(p.amount), 0) FROM fdr_payment AS p WHERE p.id_pa = fdr_flow.id_pa
     AND p.fdr = fdr_flow.fdr AND p.psp_id = fdr_flow.psp_id AND p.revision = fdr_flow.revision)
 WHERE id_pa = :ec AND credited IS NULL AND fetched_at IS NOT NULL"""
-_CAME = f"DELETE FROM fdr_awaited AS t WHERE t.id_pa = :ec AND {_CREDITED} IS NOT NULL"
+_CAME = f"DELETE FROM fdr_awaited AS t WHERE t.id_pa = :ec AND {_CREDITED}"
 
 _LISTED_MAX = timedelta(days=62)  # a flow's age when it is listed: a month by the API, and as much for its clock
 
