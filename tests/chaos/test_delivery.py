@@ -268,6 +268,7 @@ def test_delivery_killed(rig, rounds):
         "database": "postgresql" if rig.postgres else "sqlite", "killed": dict(killed), "copies": len(ledger.copies),
         "results": ledger.results(), "receipts": len(stored), "delivered": len(taken()), "files": len(found),
         "answers": dict(reader.answers), "troubles": rounds, "lost": 0, "doubled": 0,
+        "store_lost": False, "recovery_median_s": None, "recovery_worst_s": None,
         "sends": sum(len(copy.sent) for copy in ledger.copies.values()), "workers": 2,
         "seconds": round(time.monotonic() - rig.begun, 1),
     }  # fmt: skip
