@@ -35,6 +35,7 @@ _log = log.get(__name__)
 # The Nodo waits 15 s for an answer, and ours must leave before. Connect, lock and statement timeouts; `until` adds a
 # deadline for the whole transaction.
 LOCK_TIMEOUT_MS = 3000
+_LONG_LOCK_S = 60.0
 STATEMENT_TIMEOUT_S = 5
 QUERY_TIMEOUT_S = 1800  # of a list, a report or an export: an operator can wait and interrupt, the Nodo cannot
 POOL_TIMEOUT_S = 3
@@ -175,7 +176,7 @@ def _sqlite_begin(connection: Connection) -> None:
     if options.get("station_readonly", False):
         connection.exec_driver_sql("BEGIN")
         return
-    until = time.monotonic() + LOCK_TIMEOUT_MS / 1000
+    until = time.monotonic() + options.get("station_lock_s", LOCK_TIMEOUT_MS / 1000)
     if (end := options.get("station_until")) is not None:
         until = min(until, end)
     raw: Any = connection.connection.dbapi_connection
@@ -262,13 +263,15 @@ def transaction(
 
     Only the use cases open transactions; the functions of `store` never commit. `until` (of `time.monotonic()`) is a
     deadline: on PostgreSQL for all of it, on SQLite for getting the writer's lock. `timeout` is PostgreSQL's limit for
-    each statement, in seconds; `None`: no limit.
+    each statement, in seconds; `None`: no limit, and a minute for SQLite's lock, as of a migration beside another one.
     """
     on_postgresql = engine.dialect.name == "postgresql"
     with _guarded(engine) as reached:
         with postgres.connecting(until) if on_postgresql else nullcontext():
             connecting = engine.connect()
-        with connecting.execution_options(station_readonly=readonly, station_until=until) as connection:
+        options = {"station_readonly": readonly, "station_until": until}
+        options |= {"station_lock_s": _LONG_LOCK_S} if timeout is None else {}
+        with connecting.execution_options(**options) as connection:
             if on_postgresql:
                 silence = postgres.SILENCE_S if timeout == STATEMENT_TIMEOUT_S else None
                 postgres.set_deadline(connection.connection.dbapi_connection, until, silence=silence)
