@@ -156,7 +156,10 @@ def balance(door: Door, configured: Settings, world: World) -> None:
         assert ledger.not_yet == Decimal(recent).scaleb(-2)
 
 
-@pytest.mark.parametrize("walked_revisions", [False, True], ids=["at once", "revised later"])
+@pytest.mark.parametrize(
+    "walked_revisions",
+    [pytest.param(False, id="at once", marks=pytest.mark.slow), pytest.param(True, id="revised later")],
+)
 def test_proof(door, fdr, gpd, walked_revisions):
     """2,000 payments in flows of three ECs: exactly what is missing is named, then fetched, and the euro balance."""
     prove(door, fdr, gpd, World.make(2000), walked_revisions=walked_revisions)

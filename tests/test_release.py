@@ -287,6 +287,15 @@ def test_installed(released, tmp_path):
         [venv / "bin" / "station", "demo"], cwd=work, env=env, capture_output=True, text=True, timeout=240, check=False
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
+    # From the front end to the bank: positions, receipts, flows and euro agree.
+    assert "they can be paid at once: 11 VALID" in ended.stdout
+    assert "fetched 2; GPD says of 10 positions that they are paid" in ended.stdout
+    assert "11 payments were credited; 2 of them had no receipt here" in ended.stdout
+    [one] = {
+        re.search(rf"{name}: (\d+, [\d.]+) euro", ended.stdout)[1]
+        for name in ("positions PAID", "receipts", "credited, with the Provincia's part")
+    }
+    assert one.startswith("10, ")
     assert "missing 0, unknown 0, stored twice 0" in ended.stdout
     assert ended.stdout.endswith("The books balance.\n")
     assert [one.name for one in work.iterdir()] == ["station.toml"]

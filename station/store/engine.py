@@ -267,11 +267,12 @@ def transaction(
     """
     on_postgresql = engine.dialect.name == "postgresql"
     with _guarded(engine) as reached:
+        lock_s = _LONG_LOCK_S if timeout is None else LOCK_TIMEOUT_MS / 1000
         with postgres.connecting(until) if on_postgresql else nullcontext():
             connecting = engine.connect()
-        options = {"station_readonly": readonly, "station_until": until}
-        options |= {"station_lock_s": _LONG_LOCK_S} if timeout is None else {}
-        with connecting.execution_options(**options) as connection:
+        with connecting.execution_options(
+            station_readonly=readonly, station_until=until, station_lock_s=lock_s
+        ) as connection:
             if on_postgresql:
                 silence = postgres.SILENCE_S if timeout == STATEMENT_TIMEOUT_S else None
                 postgres.set_deadline(connection.connection.dbapi_connection, until, silence=silence)

@@ -106,12 +106,18 @@ class GroupCommit:
                         self._leaders -= 1
                         leads = False
         finally:
-            with self._lock:
-                if entry in self._pending:
-                    self._pending.remove(entry)
-                self._leaders -= leads
-                if self._pending:
-                    self._pending[0].ready.set()
+            while True:
+                try:
+                    with self._lock:
+                        if entry in self._pending:
+                            self._pending.remove(entry)
+                        self._leaders -= leads
+                        leads = False
+                        if self._pending:
+                            self._pending[0].ready.set()
+                    break
+                except MemoryError:  # the lead would stay taken, and no entry be written any more
+                    continue
         if entry.committed:
             return entry.result
         if entry.alone:

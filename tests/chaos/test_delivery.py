@@ -27,7 +27,11 @@ from receiver import SECRET
 
 HERE = Path(__file__).parent
 KEY = "a-reader-of-the-feed"
-ROUNDS = [pytest.param(5, id="5"), pytest.param(50, id="50", marks=pytest.mark.slow)]
+ROUNDS = [
+    pytest.param("postgresql", 5, id="postgresql-5"),
+    pytest.param("postgresql", 50, id="postgresql-50", marks=pytest.mark.slow),
+    pytest.param("sqlite", 50, id="sqlite-50", marks=pytest.mark.slow),
+]
 HELD_S = {5: 5, 50: 150}
 
 CONFIG = """
@@ -160,7 +164,7 @@ INSERT INTO outbox (at, id_pa, receipt_id, revision) SELECT received_at, id_pa, 
 """
 
 
-@pytest.mark.parametrize("rounds", ROUNDS)
+@pytest.mark.parametrize(("rig", "rounds"), ROUNDS, indirect=["rig"])
 def test_delivery_killed(rig, rounds):
     """SIGKILL of deliverers, feed, receiver, station and database, a late commit, the clock set back: all arrives"""
     hook, api, out = free_port(), free_port(), rig.folder / "out"
