@@ -225,6 +225,14 @@ def test_uncredited(door, run_station: Callable[..., Any]):
     assert f"1 transfer in no flow, {Decimal(row['amount']):,.2f} euro" in told
     assert "nothing can be said" in run_station("fdr", "uncredited", "--ec", OTHER_EC).stderr
     assert "0 transfers" in run_station("fdr", "uncredited", "--from", "3d").stdout
+    # A flow that is listed and could not be read may have it, until that flow is given up.
+    listed = {"published": NOW, "flow_date": NOW - timedelta(days=14), "listed_at": NOW}
+    with store.transaction(door.engine) as connection:
+        flows.list_new(connection, [{"id_pa": EC, "fdr": "unread", "psp_id": "P", "revision": 1} | listed])
+    assert "0 transfers" in run_station("fdr", "uncredited").stdout
+    with store.transaction(door.engine) as connection:
+        connection.execute(update(tables.fdr_flow).filter_by(fdr="unread").values(next_attempt_at=flows.NEVER))
+    assert "1 transfer in no flow" in run_station("fdr", "uncredited").stdout
 
 
 def test_metrics(door, story):

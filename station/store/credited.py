@@ -27,6 +27,7 @@ from sqlalchemy import (
 )
 
 from station.store import tables
+from station.store.flows import NEVER
 from station.store.matching import HAS_RECEIPT
 from station.store.runs import IN_FDR, NOT_EXPECTED, OF_FLOWS
 from station.store.tables import Euro
@@ -315,12 +316,21 @@ def paid_with_iuv(connection: Connection, iuv: str, id_pas: Sequence[str], *, li
 
 
 def due_before(connection: Connection, id_pa: str, due_days: int) -> datetime | None:
-    """Return up to when what was paid must be in a flow by now: so many days before the last complete walk.
+    """Return up to when what was paid must be in a flow by now: so many days before the last complete walk, and before
+    the oldest flow that is listed, is still tried and could not be read, which may have it.
 
     `None`: the EC was never walked completely, so nothing can be said.
     """
     walked = select(tables.fdr_ec.c.watermark).where(
         tables.fdr_ec.c.id_pa == id_pa, tables.fdr_ec.c.walked_at.is_not(None)
     )
-    watermark = connection.execute(walked).scalar()
-    return None if watermark is None else watermark - timedelta(days=due_days)
+    watermark: datetime | None = connection.execute(walked).scalar()
+    if watermark is None:
+        return None
+    flow = tables.fdr_flow.c
+    of_flow = func.coalesce(flow.flow_date, flow.published, flow.listed_at)
+    unread = select(func.min(of_flow)).where(
+        flow.id_pa == id_pa, flow.fetched_at.is_(None), ~flow.superseded, flow.next_attempt_at < NEVER
+    )
+    oldest: datetime = connection.execute(unread).scalar() or watermark
+    return min(watermark, oldest) - timedelta(days=due_days)
