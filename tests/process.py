@@ -1,17 +1,20 @@
 """The station's processes, started as an operator would. Imports nothing from the station."""
 
+import itertools
 import os
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import forked
 import pytest
+
+_ports = itertools.count()
 
 Process = subprocess.Popen[bytes] | forked.Forked
 STATION = Path(sys.executable).parent / "station"
@@ -31,8 +34,14 @@ def migrate(database_url: str) -> None:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    """A port that no other process of this run is given: of two servers that were, one would answer for both.
+
+    Below those that the kernel gives to clients. Each process begins at a place of its own and goes on from there.
+    """
+    while True:
+        port = 10_000 + (os.getpid() * 997 + next(_ports)) % 22_000
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 @dataclass
