@@ -12,8 +12,8 @@ define locked
 	    "Collecting "*) echo "   $$what";; "Building wheels") echo "   building what comes as source";; \
 	    "Installing collected") echo "   installing all of these";; "failed "*) exit 1;; esac; done
 endef
-# Four more than there are cores: tests also wait, for servers, disks and time.
-WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 4)
+# Three more than there are cores: tests also wait, for servers, disks and time.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 3)
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-lowest test-spreadsheets pdf-check chaos contract bench bench-growth bench-fdr \

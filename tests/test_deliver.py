@@ -73,7 +73,7 @@ def receiver():
 
 def a_destination(receiver, name="erp", **over):
     fields = {"kind": "webhook", "name": name, "url": receiver if isinstance(receiver, str) else receiver.url}
-    return fields | {"secret": SECRET, "start": "beginning", "connect_timeout": 2, "timeout": 2} | over
+    return fields | {"secret": SECRET, "start": "beginning", "connect_timeout": 20, "timeout": 20} | over
 
 
 def a_station(*destinations):

@@ -271,7 +271,7 @@ def test_database_goes_and_comes(serve_api, own_postgres, connect):
             assert time.monotonic() < deadline
         time.sleep(0.5)
         engine.dispose()
-        os.kill(own_postgres.get_pid(), signal.SIGINT)
+        own_postgres.stop()
         answer = wait.result(90)
     assert (answer.status_code, answer.json()["code"]) == (503, "database_unavailable")
     assert answer.headers["retry-after"]
