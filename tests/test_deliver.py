@@ -714,10 +714,8 @@ def test_stopped(engine, take, deliver, receiver):
     receiver.answer = lambda got: 204 if got.number == 1 else (over.wait(60) and 204)
     process = deliver(receiver, timeout=60)
     wait_for(lambda: len(receiver.all) == 2, "the second is on its way")
-    began = time.monotonic()
     process.terminate()
-    assert process.wait(30) == 0
-    assert time.monotonic() - began < 15
+    assert process.wait(30) == 0  # long before the receiver would answer
     over.set()
     assert [(row.number, row.state) for row in rows(engine)] == [(1, "delivered"), (2, "open")]
 
