@@ -220,13 +220,10 @@ def test_stop_with_waiting_readers(serve_api, sqlite_url):
         while not all(one.running() for one in waits):
             assert time.monotonic() < deadline
         time.sleep(1)
-        begun = time.monotonic()
         api.process.terminate()
+        api.process.wait(45)  # before a reader's own 60 s are over
         answers = [one.result(60) for one in waits]
-        api.process.wait(60)
-        took = time.monotonic() - begun
     assert [answer.json() for answer in answers] == [{"items": [], "next": 0, "more": False}] * 6
-    assert took < 25  # of 60: the machine may be slow, and a stop takes about two seconds
     assert api.process.returncode == 0
 
 
