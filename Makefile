@@ -107,6 +107,7 @@ lock: $(VENV)/dev ## write the lock files after a change of the dependencies (UP
 	$(INSTALL) uv
 	for what in "pyproject.toml -o requirements.lock" "--group build -o requirements-build.lock" \
 	  "pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock" \
+	  "--group browser -c requirements-dev.lock -o requirements-browser.lock" \
 	  "--group audit -o requirements-audit.lock" "--group deploy -o requirements-deploy.lock" \
 	  "--group fuzz -o requirements-fuzz.lock"; do \
 	  UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 \

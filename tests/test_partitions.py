@@ -32,7 +32,8 @@ PARTITIONED = (
 )
 NONE_TO_PARTITION = {
     "purge_progress", "reconcile_ec", "reconcile_run", "reconcile_item", "outgoing", "outgoing_check", "destination",
-    "delivery", "delivery_count", "delivery_file", "fdr_ec", "fdr_run",
+    "delivery", "delivery_count", "delivery_file", "fdr_ec", "fdr_run", "console_session", "console_user",
+    "console_access",
 }  # fmt: skip
 ECS = [EC, OTHER_EC, *(f"{70000000000 + number}" for number in range(20))]
 

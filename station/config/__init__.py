@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from station.config.apis import BizEvents, Fdr, Gpd, KeyName, RestApi
+from station.config.console import Account, Console, Grant, Oidc, Role
 from station.config.destinations import Destination, Feed, Folder, Webhook
 from station.config.ground import Network, Section
 from station.config.settings import NODO_NAMES, Api, Broker, Ec, Journal, Retention, Settings, Tls, Trust
@@ -25,9 +26,10 @@ from station.errors import ConfigError
 from station.text import printable
 
 __all__ = [
-    "NODO_NAMES", "Api", "BizEvents", "Broker", "Destination", "Ec", "Fdr", "Feed", "Folder", "Gpd", "Journal",
-    "KeyName", "Network", "RestApi", "Retention", "Section", "Settings", "Tls", "Trust", "Webhook",
-    "environment_for_commands", "environment_without_settings", "load", "operator", "sources",
+    "NODO_NAMES", "Account", "Api", "BizEvents", "Broker", "Console", "Destination", "Ec", "Fdr", "Feed", "Folder",
+    "Gpd", "Grant", "Journal", "KeyName", "Network", "Oidc", "RestApi", "Retention", "Role", "Section", "Settings",
+    "Tls", "Trust", "Webhook", "environment_for_commands", "environment_without_settings", "load", "operator",
+    "sources",
 ]  # fmt: skip
 
 DEFAULT_FILE = "station.toml"

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_val
 from pydantic import model_validator as check
 
 from station.config.apis import BizEvents, Fdr, Gpd, KeyName
+from station.config.console import Account, Console, Grant, Oidc
 from station.config.destinations import Destination, Feed
 from station.config.ground import (
     Certificate,
@@ -218,6 +219,9 @@ class Retention(Section):
     flows_months: int | None = Field(
         None, ge=3, le=1200, description="Flows (FdR) with their payments, from when they were published."
     )
+    access_months: int | None = Field(
+        None, ge=6, le=1200, description="Who looked up whom in the console: 6 months at least."
+    )
 
 
 class Api(Section):
@@ -300,9 +304,13 @@ class Settings(Section):
     fdr: Fdr = Fdr()
     biz_events: BizEvents = BizEvents()
     api: Api = Api()
+    console: Console = Console()
+    oidc: Oidc = Oidc()
     broker: tuple[Broker, ...] = ()
     ec: tuple[Ec, ...] = ()
     destination: tuple[Destination, ...] = ()
+    grant: tuple[Grant, ...] = ()
+    account: tuple[Account, ...] = ()
 
     @field_validator("broker", "ec", "destination")
     @classmethod
@@ -327,6 +335,22 @@ class Settings(Section):
             for id_pa in destination.ecs:
                 if self.ec and id_pa not in {ec.id for ec in self.ec}:
                     raise ValueError(f"destination {destination.name}: EC {id_pa} is not configured: no [[ec]] has it")
+        return self
+
+    @check(mode="after")
+    def _console_knows_its_ecs(self) -> Self:
+        known = {ec.id for ec in self.ec} | {"*"}
+        entries = (*(("grant", one.user or one.group, one.ecs) for one in self.grant),
+                   *(("account", one.code, one.ecs) for one in self.account))  # fmt: skip
+        for section, name, ecs in entries:
+            if self.ec and (unknown := [id_pa for id_pa in ecs if id_pa not in known]):
+                raise ValueError(f"{section} {name}: EC {unknown[0]} is not configured: no [[ec]] has it")
+        return self
+
+    @check(mode="after")
+    def _provider_is_complete(self) -> Self:
+        if self.console.auth == "oidc" and not (self.oidc.issuer and self.oidc.client_id and self.oidc.client_secret):
+            raise ValueError('console: auth = "oidc" needs issuer, client_id and client_secret in [oidc]')
         return self
 
     @check(mode="after")

@@ -28,6 +28,7 @@ class Part(StrEnum):
     JOURNAL = "journal"
     DELIVERY = "delivery"
     FLOWS = "flows"
+    ACCESS = "access"
 
 
 _RECEIPT = tables.receipt
@@ -76,6 +77,8 @@ def _older(part: Part, before: datetime) -> tuple[Table, ColumnElement[bool]]:
         return tables.delivery, tables.delivery.c.settled_at < before
     if part is Part.FLOWS:
         return tables.fdr_flow, tables.fdr_flow.c.published < before  # their payments go with them
+    if part is Part.ACCESS:
+        return tables.console_access, tables.console_access.c.at < before
     return tables.journal, tables.journal.c.at < before
 
 

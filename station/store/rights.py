@@ -32,6 +32,9 @@ _CHANGES: dict[Table, tuple[str, ...]] = {
     tables.fdr_flow: ("UPDATE",),  # listed first, then fetched; marked when a later revision is here
     tables.fdr_payment: ("UPDATE",),  # matched with its receipt
     tables.fdr_awaited: ("DELETE",),  # a transfer that was credited goes
+    tables.console_session: ("UPDATE", "DELETE"),  # ended ones go
+    tables.console_user: ("UPDATE", "DELETE"),
+    tables.console_access: (),
 }
 # And for `station purge`.
 _PURGES: dict[Table, tuple[str, ...]] = {
@@ -41,6 +44,7 @@ _PURGES: dict[Table, tuple[str, ...]] = {
     tables.journal: ("DELETE",),
     tables.purge_progress: ("UPDATE", "DELETE"),
     tables.delivery: ("DELETE",),
+    tables.console_access: ("DELETE",),
 }
 
 

@@ -663,3 +663,51 @@ fdr_awaited = Table(
     ForeignKeyConstraint(["id_pa", "receipt_id"], ["receipt.id_pa", "receipt.receipt_id"], ondelete="CASCADE"),
     Index("ix_fdr_awaited_paid_at", "id_pa", "paid_at"),
 )
+
+# A session of the console: only the hash of its token is here, so that who reads the database is not signed in by it.
+console_session = Table(
+    "console_session",
+    metadata,
+    Column("token_hash", String(64), nullable=False),
+    Column("username", Text),  # null until the user has signed in
+    Column("data", Text, nullable=False),  # JSON
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("last_seen_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
+    PrimaryKeyConstraint("token_hash"),
+    Index("ix_console_session_expires_at", "expires_at"),
+    Index("ix_console_session_username", "username"),
+)
+
+# The console's own users, where no identity provider names them.
+console_user = Table(
+    "console_user",
+    metadata,
+    Column("name", String(64), nullable=False),
+    Column("display_name", Text, nullable=False),
+    Column("password_hash", Text, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("changed_at", UtcDateTime, nullable=False),
+    Column("last_login_at", UtcDateTime),
+    Column("failures", Integer, nullable=False),  # wrong passwords since the last right one
+    Column("locked_until", UtcDateTime),
+    Column("disabled", Boolean, nullable=False),
+    PrimaryKeyConstraint("name"),
+)
+
+# Who looked up whom in the console.
+console_access = Table(
+    "console_access",
+    metadata,
+    Column("at", UtcDateTime, nullable=False),
+    Column("access_id", BigInteger, nullable=False),  # random, as in the journal
+    Column("username", Text, nullable=False),
+    Column("address", Text),
+    Column("action", String(20), nullable=False),  # search, receipt, pdf, xml, csv
+    Column("id_pa", String(35)),  # null: a search that found nothing
+    Column("receipt_id", Text),
+    Column("subject", Text),  # the fiscal code that was looked for, or whose receipt was shown
+    Column("found", Integer),
+    PrimaryKeyConstraint("at", "access_id"),
+    Index("ix_console_access_id_pa", "id_pa", "at", "access_id"),
+)
