@@ -22,8 +22,8 @@ ONLY_USER = {
     "httpx": ["station.pagopa"],
     "httpcore": ["station.deliver"],
     "spyne": ["station.soap"],
-    "gevent": ["station.http.worker", "station.http.tls", "station.store.waiting", "station.api.worker"],
-    "gunicorn": ["station.http.server", "station.http.worker", "station.api.server", "station.api.worker"],
+    "gevent": ["station.http.worker", "station.http.tls", "station.store.waiting", "station.http.service_worker"],
+    "gunicorn": ["station.http.server", "station.http.worker", "station.http.service_worker"],
     "click": ["station.cli"],
     "rich": ["station.cli"],
     "pyarrow": ["station.export"],
@@ -45,7 +45,8 @@ ORDER = [
     "station.pdf",
     "station.deliver", "station.pagopa", "station.intake", "station.soap", "station.reconcile",
     "station.replay", "station.purge", "station.http", "station.app", "station.wsgi",
-    "station.http.worker", "station.http.server", "station.api", "station.production", "station.demo", "station.cli",
+    "station.http.worker", "station.http.server", "station.http.service_worker", "station.http.service", "station.api",
+    "station.production", "station.demo", "station.cli",
 ]  # fmt: skip
 
 # Only the configuration reads the environment; `serve` hands the configuration's place to its workers, and libpq takes

@@ -106,6 +106,14 @@ class FeedApp:
         held.callback(self._sent, len(body))
         return sent
 
+    def stop(self) -> None:
+        """Answer readers that wait: the process is about to end."""
+        self.watcher.stop()
+
+    def problem(self, status: int, code: str, detail: str) -> Answer:
+        """Return the answer to what is no request."""
+        return problem(status, code, detail)
+
     def _sent(self, size: int) -> None:
         with self._lock:
             self._sending -= size

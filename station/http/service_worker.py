@@ -1,8 +1,9 @@
-"""The gunicorn worker of the feed: gevent's, since only there each connection can have its deadlines.
+"""The gunicorn worker of feed and console: gevent's, since only there each connection can have its deadlines.
 
 gunicorn's threads were as fast (115 us of a core for an item, 300 waiting readers 1 % of a core, 75 MiB a worker with
 either), but a client that stops in the middle of a request would keep its thread for ever. Added to gevent's worker:
-every error is a problem of RFC 9457, slow clients have deadlines, and a stop waits for no reader.
+slow clients have deadlines, what is no request is answered as the application answers errors, and a stop waits for no
+reader. The application has `stop()`, which is called when the worker begins to stop, and `problem()`.
 """
 
 import socket
@@ -20,7 +21,6 @@ from gunicorn.workers.base_async import AsyncWorker
 from gunicorn.workers.ggevent import GeventWorker
 
 from station import log
-from station.api.problem import problem
 
 _log = log.get(__name__)
 
@@ -35,7 +35,7 @@ _PROBLEMS: tuple[tuple[type[Exception], int, str, str], ...] = (
 )
 
 
-class FeedWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
+class ServiceWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     """One process; its connections are greenlets."""
 
     def patch(self) -> None:
@@ -74,13 +74,13 @@ class FeedWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         gevent.spawn(self._release)
 
     def _release(self) -> None:
-        self.wsgi.watcher.stop()
+        self.wsgi.stop()
         while True:
             gevent.killall(list(self._idle), block=False)
             gevent.sleep(0.05)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
-        """Answer what is no request, or failed outside the application, with a problem."""
+        """Answer what is no request, or failed outside the application."""
         if isinstance(exc, gevent.GreenletExit | ssl.SSLError | TimeoutError):
             return
         found = next(
@@ -92,8 +92,8 @@ class FeedWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
             _log.error("unexpected_error", exc_info=exc)
             found = (500, "internal_error", "This is an error of the station: its log has more.")
         else:
-            _log.info("feed_answered", route="none", status=found[0], code=found[1])
-        answer = problem(*found)
+            _log.info("request_malformed", status=found[0], code=found[1])
+        answer = self.wsgi.problem(*found)
         body = answer.body if isinstance(answer.body, bytes) else answer.body.encode()
         head = [f"HTTP/1.1 {answer.status}", f"Content-Type: {answer.content_type}", f"Content-Length: {len(body)}",
                 "Cache-Control: no-store", "X-Content-Type-Options: nosniff", "Connection: close", "", ""]  # fmt: skip

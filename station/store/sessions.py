@@ -1,0 +1,53 @@
+"""Sessions of the console: one row for each browser, by the hash of the token in its cookie. Nothing here commits."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert, or_, select, update
+
+from station.store.tables import console_session
+
+_FORGET_MAX = 1000  # sessions that ended, at a time
+
+
+def load_session(connection: Connection, token_hash: str, *, now: datetime, idle: timedelta) -> Any | None:
+    """Return the session's row: `username`, `data`, `last_seen_at` and `expires_at`, `None` where it has ended."""
+    table = console_session.c
+    query = select(table.username, table.data, table.last_seen_at, table.expires_at)
+    return connection.execute(
+        query.where(table.token_hash == token_hash, table.expires_at > now, table.last_seen_at > now - idle)
+    ).one_or_none()
+
+
+def save_session(
+    connection: Connection, token_hash: str, *, username: str | None, data: str, now: datetime, expires_at: datetime
+) -> None:
+    """Write a session that is new, or whose `data` (JSON) changed."""
+    values = {"username": username, "data": data, "last_seen_at": now, "expires_at": expires_at}
+    changed = update(console_session).where(console_session.c.token_hash == token_hash).values(**values)
+    if not connection.execute(changed).rowcount:
+        connection.execute(insert(console_session).values(token_hash=token_hash, created_at=now, **values))
+
+
+def touch_session(connection: Connection, token_hash: str, *, now: datetime) -> None:
+    """Note that a session is used."""
+    connection.execute(
+        update(console_session).where(console_session.c.token_hash == token_hash).values(last_seen_at=now)
+    )
+
+
+def end_session(connection: Connection, token_hash: str) -> None:
+    """End one session."""
+    connection.execute(delete(console_session).where(console_session.c.token_hash == token_hash))
+
+
+def end_sessions_of(connection: Connection, username: str) -> int:
+    """End all sessions of a user, and return how many there were."""
+    return connection.execute(delete(console_session).where(console_session.c.username == username)).rowcount
+
+
+def forget_sessions(connection: Connection, *, now: datetime, idle: timedelta) -> None:
+    """Delete sessions that have ended."""
+    table = console_session.c
+    old = select(table.token_hash).where(or_(table.expires_at <= now, table.last_seen_at <= now - idle))
+    connection.execute(delete(console_session).where(table.token_hash.in_(old.limit(_FORGET_MAX))))
