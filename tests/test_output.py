@@ -131,6 +131,7 @@ CONFIG += 'secret = "whsec_c3RhdGlvbi10ZXN0LXNlY3JldC0wMDAwMDAwMQ=="\n'
 CONFIG += f'[[destination]]\nname = "night"\nkind = "folder"\npath = {json.dumps(HOSTILE)}\nat = "02:30"\n'
 COMMANDS = {
     "api": [["-c", "wrong.toml", "api"]],
+    "console": [["-c", "wrong.toml", "console"]],
     "check": [["check"]],
     "deliver": [["deliver", "--once"]],
     "deliveries again": [

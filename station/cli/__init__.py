@@ -103,6 +103,7 @@ class Context:
 _COMMANDS = {
     "api": ("api", 'Serve the feed: receipts as JSON, for the readers in [[destination]] of kind "feed".'),
     "check": ("server", "Show the configuration, with secrets masked, and its problems."),
+    "console": ("console", "Serve the console: pages for the EC's staff, in Italian."),
     "deliver": ("deliver", "Deliver stored receipts to the EC's own systems: webhooks and folders."),
     "deliveries": ("deliveries", "Show how receipts are delivered to the EC's own systems; send again, pause, skip."),
     "demo": ("demo", "Show a station at work on this machine, in about a minute; nothing is left behind."),

@@ -1,0 +1,1 @@
+"""The areas of the console, a blueprint each: `pages` in every module."""

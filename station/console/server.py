@@ -1,0 +1,54 @@
+"""gunicorn as `station console` runs it."""
+
+import os
+from collections.abc import Callable
+
+from station import config
+from station.console import assets
+from station.console.app import ConsoleApp, create_app
+from station.errors import ConfigError
+from station.http.service import ServiceServer
+from station.http.trust import host_and_port, is_loopback
+
+_NICE = 5  # pushes go first
+
+
+class ConsoleServer(ServiceServer):
+    """gunicorn with the settings of [console]."""
+
+    name = "console"
+
+    def section(self, settings: config.Settings) -> config.Console:
+        """Return [console]."""
+        return settings.console
+
+    def database(self, settings: config.Settings) -> str:
+        """Return the URL of its database, with its own role where there is one."""
+        return (settings.console.database_url or settings.database.url).get_secret_value()
+
+    def create(self, settings: config.Settings) -> ConsoleApp:
+        """Make the application of a worker process."""
+        os.nice(_NICE)
+        return create_app(settings)
+
+    def examine(self) -> None:
+        """Check the configuration. Raise the `StationError` that is wrong with it."""
+        settings = self._load()
+        assets.folder()
+        listen = settings.console.listen
+        if settings.console.url is None and not listen.startswith("unix:"):
+            host, _ = host_and_port(listen)
+            if not is_loopback(host):
+                raise ConfigError("console: it listens for other machines: set console.url to the address they call")
+        if not settings.grant:
+            raise ConfigError("station console: there is no [[grant]], so it has no user to serve")
+        super().examine()
+
+
+def run(load: Callable[[], config.Settings]) -> None:
+    """Serve until stopped. `load` reads the configuration, again at each reload.
+
+    Raise the `StationError` that keeps it from starting.
+    """
+    load()  # gunicorn would end with a status of its own where this fails
+    ConsoleServer(load).serve()
