@@ -197,7 +197,7 @@ $(VENV)/lowest: pyproject.toml requirements-build.lock | $(VENV)/build
 	@$(PYTHON) -m venv --clear $@
 	@$@/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements-build.lock
 	@$@/bin/python -m pip --disable-pip-version-check install --quiet uv
-	@$@/bin/uv pip install --quiet --python $@ --resolution lowest-direct --no-build-isolation --editable ".[parquet,pdf]"
+	@$@/bin/uv pip install --quiet --python $@ --resolution lowest-direct --no-build-isolation --editable ".[console,parquet,pdf]"
 	@touch $@
 
 $(VENV)/fuzz: requirements-fuzz.lock $(VENV)/dev

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 from urllib.request import Request, urlopen
 
 STATION = Path(sys.executable).parent / "station"
@@ -24,38 +25,43 @@ def main() -> None:
         env = {name: value for name, value in os.environ.items() if not name.startswith("STATION_")}
         env |= {"STATION_DATABASE_URL": f"sqlite:///{folder}/station.sqlite3", "STATION_SERVER_HEALTH_LISTEN": ""}
 
+        grant = '[[grant]]\nuser = "anna"\necs = ["*"]\n'
+        Path(folder, "station.toml").write_text(f'{grant}[console]\nlisten = "127.0.0.1:{port}"\n')
+
         def station(*arguments: str) -> bytes:
             return subprocess.run([STATION, *arguments], env=env, cwd=folder, check=True, stdout=subprocess.PIPE).stdout
 
         station("migrate")
         server = subprocess.Popen([STATION, "serve", "--bind", f"127.0.0.1:{port}"], env=env, cwd=folder)
-        try:
-            answer = push(f"http://127.0.0.1:{port}/paForNode", server)
-        finally:
-            server.terminate()
-            stopped = server.wait(60)
+        answer = ask(server, f"http://127.0.0.1:{port}/paForNode", DOCUMENT.read_bytes(), {"Content-Type": "text/xml"})
         assert b"<outcome>OK</outcome>" in answer, answer
-        assert stopped == 0, stopped
         [receipt] = station("receipts", "list", "--json").splitlines()
         assert json.loads(receipt)["source"] == "push", receipt
         for name in ("all.csv", "all.xlsx", "all.parquet"):
             station("receipts", "export", name)
             assert Path(folder, name).stat().st_size, name
         assert station("receipts", "pdf", json.loads(receipt)["receipt_id"]).startswith(b"%PDF-1.7")
-    print("The lowest versions serve, store, export and print.")  # noqa: T201
+        console = subprocess.Popen([STATION, "console"], env=env, cwd=folder)
+        assert b"<h1>Accedi</h1>" in ask(console, f"http://127.0.0.1:{port}/accedi")
+    print("The lowest versions serve, store, export, print and show.")  # noqa: T201
 
 
-def push(url: str, server: subprocess.Popen[bytes]) -> bytes:
-    """Send the document as soon as the server listens, and return the answer."""
+def ask(server: subprocess.Popen[bytes], url: str, *what: Any) -> bytes:
+    """Ask a server as soon as it listens, stop it, and return the answer."""
     deadline = time.monotonic() + 60
-    while True:
-        try:
-            with urlopen(Request(url, DOCUMENT.read_bytes(), {"Content-Type": "text/xml"}), timeout=30) as answer:
-                return bytes(answer.read())
-        except OSError:
-            if server.poll() is not None or time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
+    try:
+        while True:
+            try:
+                with urlopen(Request(url, *what), timeout=30) as answer:
+                    return bytes(answer.read())
+            except OSError:
+                if server.poll() is not None or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+    finally:
+        server.terminate()
+        stopped = server.wait(60)
+        assert stopped == 0, stopped
 
 
 if __name__ == "__main__":
