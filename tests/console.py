@@ -64,7 +64,7 @@ class Site:
             token, now = secrets.token_hex(), datetime.now(UTC)
             data = {"user": {"name": user, "display_name": user, "groups": groups}, "csrf": browser.csrf}
             with store.transaction(self.app.engine) as connection:
-                sessions.save_session(
+                sessions.begin_session(
                     connection, sha256(token.encode()).hexdigest(), username=user, data=json.dumps(data), now=now,
                     expires_at=now + timedelta(hours=1),
                 )  # fmt: skip

@@ -1,5 +1,7 @@
 """The frame of the console: who gets in, what every answer carries, and plain pages where something is away."""
 
+from pathlib import Path
+
 import pytest
 from build import EC, OTHER_EC
 from console import Site
@@ -83,3 +85,22 @@ def test_cookie(site):
     assert cookie.startswith("__Host-station=")
     assert all(word in cookie for word in ("Secure", "HttpOnly", "Path=/", "SameSite=Lax"))
     assert "Domain" not in cookie
+
+
+def test_database_away(tmp_path, sqlite_url):
+    """A plain page says so, also to a user who had signed in; files are served as ever."""
+    file = Path(sqlite_url.removeprefix("sqlite:///"))
+    site = Site(sqlite_url, grant=GRANTS)
+    anna = site.browser("anna")
+    assert anna.get("/").status == 200
+    site.app.engine.dispose()
+    file.rename(tmp_path / "elsewhere")
+    for browser in (anna, site.browser()):
+        page = browser.get("/" if browser is anna else "/accedi")
+        assert page.status == 503
+        assert "La banca dati non risponde" in page.words
+        assert page.headers["Retry-After"]
+    assert anna.get("/ready").status == 503
+    assert anna.get("/live").status == 200
+    assert anna.get("/static/console.css").status == 200
+    site.close()

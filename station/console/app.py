@@ -61,6 +61,9 @@ class ConsoleApp(Flask):
         self.slots = threading.BoundedSemaphore(settings.console.threads)
         self.stopping = False
 
+    def log_exception(self, *_: object, **__: object) -> None:
+        """Log nothing: Flask's line would have the address, and `_failure` has logged the error."""
+
     def stop(self) -> None:
         """Note that the process is about to end: load balancers are told."""
         self.stopping = True
@@ -85,7 +88,7 @@ def create_app(settings: config.Settings, engine: store.Engine | None = None) ->
         MAX_FORM_MEMORY_SIZE=_FORM_MAX,
         MAX_FORM_PARTS=100,
         SEND_FILE_MAX_AGE_DEFAULT=_FILES_LAST_S,
-        WITHOUT_SESSION=_WITHOUT_SESSION,
+        WITHOUT_SESSION=("/static/", "/bi/", "/live", "/ready"),
     )
     app.session_interface = StoredSessions(engine, settings.console)
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
@@ -179,7 +182,7 @@ def _finish(response: Response) -> Response:
             method=request.method,
             status=response.status_code,
             user=None if user is None else user.name,
-            duration_ms=round((time.monotonic() - g.begun) * 1000, 1),
+            duration_ms=round((time.monotonic() - g.get("begun", time.monotonic())) * 1000, 1),
         )
     return response
 
@@ -239,6 +242,8 @@ def page_of_error(status: int, title: str, text: str) -> Response:
 def _http_error(error: HTTPException) -> ResponseReturnValue:
     if error.response is not None or (error.code is not None and error.code < 400):
         return error
+    if (original := getattr(error, "original_exception", None)) is not None:
+        return _failure(original)  # from before the page: the session could not be read
     status = error.code or 500
     if error.description == "csrf":
         return page_of_error(status, *_EXPIRED)

@@ -21,11 +21,10 @@ _ANONYMOUS = timedelta(minutes=15)  # to sign in
 class StoredSession(dict[str, Any], SessionMixin):
     """What is known of a browser. Written where it changed."""
 
-    def __init__(self, token: str | None = None, held: dict[str, Any] | None = None, *, expires_at: Any = None) -> None:
+    def __init__(self, token: str | None = None, held: dict[str, Any] | None = None) -> None:
         super().__init__(held or {})
         self.token = token
         self.before = json.dumps(held or {}, sort_keys=True)
-        self.expires_at = expires_at
         self.renewed = False  # the token changes: at a sign-in
         self.touch = False
 
@@ -46,21 +45,23 @@ class StoredSessions(SessionInterface):
     def open_session(self, app: Flask, request: Request) -> StoredSession:
         """Return the session of the request's cookie, or a new one that is not kept until something is in it."""
         token = request.cookies.get(COOKIE, "")
-        # Files and probes have no need of one, and are answered while the database is away.
-        if not token or request.endpoint in app.config["WITHOUT_SESSION"]:
+        # Files and probes have no need of one, and are answered while the database is away. (The endpoint is not known
+        # yet.)
+        if not token or request.path.startswith(app.config["WITHOUT_SESSION"]):
             return StoredSession()
         now = datetime.now(UTC)
         with store.transaction(self._engine, readonly=True) as connection:
             row = sessions.load_session(connection, _hash(token), now=now, idle=self._idle)
         if row is None:
             return StoredSession()
-        session = StoredSession(token, json.loads(row.data), expires_at=row.expires_at)
+        session = StoredSession(token, json.loads(row.data))
         session.touch = now - row.last_seen_at >= _TOUCH
         return session
 
     def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
         """Write the session where it changed, and give the browser its token."""
-        assert isinstance(session, StoredSession)  # noqa: S101  # it is the one that was opened
+        if not isinstance(session, StoredSession):
+            return  # none could be opened, and the answer says so
         now = datetime.now(UTC)
         data = json.dumps(session, sort_keys=True)
         if not session:
@@ -76,17 +77,18 @@ class StoredSessions(SessionInterface):
             return
         token = session.token
         with store.transaction(self._engine) as connection:
-            if token is None or session.renewed:
-                if token is not None:
-                    sessions.end_session(connection, _hash(token))
-                token, session.expires_at = secrets.token_urlsafe(_TOKEN_BYTES), None
-                sessions.forget_sessions(connection, now=now, idle=self._idle)
-            expires_at = session.expires_at or now + (self._lasts if session.username else _ANONYMOUS)
-            sessions.save_session(
-                connection, _hash(token), username=session.username, data=data, now=now, expires_at=expires_at
+            if token is not None and not session.renewed:
+                sessions.change_session(connection, _hash(token), data=data, now=now)
+                return
+            if token is not None:
+                sessions.end_session(connection, _hash(token))
+            token = secrets.token_urlsafe(_TOKEN_BYTES)
+            lasts = self._lasts if session.username else _ANONYMOUS
+            sessions.begin_session(
+                connection, _hash(token), username=session.username, data=data, now=now, expires_at=now + lasts
             )
-        if token != session.token:
-            response.set_cookie(COOKIE, token, secure=True, httponly=True, samesite="Lax")
+            sessions.forget_sessions(connection, now=now, idle=self._idle)
+        response.set_cookie(COOKIE, token, secure=True, httponly=True, samesite="Lax")
 
 
 def _hash(token: str) -> str:

@@ -19,14 +19,18 @@ def load_session(connection: Connection, token_hash: str, *, now: datetime, idle
     ).one_or_none()
 
 
-def save_session(
+def begin_session(
     connection: Connection, token_hash: str, *, username: str | None, data: str, now: datetime, expires_at: datetime
 ) -> None:
-    """Write a session that is new, or whose `data` (JSON) changed."""
-    values = {"username": username, "data": data, "last_seen_at": now, "expires_at": expires_at}
-    changed = update(console_session).where(console_session.c.token_hash == token_hash).values(**values)
-    if not connection.execute(changed).rowcount:
-        connection.execute(insert(console_session).values(token_hash=token_hash, created_at=now, **values))
+    """Write a new session."""
+    values = {"token_hash": token_hash, "username": username, "data": data, "expires_at": expires_at}
+    connection.execute(insert(console_session).values(**values, created_at=now, last_seen_at=now))
+
+
+def change_session(connection: Connection, token_hash: str, *, data: str, now: datetime) -> None:
+    """Write a session whose `data` (JSON) changed. One that was ended meanwhile stays so."""
+    changed = update(console_session).where(console_session.c.token_hash == token_hash)
+    connection.execute(changed.values(data=data, last_seen_at=now))
 
 
 def touch_session(connection: Connection, token_hash: str, *, now: datetime) -> None:
