@@ -65,7 +65,7 @@ def looked_up(engine: store.Engine, times: int = 100) -> tuple[list[float], list
         for place, name in enumerate((flow["fdr"], flow["fdr"][:20])):
             begun = time.perf_counter()
             with store.transaction(engine, readonly=True) as connection:
-                found = credited.flows_named(connection, name, [], limit=21)
+                found = credited.flows_named(connection, name, None, limit=21)
                 fitting = [one for one in found if one.sum_payments == flow["sum_payments"]] or found
                 rows = credited.payments_of(connection, fitting[0])
             took[place].append((time.perf_counter() - begun) * 1000)

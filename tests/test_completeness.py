@@ -85,7 +85,7 @@ def columns(door: Door, *chosen: Any) -> set[tuple[Any, ...]]:
 def named(door: Door, configured: Settings) -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
     """What is named as missing and as not credited, by EC and IUR or receiptId."""
     with store.transaction(door.engine, readonly=True) as connection:
-        missing = credited.missing_payments(connection, (), limit=10_000)
+        missing = credited.missing_payments(connection, None, limit=10_000)
         late = [
             row
             for ec in ECS

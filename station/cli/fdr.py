@@ -68,7 +68,7 @@ def fdr(
     settings = context.settings
     engine = context.engine(pool_size=settings.fdr.workers + 2)
     if show_status:
-        status = use_case.fdr_status(settings, engine, id_pas, runs=20 if id_pas else 1, limit=limit)
+        status = use_case.fdr_status(settings, engine, id_pas or None, runs=20 if id_pas else 1, limit=limit)
         if as_line:
             say_json({"late": status.late, **asdict(status)})
         elif status.late or not context.quiet:

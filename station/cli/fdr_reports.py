@@ -180,7 +180,7 @@ def show(
         found: list[Any] = []
         for one in names:
             if not found and len(one) >= _NAME_MIN:
-                found = credited.flows_named(connection, one, id_pas, amount=amount, limit=_FLOWS_SHOWN + 1)
+                found = credited.flows_named(connection, one, id_pas or None, amount=amount, limit=_FLOWS_SHOWN + 1)
         if len(found) > 1:
             more = len(found) > _FLOWS_SHOWN
             raise click.UsageError(
@@ -252,7 +252,7 @@ def _show_single(
     with store.transaction(context.engine(), readonly=True) as connection:
         rows: list[Any] = []
         for iuv in iuvs:
-            rows = rows or credited.paid_with_iuv(connection, iuv, id_pas, limit=_FLOWS_SHOWN)
+            rows = rows or credited.paid_with_iuv(connection, iuv, id_pas or None, limit=_FLOWS_SHOWN)
     payments: list[dict[str, Any]] = [
         {"position": place, "iur": row.receipt_id, "pay_status": None, "pay_date": row.payment_date_time,
          "receipt": "provisional" if row.source == "bizevents" else "here", **row._asdict()}
@@ -302,7 +302,7 @@ def list_(
     """
     with queries.reading(context.engine()) as connection:
         found = credited.list_flows(
-            connection, id_pas, published_from=published_from, published_to=published_to, limit=limit
+            connection, id_pas or None, published_from=published_from, published_to=published_to, limit=limit
         )
     rows = [flow | {"payments": flow["tot_payments"]} for flow in found]
     _tell_limit(rows, limit)
@@ -345,7 +345,7 @@ def missing(
       station fdr missing --ec 77777777777 --csv > missing.csv
     """
     with queries.reading(context.engine()) as connection:
-        found = credited.missing_payments(connection, id_pas, limit=limit)
+        found = credited.missing_payments(connection, id_pas or None, limit=limit)
     rows = [row._asdict() | {"pay_status": _STATUS_NAMES.get(row.pay_status)} for row in found]
     _tell_limit(rows, limit)
     if _rows(rows, _MISSING_COLUMNS, as_, italian):

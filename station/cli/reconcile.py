@@ -73,7 +73,7 @@ def reconcile(
     settings = context.settings
     engine = context.engine(pool_size=2 * settings.gpd.workers + 2)
     if show_status:
-        status = use_case.status(settings, engine, id_pas, runs=20 if id_pas else 1, items=limit)
+        status = use_case.status(settings, engine, id_pas or None, runs=20 if id_pas else 1, items=limit)
         if as_line:
             say_json({"late": status.late, **asdict(status)})
         elif status.late or not context.quiet:

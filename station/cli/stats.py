@@ -72,7 +72,13 @@ def stats(
     if (end - start).days > _DAYS_MAX:
         raise click.UsageError("that is more than ten years: choose a shorter period")
     figures = statistics.collect(
-        context.engine(), context.settings, start, end, id_pa=id_pa, silent_after=timedelta(days=silent_after), now=now
+        context.engine(),
+        context.settings,
+        start,
+        end,
+        id_pas=None if id_pa is None else (id_pa,),
+        silent_after=timedelta(days=silent_after),
+        now=now,
     )
     if html is not None:
         with writing(html), export.whole_file(html) as sink:

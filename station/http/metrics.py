@@ -238,7 +238,10 @@ class _Gauges(Collector):
             "station_last_push_timestamp_seconds",
             "When the last new receipt arrived by push; 0: never.",
             ("ec",),
-            {(id_pa or _OTHER,): _stamp(at) for id_pa, at in store.last_pushes(connection, list(ecs), now).items()},
+            {
+                (id_pa or _OTHER,): _stamp(at)
+                for id_pa, at in store.last_pushes(connection, list(ecs) or None, now).items()
+            },
         )
         # A time in the future comes from a wrong clock, and would hide a late reconciliation until then.
         walked = {
@@ -253,7 +256,7 @@ class _Gauges(Collector):
             {(id_pa,): _stamp(walked.get(id_pa)) for id_pa, ec in ecs.items() if ec.reconcile},
         )
         items: dict[tuple[str, ...], float] = {}
-        for row in store.runs.count_items(connection, ()):
+        for row in store.runs.count_items(connection, None):
             key = (self.label(row.id_pa), row.state)
             items[key] = items.get(key, 0) + row.number
         yield _gauge(

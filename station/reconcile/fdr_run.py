@@ -250,7 +250,7 @@ def acknowledge(
             raise ConfigError(f"EC {printable(id_pa, 60)} is not configured: add an [[ec]] with this id")
     now = datetime.now(UTC)
     with store.transaction(engine) as connection:
-        gaps = [(row.id_pa, row.gap_from, row.gap_to) for row in flows.open_gaps(connection, id_pas)]
+        gaps = [(row.id_pa, row.gap_from, row.gap_to) for row in flows.open_gaps(connection, id_pas or None)]
         for id_pa, start, end in gaps:
             flows.acknowledge_gap(connection, id_pa, now, operator)
             _log.info("fdr_gap_acknowledged", id_pa=id_pa, gap_from=start.isoformat(), gap_to=end.isoformat(),

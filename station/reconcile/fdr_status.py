@@ -44,9 +44,14 @@ class FdrStatus:
 
 
 def fdr_status(
-    settings: config.Settings, engine: store.Engine, id_pas: Sequence[str] = (), *, runs: int = 1, limit: int = 50
+    settings: config.Settings,
+    engine: store.Engine,
+    id_pas: Sequence[str] | None = None,
+    *,
+    runs: int = 1,
+    limit: int = 50,
 ) -> FdrStatus:
-    """Return the status of the ECs named, or of those configured with a key and those that were walked once.
+    """Return the status of the ECs named, or (`None`) of those configured with a key and those that were walked once.
 
     `runs` and `limit`: how many rows of the ledger for each EC, and how many flows, at most. Raise `StoreError`.
     """
@@ -55,7 +60,7 @@ def fdr_status(
     with queries.reading(engine) as connection:
         marks, unread = flows.all_progress(connection), flows.count_unread(connection)
         ecs = []
-        for id_pa in dict.fromkeys(id_pas or [*configured, *sorted(marks)]):
+        for id_pa in dict.fromkeys(id_pas if id_pas is not None else [*configured, *sorted(marks)]):
             mark = marks.get(id_pa)
             walked_at = mark.walked_at if mark else None
             age = None if walked_at is None else now - walked_at

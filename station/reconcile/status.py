@@ -45,9 +45,14 @@ class Status:
 
 
 def status(
-    settings: config.Settings, engine: store.Engine, id_pas: Sequence[str] = (), *, runs: int = 1, items: int = 50
+    settings: config.Settings,
+    engine: store.Engine,
+    id_pas: Sequence[str] | None = None,
+    *,
+    runs: int = 1,
+    items: int = 50,
 ) -> Status:
-    """Return the status of the ECs named, or of those configured and those that were walked once.
+    """Return the status of the ECs named, or (`None`) of those configured and those that were walked once.
 
     `runs` and `items`: how many rows of the ledger for each EC, and how many items, at most. Raise `StoreError`.
     """
@@ -58,7 +63,7 @@ def status(
         for row in store.runs.count_items(connection, id_pas):
             counts[row.id_pa, row.state] = counts.get((row.id_pa, row.state), 0) + row.number
         ecs = []
-        for id_pa in dict.fromkeys(id_pas or [*(ec.id for ec in settings.ec), *sorted(marks)]):
+        for id_pa in dict.fromkeys(id_pas if id_pas is not None else [*(ec.id for ec in settings.ec), *sorted(marks)]):
             mark = marks.get(id_pa)
             watermark, walked_at, swept_at = (mark.watermark, mark.walked_at, mark.swept_at) if mark else (None,) * 3
             in_future = any(at and at > now + store.CLOCK_TOLERANCE for at in (watermark, walked_at, swept_at))

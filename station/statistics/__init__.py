@@ -5,6 +5,7 @@ with the charts is in `page`.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -199,37 +200,39 @@ def collect(
     start: datetime,
     end: datetime,
     *,
-    id_pa: str | None = None,
+    id_pas: Sequence[str] | None = None,
     silent_after: timedelta = timedelta(days=3),
     now: datetime | None = None,
 ) -> Statistics:
-    """Count what arrived, and what was paid, from `start` (included) to `end` (not included), for all ECs or one."""
+    """Count what arrived, and what was paid, from `start` (included) to `end` (not included).
+
+    For these ECs or (`None`) for all.
+    """
     now = now or datetime.now(UTC)
-    ecs = {ec.id: EcCounts(ec.id, ec.name, configured=True) for ec in settings.ec if id_pa in (None, ec.id)}
+    ecs = {ec.id: EcCounts(ec.id, ec.name, configured=True) for ec in settings.ec if id_pas is None or ec.id in id_pas}
     cells: dict[tuple[date, str], Counts] = {}
     paid_cells: dict[tuple[date, str], Counts] = {}
     by_source, delay = {source: Delay() for source in SOURCES}, Delay()
     with queries.reading(engine) as connection:
         for its_cells, time in ((cells, "received_at"), (paid_cells, "payment_date_time")):
-            for hour in stored.by_hour(connection, start, end, id_pa, time=time):
+            for hour in stored.by_hour(connection, start, end, id_pas, time=time):
                 cell = its_cells.setdefault((_day(hour.hour), hour.id_pa), Counts())
                 cell.by_source[hour.source] += hour.number
                 cell.amount += hour.amount
-        for refused in stored.refusals(connection, start, end, id_pa):
+        for refused in stored.refusals(connection, start, end, id_pas):
             cell = cells.setdefault((_day(refused.hour), refused.id_pa), Counts())
             cell.refused += refused.number
             cell.refused_open += refused.open
-        for ec_seen in stored.seen_ecs(connection):
-            if id_pa in (None, ec_seen):
-                ecs.setdefault(ec_seen, EcCounts(ec_seen)).seen = True
+        for ec_seen in stored.seen_ecs(connection, id_pas):
+            ecs.setdefault(ec_seen, EcCounts(ec_seen)).seen = True
         for (_, ec_counted), counts in cells.items():
             ecs.setdefault(ec_counted, EcCounts(ec_counted)).counts.add(counts)
-        for took in stored.delays(connection, start, end, id_pa):
+        for took in stored.delays(connection, start, end, id_pas):
             for its_delay in (ecs[took.id_pa].delay, by_source[took.source], delay):
                 its_delay.add(took.seconds, took.worst, took.number)
-        refused_pushes = stored.last_refused_pushes(connection)
+        refused_pushes = stored.last_refused_pushes(connection, id_pas)
         seen = [ec.id_pa for ec in ecs.values() if ec.seen]
-        pushes = gauges.last_pushes(connection, seen, now) if seen else {}
+        pushes = gauges.last_pushes(connection, seen, now)
         for ec in ecs.values():
             ec.last_push, ec.last_refused_push = pushes.get(ec.id_pa), refused_pushes.get(ec.id_pa)
     busiest_first = sorted(ecs.values(), key=lambda ec: (-ec.counts.receipts, ec.id_pa))

@@ -26,10 +26,11 @@ class Filter:
     debtor or payer; fiscal codes of people are found however they are written. `name`: words, all in the debtor's name
     or all in the payer's, capitals and accents apart; no index finds them. `id_station` and `id_broker_pa` are of the
     first or any later way it came; `flag` is one of the receipt's; `digital_stamp`: one of its transfers is a
-    digital stamp.
+    digital stamp. `id_pas`: the ECs whose receipts the reader may see, `None` all, none of them nothing.
     """
 
     id_pa: str | None = None
+    id_pas: tuple[str, ...] | None = None
     receipt_id: str | None = None
     notice_number: str | None = None
     iuv: str | None = None
@@ -51,6 +52,13 @@ class Filter:
     paid_to: datetime | None = None
 
     @property
+    def ecs(self) -> tuple[str, ...] | None:
+        """The ECs whose receipts are looked for, once each; `None`: all."""
+        if self.id_pa is None:
+            return None if self.id_pas is None else tuple(dict.fromkeys(self.id_pas))
+        return (self.id_pa,) if self.id_pas is None or self.id_pa in self.id_pas else ()
+
+    @property
     def order(self) -> str:
         """The column that receipts are listed in order of: by payment where payment dates are asked for."""
         return "payment_date_time" if self.paid_from or self.paid_to else "received_at"
@@ -60,7 +68,8 @@ class Filter:
 class Condition:
     """One condition on `table`. Where it is `indexed`, an index finds its rows, `in_order` of a column or of none.
 
-    Of a range on a column of the receipt, `limits` holds the column's name and the ends.
+    Of a range on a column of the receipt, `limits` holds the column's name and the ends. `ecs`: those that it is
+    on, where it is on several.
     """
 
     clause: ColumnElement[bool]
@@ -68,6 +77,7 @@ class Condition:
     in_order: str | None = None
     table: Table = tables.receipt
     limits: tuple[str, Any, Any] | None = None
+    ecs: tuple[str, ...] = ()
 
 
 def plain(filter_: Filter) -> Iterator[Condition]:
@@ -91,12 +101,21 @@ def plain(filter_: Filter) -> Iterator[Condition]:
             yield Condition(receipt.source == filter_.source, indexed=False)
         else:
             yield Condition(and_(receipt.source == filter_.source, text("source <> 'push'")), in_order="received_at")
-    for name in ("id_psp", "id_pa"):
-        if (value := getattr(filter_, name)) is not None:
-            yield Condition(receipt[name] == value, in_order="received_at")
+    if filter_.id_psp is not None:
+        yield Condition(receipt.id_psp == filter_.id_psp, in_order="received_at")
+    if (ecs := filter_.ecs) is not None:
+        if len(ecs) == 1:
+            yield from each_ec(filter_)
+        else:  # in no order: see `search.plan`
+            yield Condition(receipt.id_pa.in_(ecs), ecs=ecs)
     yield from _range(receipt.received_at, filter_.received_from, filter_.received_to)
     if filter_.name is not None:
         yield Condition(_named(filter_.name), indexed=False)
+
+
+def each_ec(filter_: Filter) -> list[Condition]:
+    """Return a condition for each of the ECs that are looked for; none where these are all."""
+    return [Condition(tables.receipt.c.id_pa == ec, in_order="received_at") for ec in filter_.ecs or ()]
 
 
 def _range(column: Any, start: Any, end: Any) -> Iterator[Condition]:

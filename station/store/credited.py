@@ -28,6 +28,7 @@ from sqlalchemy import (
 
 from station.store import tables
 from station.store.flows import NEVER
+from station.store.limits import among
 from station.store.matching import HAS_RECEIPT
 from station.store.runs import IN_FDR, NOT_EXPECTED, OF_FLOWS
 from station.store.tables import Euro
@@ -52,8 +53,8 @@ def _sum(column: Any) -> Any:
 # --- missing: credited, and no receipt --------------------------------------------------------------------------------
 
 
-def missing_payments(connection: Connection, id_pas: Sequence[str], *, limit: int) -> list[Row[Any]]:
-    """Return credited payments without a receipt, of these ECs or of all, those paid first coming first.
+def missing_payments(connection: Connection, id_pas: Sequence[str] | None, *, limit: int) -> list[Row[Any]]:
+    """Return credited payments without a receipt, of these ECs or (`None`) of all, those paid first coming first.
 
     With the flow's PSP, TRN and days, and how often the receipt was asked for.
     """
@@ -65,11 +66,11 @@ def missing_payments(connection: Connection, id_pas: Sequence[str], *, limit: in
             _i.c.state, _i.c.attempts, _i.c.last_at, _i.c.last_error,
         )
         .select_from(_p.join(_f, _ITS_FLOW).outerjoin(_i, (_i.c.id_pa == _p.c.id_pa) & (_i.c.iuv == _p.c.iuv)))
-        .where(_MISSING)
+        .where(_MISSING, *among(_p.c.id_pa, id_pas))
         .order_by(func.coalesce(_p.c.pay_date, _f.c.flow_date), _p.c.id_pa, _p.c.fdr, _p.c.position)
         .limit(limit)
     )  # fmt: skip
-    return list(connection.execute(query.where(_p.c.id_pa.in_(id_pas)) if id_pas else query))
+    return list(connection.execute(query))
 
 
 def missing_to_ask(
@@ -117,11 +118,12 @@ class MissingTotal(NamedTuple):
     oldest: datetime | None
 
 
-def missing_totals(connection: Connection) -> list[MissingTotal]:
-    """Return the missing receipts of each EC that has some."""
+def missing_totals(connection: Connection, id_pas: Sequence[str] | None = None) -> list[MissingTotal]:
+    """Return the missing receipts of each EC, of these or of all, that has some."""
     oldest = func.min(func.coalesce(_p.c.pay_date, _f.c.flow_date), type_=tables.UtcDateTime())
     query = select(_p.c.id_pa, func.count(), _sum(_p.c.amount), oldest).select_from(_p.join(_f, _ITS_FLOW))
-    return [MissingTotal(*row) for row in connection.execute(query.where(_MISSING).group_by(_p.c.id_pa))]
+    query = query.where(_MISSING, *among(_p.c.id_pa, id_pas))
+    return [MissingTotal(*row) for row in connection.execute(query.group_by(_p.c.id_pa))]
 
 
 # --- not credited: a receipt, and no flow -----------------------------------------------------------------------------
@@ -203,17 +205,15 @@ _FLOW = (
 
 
 def flows_named(
-    connection: Connection, name: str, id_pas: Sequence[str], *, amount: Decimal | None = None, limit: int
+    connection: Connection, name: str, id_pas: Sequence[str] | None, *, amount: Decimal | None = None, limit: int
 ) -> list[Row[Any]]:
     """Return the flows whose name is `name`, or where there is none begins with it, in their latest revision.
 
-    With `amount` those of which the payments, or the PSP's sum, are so many euro.
+    Of these ECs or (`None`) of all. With `amount` those of which the payments, or the PSP's sum, are so many euro.
     """
     table = tables.fdr_flow.c
     query = select(*(table[column] for column in _FLOW)).where(~table.superseded, table.fetched_at.is_not(None))
-    query = query.order_by(table.fdr, table.id_pa, table.psp_id).limit(limit)
-    if id_pas:
-        query = query.where(table.id_pa.in_(id_pas))
+    query = query.where(*among(table.id_pa, id_pas)).order_by(table.fdr, table.id_pa, table.psp_id).limit(limit)
     if amount is not None:
         query = query.where(or_(table.credited == amount, table.sum_payments == amount))
     found = list(connection.execute(query.where(table.fdr == name)))
@@ -228,7 +228,7 @@ def flows_named(
 
 def list_flows(
     connection: Connection,
-    id_pas: Sequence[str],
+    id_pas: Sequence[str] | None,
     *,
     published_from: datetime | None = None,
     published_to: datetime | None = None,
@@ -236,11 +236,10 @@ def list_flows(
 ) -> list[dict[str, Any]]:
     """Return flows in their latest revision, the latest published first, with the number of payments without a receipt.
 
-    With `published_to` those published before it.
+    Of these ECs or (`None`) of all; with `published_to` those published before it.
     """
     query: Select[Any] = select(*(_f.c[name] for name in _FLOW)).where(text("NOT f.superseded"))
-    if id_pas:
-        query = query.where(_f.c.id_pa.in_(id_pas))
+    query = query.where(*among(_f.c.id_pa, id_pas))
     if published_from is not None:
         query = query.where(_f.c.published >= published_from)
     if published_to is not None:
@@ -258,13 +257,15 @@ _WHO = ("notice_number", "debtor_id", "debtor_name", "payer_name", "description"
 _WHAT = ("remittance_information", "transfer_category", "iban")
 
 
-def payments_of(connection: Connection, flow: Row[Any]) -> list[Row[Any]]:
+def payments_of(connection: Connection, flow: Row[Any], id_pas: Sequence[str] | None = None) -> list[Row[Any]]:
     """Return the payments of a flow in their order, each with its receipt and the transfer, as far as they are here.
 
-    `receipt_id` is null without a receipt; `matched_by` is null of one that came since the last matching.
+    A receipt may be that of another EC of ours, the flow's receiver: with `id_pas` only receipts of these ECs are told
+    of. `receipt_id` is null without a receipt; `matched_by` is null of one that came since the last matching.
     """
     of = func.coalesce(_p.c.receipt_id_pa, _ARRIVED)
-    found = and_(_receipt.c.id_pa == of, _receipt.c.receipt_id == func.coalesce(_p.c.receipt_id, _p.c.iur))
+    key = (_receipt.c.id_pa == of, _receipt.c.receipt_id == func.coalesce(_p.c.receipt_id, _p.c.iur))
+    found = and_(*key, *among(_receipt.c.id_pa, id_pas))
     columns = ("position", "iuv", "iur", "id_transfer", "amount", "pay_status", "pay_date", "matched_by")
     query = (
         select(
@@ -293,8 +294,11 @@ def _its_transfer(payment: Any) -> Any:
     return and_(*key, _transfer.c.position == place)
 
 
-def paid_with_iuv(connection: Connection, iuv: str, id_pas: Sequence[str], *, limit: int) -> list[Row[Any]]:
-    """Return the transfers to an EC that receipts with an IUV tell of: a bank line of its own names it."""
+def paid_with_iuv(connection: Connection, iuv: str, id_pas: Sequence[str] | None, *, limit: int) -> list[Row[Any]]:
+    """Return the transfers to an EC that receipts with an IUV tell of: a bank line of its own names it.
+
+    Of these ECs or (`None`) of all.
+    """
     query = (
         select(
             _receipt.c.id_pa, _receipt.c.iuv, _receipt.c.receipt_id, _receipt.c.payment_date_time,
@@ -308,11 +312,11 @@ def paid_with_iuv(connection: Connection, iuv: str, id_pas: Sequence[str], *, li
                 & (_transfer.c.fiscal_code_pa == _receipt.c.id_pa),
             )
         )
-        .where(_receipt.c.iuv == iuv)
+        .where(_receipt.c.iuv == iuv, *among(_receipt.c.id_pa, id_pas))
         .order_by(_receipt.c.received_at, _receipt.c.receipt_id, _transfer.c.position)
         .limit(limit)
     )  # fmt: skip
-    return list(connection.execute(query.where(_receipt.c.id_pa.in_(id_pas)) if id_pas else query))
+    return list(connection.execute(query))
 
 
 def due_before(connection: Connection, id_pa: str, due_days: int) -> datetime | None:

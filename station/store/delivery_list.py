@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, func, literal_column, select, update
 
 from station.store import tables
+from station.store.limits import among
 from station.store.outgoing import Choice, outgoing_page
 from station.store.rows import insert
 
@@ -67,15 +68,22 @@ def figures(connection: Connection) -> dict[str, Row[Any]]:
 
 
 def list_deliveries(
-    connection: Connection, name: str, *, state: str | None = None, before: int | None = None, limit: int = 50
+    connection: Connection,
+    name: str,
+    *,
+    state: str | None = None,
+    before: int | None = None,
+    id_pas: Sequence[str] | None = None,
+    limit: int = 50,
 ) -> Sequence[Row[Any]]:
     """Return what a webhook was sent or is to be sent, the highest number first: a page of those below `before`.
 
-    Each row has the columns of `delivery`, and the receipt's key, `revision` and `numbered_at`.
+    `id_pas`: only receipts of these ECs. Each row has the columns of `delivery`, and the receipt's key, `revision` and
+    `numbered_at`.
     """
     query = select(tables.delivery, _outgoing.id_pa, _outgoing.receipt_id, _outgoing.revision, _outgoing.numbered_at)
     query = query.select_from(tables.delivery.join(tables.outgoing, _outgoing.number == _delivery.number))
-    query = query.where(_delivery.destination == name)
+    query = query.where(_delivery.destination == name, *among(_outgoing.id_pa, id_pas))
     if state is not None:
         query = query.where({"open": _OPEN, "failed": _FAILED}.get(state, _delivery.state == state))
     if before is not None:

@@ -23,7 +23,7 @@ from station.errors import (
     StoreError,
     StoreRejectedError,
 )
-from station.store import waiting
+from station.store import limits, waiting
 from station.text import printable
 
 if TYPE_CHECKING:  # PostgreSQL's driver is loaded by `connect`: SQLite is spared the time
@@ -280,6 +280,8 @@ def transaction(
             with connection.begin():
                 if on_postgresql and timeout != STATEMENT_TIMEOUT_S:
                     connection.execute(text(f"SET LOCAL statement_timeout = '{timeout or 0}s'"))
+                if (limit := limits.current()) is not None:
+                    limits.set_limit(connection, limit)
                 yield connection
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, delete, func, select, tuple_, update
 
 from station.store.gauges import CLOCK_TOLERANCE
+from station.store.limits import among
 from station.store.rows import insert
 from station.store.tables import fdr_ec, fdr_flow, fdr_payment, fdr_run
 
@@ -53,11 +54,10 @@ def note_gap(connection: Connection, id_pa: str, start: datetime, end: datetime)
     _set_progress(connection, id_pa, **values)
 
 
-def open_gaps(connection: Connection, id_pas: Sequence[str]) -> list[Row[Any]]:
-    """Return the rows of ECs, of these or of all, with a gap that was not acknowledged."""
+def open_gaps(connection: Connection, id_pas: Sequence[str] | None) -> list[Row[Any]]:
+    """Return the rows of ECs, of these or (`None`) of all, with a gap that was not acknowledged."""
     query = select(fdr_ec).where(fdr_ec.c.gap_from.is_not(None), fdr_ec.c.gap_acknowledged_at.is_(None))
-    query = query.order_by(fdr_ec.c.id_pa)
-    return list(connection.execute(query.where(fdr_ec.c.id_pa.in_(id_pas)) if id_pas else query))
+    return list(connection.execute(query.where(*among(fdr_ec.c.id_pa, id_pas)).order_by(fdr_ec.c.id_pa)))
 
 
 def acknowledge_gap(connection: Connection, id_pa: str, now: datetime, operator: str) -> None:
@@ -165,12 +165,12 @@ def count_unread(connection: Connection) -> dict[str, int]:
     return {row.id_pa: row.number for row in connection.execute(query)}
 
 
-def unread_flows(connection: Connection, id_pas: Sequence[str], *, limit: int) -> list[Row[Any]]:
-    """Return flows that are listed and could not be read so far, of these ECs or of all, the oldest first."""
+def unread_flows(connection: Connection, id_pas: Sequence[str] | None, *, limit: int) -> list[Row[Any]]:
+    """Return flows that are listed and could not be read so far, of these ECs or (`None`) of all, the oldest first."""
     flow = fdr_flow.c
-    query = select(fdr_flow).where(*_is_unread())
+    query = select(fdr_flow).where(*_is_unread(), *among(flow.id_pa, id_pas))
     query = query.order_by(flow.listed_at, flow.id_pa, flow.fdr, flow.psp_id, flow.revision).limit(limit)
-    return list(connection.execute(query.where(flow.id_pa.in_(id_pas)) if id_pas else query))
+    return list(connection.execute(query))
 
 
 def is_expected(connection: Connection, id_pa: str, published_after: datetime, dated_after: datetime) -> bool:

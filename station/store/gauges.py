@@ -9,31 +9,33 @@ from sqlalchemy.types import Text
 
 from station.clock import shown
 from station.store import tables
+from station.store.limits import among
 
 OPEN_COUNTED = 100_000
 # Machines' clocks differ, so a stored time may lie this far in the future. A later one comes from a wrong clock.
 CLOCK_TOLERANCE = timedelta(minutes=10)
 
 
-def open_by_fault(connection: Connection) -> dict[str, int]:
-    """Count the open refused requests of each fault code, `OPEN_COUNTED` at most."""
+def open_by_fault(connection: Connection, id_pas: Sequence[str] | None = None) -> dict[str, int]:
+    """Count the open refused requests of each fault code, `OPEN_COUNTED` at most, of these ECs or of all."""
     refused = tables.refused.c
-    some = select(refused.fault_code).where(refused.state == "open").limit(OPEN_COUNTED).subquery()
+    still_open = select(refused.fault_code).where(refused.state == "open", *among(refused.id_pa, id_pas))
+    some = still_open.limit(OPEN_COUNTED).subquery()
     query = (
         select(some.c.fault_code, func.count().label("number")).group_by(some.c.fault_code).order_by(some.c.fault_code)
     )
     return {row.fault_code: row.number for row in connection.execute(query)}
 
 
-def last_pushes(connection: Connection, id_pas: Sequence[str], now: datetime) -> dict[str, datetime | None]:
-    """Return when each EC's last new receipt came by push. Without ECs the last of all, under the empty name.
+def last_pushes(connection: Connection, id_pas: Sequence[str] | None, now: datetime) -> dict[str, datetime | None]:
+    """Return when each EC's last new receipt came by push. `None`: the last of all, under the empty name.
 
     A receipt that a wrong clock dated in the future would hide a silence until then: it does not count.
     """
     receipt = tables.receipt.c
     last = select(receipt.received_at).where(receipt.source == "push", receipt.received_at <= now + CLOCK_TOLERANCE)
     last = last.order_by(receipt.received_at.desc()).limit(1)
-    if not id_pas:
+    if id_pas is None:
         return {"": connection.execute(last).scalar()}
     if connection.dialect.name == "postgresql":
         ec = func.unnest(literal(list(id_pas), ARRAY(Text))).table_valued("id_pa", name="ec").render_derived()

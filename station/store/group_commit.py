@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Engine
 
 from station import log
 from station.errors import StoreError
-from station.store import waiting
+from station.store import limits, waiting
 from station.store.engine import UndoneError, run_statements, transaction
 
 T = TypeVar("T")
@@ -247,6 +247,11 @@ def run_alone(
     `key`: of the row that it writes, table first. All take their locks in the order of their keys. Raises `StoreError`,
     after which it may have been committed; `until` as in `transaction`.
     """
+    if (limit := limits.current()) is not None:
+        # By itself: statements of other callers in the same transaction would be limited, too.
+        limiting = (limits.SET_SETTING, {"ecs": limit})
+        with of_engine(engine).slot(until):
+            return run_statements(engine, [limiting, (statement, parameters)], until)[-1]
     value: str | None = of_engine(engine).execute(engine, (statement, parameters), deadline=until, key=key)
     return value
 

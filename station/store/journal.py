@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Row, select, text, tuple_, uni
 
 from station.journal import Exchange
 from station.store import tables
+from station.store.limits import among
 from station.store.paging import Cursor, in_order
 from station.store.rows import insert_rows
 
@@ -26,9 +27,13 @@ def write_exchange(connection: Connection, exchange: Exchange) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ExchangeFilter:
-    """Which exchanges: every condition that is given must hold. Times are aware, `at_to` is not included."""
+    """Which exchanges: every condition that is given must hold. Times are aware, `at_to` is not included.
+
+    `id_pas`: the ECs whose exchanges the reader may see, `None` all, also those without an EC.
+    """
 
     id_pa: str | None = None
+    id_pas: tuple[str, ...] | None = None
     iuv: str | None = None
     notice_number: str | None = None
     receipt_id: str | None = None
@@ -75,6 +80,7 @@ def list_exchanges(
 
 def _conditions(filter_: ExchangeFilter) -> Iterable[ColumnElement[bool]]:
     table = tables.journal
+    yield from among(table.c.id_pa, filter_.id_pas)
     for name in ("id_pa", "iuv", "notice_number", "receipt_id", "outcome", "fault_code", "operation", "direction",
                  "source"):  # fmt: skip
         if (value := getattr(filter_, name)) is not None:
@@ -120,4 +126,5 @@ def _walked(filter_: ExchangeFilter) -> str | None:
         return "ix_journal_outcome"
     if filter_.source not in (None, "push"):
         return "ix_journal_source"
-    return None if filter_.id_pa is not None else "ix_journal_at"
+    one_ec = filter_.id_pa is not None or (filter_.id_pas is not None and len(filter_.id_pas) == 1)
+    return None if one_ec else "ix_journal_at"

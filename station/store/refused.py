@@ -15,6 +15,7 @@ from station.receipt import Identifiers, Source
 from station.store import tables
 from station.store.group_commit import commit, run_alone
 from station.store.journal import write_exchange
+from station.store.limits import among
 from station.store.paging import Cursor, in_order
 from station.store.rows import exchange_parameters, insert_rows, read_sql
 
@@ -198,11 +199,15 @@ def _of_it(id_pa: str, raw_hash: bytes) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class RefusedFilter:
-    """Which refused requests: every condition that is given must hold. Times are aware; `refused_ids`: one of them."""
+    """Which refused requests: every condition that is given must hold. Times are aware; `refused_ids`: one of them.
+
+    `id_pas`: the ECs whose requests the reader may see, `None` all, also those without a readable EC.
+    """
 
     refused_ids: tuple[str, ...] = ()
     state: str | None = None
     id_pa: str | None = None
+    id_pas: tuple[str, ...] | None = None
     fault_code: str | None = None
     receipt_id: str | None = None
     notice_number: str | None = None
@@ -239,6 +244,7 @@ def _conditions(wanted: RefusedFilter) -> Iterable[Any]:
     table = tables.refused
     if wanted.refused_ids:
         yield table.c.refused_id.in_(wanted.refused_ids)
+    yield from among(table.c.id_pa, wanted.id_pas)
     for name in ("state", "id_pa", "fault_code", "receipt_id", "notice_number", "iuv"):
         if (value := getattr(wanted, name)) is not None:
             yield table.c[name] == value
@@ -248,16 +254,26 @@ def _conditions(wanted: RefusedFilter) -> Iterable[Any]:
         yield table.c.received_at < wanted.received_to
 
 
-def refused_ids(connection: Connection, prefix: str, *, limit: int = 10) -> list[str]:
-    """Return the ids of refused requests that start with `prefix` (hexadecimal digits, lower case), in order."""
+def refused_ids(
+    connection: Connection, prefix: str, *, id_pas: Sequence[str] | None = None, limit: int = 10
+) -> list[str]:
+    """Return the ids of refused requests that start with `prefix` (hexadecimal digits, lower case), in order.
+
+    Of all ECs, or of `id_pas`.
+    """
     column = tables.refused.c.refused_id
-    query = select(column).where(column >= prefix, column < f"{prefix}g").distinct().order_by(column).limit(limit)
+    query = select(column).where(column >= prefix, column < f"{prefix}g", *among(tables.refused.c.id_pa, id_pas))
+    query = query.distinct().order_by(column).limit(limit)
     return [one for one in connection.execute(query).scalars() if one.startswith(prefix)]
 
 
-def find_refused(connection: Connection, refused_id: str) -> dict[str, Any] | None:
-    """Return one refused request with all its columns and its `history`."""
-    query = select(tables.refused).where(tables.refused.c.refused_id == refused_id)
+def find_refused(
+    connection: Connection, refused_id: str, *, id_pas: Sequence[str] | None = None
+) -> dict[str, Any] | None:
+    """Return one refused request, of all ECs or of `id_pas`, with all its columns and its `history`."""
+    query = select(tables.refused).where(
+        tables.refused.c.refused_id == refused_id, *among(tables.refused.c.id_pa, id_pas)
+    )
     row = connection.execute(query.order_by(tables.refused.c.received_at).limit(1)).mappings().one_or_none()
     if row is None:
         return None

@@ -15,6 +15,7 @@ from sqlalchemy import ARRAY, Connection, Row, String, case, delete, func, liter
 
 from station.receipt import Source
 from station.store.gauges import CLOCK_TOLERANCE
+from station.store.limits import among
 from station.store.rows import insert
 from station.store.tables import UtcDateTime, receipt, reconcile_ec, reconcile_item, reconcile_run
 
@@ -235,22 +236,20 @@ def _arrived() -> Any:
 _EXPECTED = reconcile_item.c.reason != NOT_EXPECTED
 
 
-def count_items(connection: Connection, id_pas: Sequence[str]) -> list[Row[Any]]:
-    """Return `id_pa`, `state`, `reason` and `number` of missing receipts, of these ECs or of all."""
+def count_items(connection: Connection, id_pas: Sequence[str] | None) -> list[Row[Any]]:
+    """Return `id_pa`, `state`, `reason` and `number` of missing receipts, of these ECs or (`None`) of all."""
     columns = (reconcile_item.c.id_pa, reconcile_item.c.state, reconcile_item.c.reason)
     query = (
         select(*columns, func.count().label("number"))
-        .where(~_arrived(), _EXPECTED)
+        .where(~_arrived(), _EXPECTED, *among(reconcile_item.c.id_pa, id_pas))
         .group_by(*columns)
         .order_by(*columns)
     )
-    return list(connection.execute(query.where(reconcile_item.c.id_pa.in_(id_pas)) if id_pas else query))
+    return list(connection.execute(query))
 
 
-def list_items(connection: Connection, id_pas: Sequence[str], *, limit: int) -> list[ReconcileItem]:
-    """Return missing receipts, of these ECs or of all, the longest missing first."""
+def list_items(connection: Connection, id_pas: Sequence[str] | None, *, limit: int) -> list[ReconcileItem]:
+    """Return missing receipts, of these ECs or (`None`) of all, the longest missing first."""
     item = reconcile_item.c
-    query = (
-        select(reconcile_item).where(~_arrived(), _EXPECTED).order_by(item.first_at, item.id_pa, item.iuv).limit(limit)
-    )
-    return _items(connection, query.where(item.id_pa.in_(id_pas)) if id_pas else query)
+    query = select(reconcile_item).where(~_arrived(), _EXPECTED, *among(item.id_pa, id_pas))
+    return _items(connection, query.order_by(item.first_at, item.id_pa, item.iuv).limit(limit))

@@ -5,7 +5,8 @@ several branches, since no index answers an OR in order; each branch is one quer
 
 Within a branch one condition leads. Where one has few receipts, they are all read by its index, the other conditions
 are tried on each, and they are sorted. Where every condition has many, the receipts are walked in order, by the index
-of one condition that holds them in order, until the page is full. How many there are is asked of the indexes
+of one condition that holds them in order, until the page is full. Of several ECs, where nothing else holds them in
+order, each makes a branch. How many there are is asked of the indexes
 themselves, up to `FEW`: a planner that guesses (SQLite keeps no statistics, and PostgreSQL assumes that matching rows
 are spread evenly over the years) would walk the whole table now and then.
 """
@@ -35,6 +36,8 @@ from station.store.paging import Cursor, in_order
 
 # Up to here all receipts of a condition are read and sorted: 5,000 look-ups take some 30 ms.
 FEW = 5000
+# Of more ECs than this, the receipts of all are walked in order: a branch for each would take too long to plan.
+_ECS_BY_BRANCH = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +67,18 @@ def plan(connection: Connection, filter_: Filter, *, count: bool = False) -> Pla
     With `count`, ask also where the answer would not change how the branch is read.
     """
     common = tuple(conditions.plain(filter_))
+    each_ec = [] if count else conditions.each_ec(filter_)
     counts: dict[int, int] = {}
     branches = []
     for choices in product(conditions.persons(filter_), conditions.routes(connection, filter_)):
         together = tuple(condition for choice in choices for condition in choice) + common
-        branches.append(_led(connection, together, None if count else filter_.order, counts))
+        branch = _led(connection, together, None if count else filter_.order, counts)
+        if branch.lead is None and 1 < len(each_ec) <= _ECS_BY_BRANCH and _is_walked_by_time(branch, filter_.order):
+            for ec in each_ec:
+                of_ec = tuple(ec if condition.ecs else condition for condition in together)
+                branches.append(_led(connection, of_ec, filter_.order, counts))
+        else:
+            branches.append(branch)
     return Plan(
         filter_.order,
         tuple(branch for branch in branches if branch.count != 0),
@@ -85,7 +95,7 @@ def _led(connection: Connection, together: tuple[Condition, ...], order: str | N
     if order is not None and len(together) == 1 and together[0].in_order == order:
         return best
     for condition in together:
-        if not condition.indexed:
+        if not condition.indexed or (condition.ecs and best.lead):
             continue
         count = counts.get(id(condition))
         if count is None:
@@ -115,6 +125,7 @@ def _places(planned: Plan, branch: Branch, after: Cursor | None, limit: int | No
     if branch.lead is not None and branch.count is not None:
         led = branch.lead
         few = select(led.table.c.id_pa, led.table.c.receipt_id).where(led.clause)
+        few = few.where(*(led.table.c.id_pa.in_(one.ecs) for one in branch.conditions if one.ecs and one is not led))
         if led.table is not receipt:
             few = few.distinct()  # two stamps, two routes: one receipt
         # There may be some more by now. The limit is for PostgreSQL's planner: it would go by its own estimate, and may
@@ -134,7 +145,7 @@ def _places(planned: Plan, branch: Branch, after: Cursor | None, limit: int | No
     for condition in branch.conditions:
         if _is_on(condition, order):
             limits = condition.limits or limits
-        elif condition is not led:
+        elif condition is not led and not (condition.ecs and branch.lead):  # those are in the leading part
             clause = condition.clause
             if condition.table is not receipt:
                 clause = exists().where(_same(condition.table.c, receipt.c), clause)
@@ -147,6 +158,13 @@ def _walked(branch: Branch, order: str) -> Condition:
     """Return the condition by whose index a branch is walked in order; without one, every receipt is."""
     fitting = (condition for condition in branch.conditions if condition.indexed and condition.in_order == order)
     return next(fitting, Condition(true(), in_order=order))
+
+
+def _is_walked_by_time(branch: Branch, order: str) -> bool:
+    """Return whether a branch is walked in order of arrival, through receipts of all ECs."""
+    return order == "received_at" and all(
+        _is_on(condition, order) or condition.in_order != order for condition in branch.conditions
+    )
 
 
 def _is_on(condition: Condition, order: str) -> bool:

@@ -1,6 +1,9 @@
-"""Receipts and refusals, counted for reports. Nothing here commits, and nothing here names a person."""
+"""Receipts and refusals, counted for reports. Nothing here commits, and nothing here names a person.
 
-from collections.abc import Iterator
+`id_pas`: of these ECs only, `None`: of all.
+"""
+
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -9,6 +12,7 @@ from sqlalchemy import BigInteger, Connection, Integer, case, cast, func, litera
 
 from station.store import tables
 from station.store.conditions import distinct
+from station.store.limits import among
 
 
 class Hour(NamedTuple):
@@ -41,7 +45,7 @@ class Delays(NamedTuple):
 
 
 def by_hour(
-    connection: Connection, start: datetime, end: datetime, id_pa: str | None, *, time: str = "received_at"
+    connection: Connection, start: datetime, end: datetime, id_pas: Sequence[str] | None, *, time: str = "received_at"
 ) -> Iterator[Hour]:
     """Yield receipts by EC, source and hour of their arrival, or of the other `time` that is named.
 
@@ -50,23 +54,25 @@ def by_hour(
     receipt = tables.receipt.c
     hour = _hour(connection, receipt[time])
     query = select(hour, receipt.id_pa, receipt.source, func.count(), func.sum(receipt.amount))
-    query = query.where(*_within(receipt, start, end, id_pa, time)).group_by(hour, receipt.id_pa, receipt.source)
+    query = query.where(*_within(receipt, start, end, id_pas, time)).group_by(hour, receipt.id_pa, receipt.source)
     for at, *counted in connection.execute(query):
         yield Hour(_moment(at), *counted)
 
 
-def refusals(connection: Connection, start: datetime, end: datetime, id_pa: str | None) -> Iterator[Refusals]:
+def refusals(
+    connection: Connection, start: datetime, end: datetime, id_pas: Sequence[str] | None
+) -> Iterator[Refusals]:
     """Yield refused requests by the hour they came first, and EC."""
     refused = tables.refused.c
     hour = _hour(connection, refused.received_at)
     still_open = func.sum(case((refused.state == "open", 1), else_=0))
     query = select(hour, refused.id_pa, func.count(), still_open)
-    query = query.where(*_within(refused, start, end, id_pa)).group_by(hour, refused.id_pa)
+    query = query.where(*_within(refused, start, end, id_pas)).group_by(hour, refused.id_pa)
     for at, *counted in connection.execute(query):
         yield Refusals(_moment(at), *counted)
 
 
-def delays(connection: Connection, start: datetime, end: datetime, id_pa: str | None) -> Iterator[Delays]:
+def delays(connection: Connection, start: datetime, end: datetime, id_pas: Sequence[str] | None) -> Iterator[Delays]:
     """Yield delays from payment to arrival: to the second up to an hour, to the minute up to a day, to the hour beyond.
 
     In steps, so that a year of receipts is a few thousand rows, which give any percentile.
@@ -81,7 +87,7 @@ def delays(connection: Connection, start: datetime, end: datetime, id_pa: str | 
     whole = (
         select(receipt.id_pa, receipt.source, seconds.label("seconds"))
         # None without a payment time, and on SQLite for the last microseconds of the year 9999.
-        .where(*_within(receipt, start, end, id_pa), exact.is_not(None))
+        .where(*_within(receipt, start, end, id_pas), exact.is_not(None))
         .subquery()
     )
     delay = whole.c.seconds
@@ -93,21 +99,23 @@ def delays(connection: Connection, start: datetime, end: datetime, id_pa: str | 
         yield Delays(*row)
 
 
-def seen_ecs(connection: Connection) -> list[str]:
+def seen_ecs(connection: Connection, id_pas: Sequence[str] | None = None) -> list[str]:
     """Return every EC that a receipt is stored for."""
-    return list(distinct(connection, tables.receipt.c.id_pa))
+    return list(distinct(connection, tables.receipt.c.id_pa, *among(tables.receipt.c.id_pa, id_pas)))
 
 
-def last_refused_pushes(connection: Connection) -> dict[str, datetime]:
+def last_refused_pushes(connection: Connection, id_pas: Sequence[str] | None = None) -> dict[str, datetime]:
     """Return when a push was last refused, by EC."""
     refused = tables.refused.c
     query = select(refused.id_pa, func.max(refused.last_at).label("last_at")).where(refused.source == "push")
+    query = query.where(*among(refused.id_pa, id_pas))
     return {row.id_pa: row.last_at for row in connection.execute(query.group_by(refused.id_pa))}
 
 
-def _within(table: Any, start: datetime, end: datetime, id_pa: str | None, time: str = "received_at") -> list[Any]:
-    of_ec = [] if id_pa is None else [table.id_pa == id_pa]
-    return [table[time] >= start, table[time] < end, *of_ec]
+def _within(
+    table: Any, start: datetime, end: datetime, id_pas: Sequence[str] | None, time: str = "received_at"
+) -> list[Any]:
+    return [table[time] >= start, table[time] < end, *among(table.id_pa, id_pas)]
 
 
 def _hour(connection: Connection, column: Any) -> Any:
