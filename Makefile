@@ -17,7 +17,7 @@ WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 3)
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-lowest test-spreadsheets pdf-check chaos contract bench bench-growth bench-fdr \
-  bench-completeness bench-layers bench-memory bench-journal bench-reconcile bench-delivery bench-pdf lint format lock \
+  bench-completeness bench-layers bench-memory bench-journal bench-reconcile bench-delivery bench-console bench-pdf lint format lock \
   audit sbom fuzz \
   deploy-check docs dist release image-check clean
 
@@ -98,6 +98,9 @@ bench-reconcile: $(VENV)/dev ## time and memory of the reconciliation of 100,000
 
 bench-delivery: $(VENV)/dev ## deliveries by webhook: rate, latency, what a dead destination and pushes cost (30 minutes)
 	$(BIN)/python -m bench.delivery
+
+bench-console: $(VENV)/dev ## measure the console beside ten million receipts, and write it to docs/performance.md
+	$(BIN)/python -m bench.console
 
 bench-pdf: $(VENV)/dev ## the time of a receipt's PDF, over 1,000 of them
 	$(BIN)/python bench/pdf.py
