@@ -117,7 +117,7 @@ def test_payment_days(some):
     assert [(one["day"], one["id_pa"], one["receipts"]) for one in told["payment_days_and_ecs"]] == [
         ("2026-03-28", EC, 5), ("2026-03-28", OTHER_EC, 1), ("2026-03-29", OTHER_EC, 1), ("2026-03-30", EC, 1),
     ]  # fmt: skip
-    assert counted(some, id_pa=OTHER_EC).paid_total.receipts == 2
+    assert counted(some, id_pas=[OTHER_EC]).paid_total.receipts == 2
 
 
 def test_no_empty_rows(door, database_url, tmp_path):
@@ -146,7 +146,7 @@ def test_doors_and_amounts(some):
     assert total["share"]["push"] == pytest.approx(7 / 9, abs=1e-4)
     assert str(total["amount"]) == "170.50"
     assert (total["refused"], total["refused_open"]) == (2, 1)
-    found = counted(some, id_pa=OTHER_EC)
+    found = counted(some, id_pas=[OTHER_EC])
     assert ([ec.id_pa for ec in found.ecs], found.total.receipts) == ([OTHER_EC], 3)
 
 

@@ -278,7 +278,7 @@ def _ready() -> ResponseReturnValue:
     if app.stopping:
         return "stopping\n", 503, plain
     try:
-        store.check_schema(app.engine)
+        store.check_schema(app.engine, limited=True)
     except Exception as error:
         if isinstance(error, StoreError):
             return "the database cannot be used\n", 503, plain

@@ -3,7 +3,7 @@
 How they become queries stands in `search`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -11,11 +11,38 @@ from itertools import product
 from typing import Any
 from unicodedata import combining, normalize
 
-from sqlalchemy import ColumnElement, Connection, String, Table, and_, false, func, literal_column, or_, select, text
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    String,
+    and_,
+    column,
+    false,
+    func,
+    literal_column,
+    or_,
+    select,
+    table,
+    text,
+)
 
 from station.store import tables
 
 ORDERS = ("received_at", "payment_date_time")
+
+# The receipts that a limited transaction (see `limits`) may see. Under row-level security PostgreSQL uses an index only
+# for comparisons that are leakproof, which those of fiscal codes however written and of amounts are not. The view
+# belongs to the tables' owner, for whom it is off, and has the condition itself: see migration 0013.
+console_receipt = table(
+    "console_receipt",
+    column("id_pa", String()),
+    column("receipt_id", String()),
+    column("received_at", tables.UtcDateTime()),
+    column("amount", tables.Euro()),
+    column("debtor_id", String()),
+    column("payer_id", String()),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +96,23 @@ class Condition:
     """One condition on `table`. Where it is `indexed`, an index finds its rows, `in_order` of a column or of none.
 
     Of a range on a column of the receipt, `limits` holds the column's name and the ends. `ecs`: those that it is
-    on, where it is on several.
+    on, where it is on several. `plain`: the same on the receipt itself, where `table` is `console_receipt`.
     """
 
     clause: ColumnElement[bool]
     indexed: bool = True
     in_order: str | None = None
-    table: Table = tables.receipt
+    table: FromClause = tables.receipt
     limits: tuple[str, Any, Any] | None = None
     ecs: tuple[str, ...] = ()
+    plain: ColumnElement[bool] | None = None
 
 
-def plain(filter_: Filter) -> Iterator[Condition]:
-    """Yield the conditions without alternatives, those that promise fewest receipts first."""
+def plain(filter_: Filter, *, limited: bool = False) -> Iterator[Condition]:
+    """Yield the conditions without alternatives, those that promise fewest receipts first.
+
+    `limited`: for a transaction that is limited to ECs.
+    """
     receipt, flags = tables.receipt.c, tables.receipt_flag.c
     for name in ("receipt_id", "iuv", "notice_number"):
         if (value := getattr(filter_, name)) is not None:
@@ -92,9 +123,10 @@ def plain(filter_: Filter) -> Iterator[Condition]:
         # As the index has it, word by word: a condition with parameters would not be known for the same.
         yield Condition(text("receipt.digital_stamp"), in_order="received_at")  # type: ignore[arg-type]
     if filter_.amount_from is not None and filter_.amount_from == filter_.amount_to:
-        yield Condition(receipt.amount == filter_.amount_from, in_order="received_at")
-    else:
-        yield from _range(receipt.amount, filter_.amount_from, filter_.amount_to)
+        yield _sought(lambda t: t.c.amount == filter_.amount_from, limited=limited, in_order="received_at")
+    elif filter_.amount_from is not None or filter_.amount_to is not None:
+        limits = ("amount", filter_.amount_from, filter_.amount_to)
+        yield _sought(lambda t: and_(*within(t.c.amount, limits)), limited=limited)
     yield from _range(receipt.payment_date_time, filter_.paid_from, filter_.paid_to)
     if filter_.source is not None:
         if filter_.source == "push":  # nearly all
@@ -111,6 +143,14 @@ def plain(filter_: Filter) -> Iterator[Condition]:
     yield from _range(receipt.received_at, filter_.received_from, filter_.received_to)
     if filter_.name is not None:
         yield Condition(_named(filter_.name), indexed=False)
+
+
+def _sought(clause: Callable[[Any], ColumnElement[bool]], *, limited: bool, in_order: str | None = None) -> Condition:
+    """Return a condition on receipts, which a limited transaction looks for in `console_receipt`."""
+    own = clause(tables.receipt)
+    if not limited:
+        return Condition(own, in_order=in_order)
+    return Condition(clause(console_receipt), in_order=in_order, table=console_receipt, plain=own)
 
 
 def each_ec(filter_: Filter) -> list[Condition]:
@@ -134,15 +174,18 @@ def within(column: Any, limits: tuple[str, Any, Any]) -> list[ColumnElement[bool
     return clauses
 
 
-def persons(filter_: Filter) -> Iterator[tuple[Condition, ...]]:
+def persons(filter_: Filter, *, limited: bool = False) -> Iterator[tuple[Condition, ...]]:
     """Yield debtor and payer, as choices. A person who pays for themselves is in the debtors' index only."""
     receipt = tables.receipt.c
 
     def debtor(id_: str) -> Condition:
-        return Condition(_alike("debtor_id", id_), in_order="received_at")
+        return _sought(lambda t: _alike(t, "debtor_id", id_), limited=limited, in_order="received_at")
 
     def payer(id_: str) -> Condition:
-        return Condition(and_(_alike("payer_id", id_), text("payer_id <> debtor_id")), in_order="received_at")
+        def is_payer(t: Any) -> ColumnElement[bool]:
+            return and_(_alike(t, "payer_id", id_), text(f"{t.name}.payer_id <> {t.name}.debtor_id"))
+
+        return _sought(is_payer, limited=limited, in_order="received_at")
 
     given: list[list[tuple[Condition, ...]]] = []
     if (id_ := filter_.debtor_id) is not None:
@@ -157,9 +200,9 @@ def persons(filter_: Filter) -> Iterator[tuple[Condition, ...]]:
         yield tuple(condition for choice in choices for condition in choice)
 
 
-def _alike(name: str, id_: str) -> ColumnElement[bool]:
+def _alike(of: Any, name: str, id_: str) -> ColumnElement[bool]:
     """Compare a column with a fiscal code, however either is written. The index has the expression word by word."""
-    return literal_column(tables.ALIKE.format(f"receipt.{name}"), String()) == func.upper(func.replace(id_, " ", ""))
+    return literal_column(tables.ALIKE.format(f"{of.name}.{name}"), String()) == func.upper(func.replace(id_, " ", ""))
 
 
 def _named(name: str) -> ColumnElement[bool]:

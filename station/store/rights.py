@@ -3,7 +3,8 @@
 from sqlalchemy import Connection, Table, text
 from sqlalchemy.dialects import postgresql
 
-from station.store import tables
+from station.store import conditions, tables
+from station.store.row_security import hidden_tables, policies
 
 # Beyond reading and adding rows. A receipt, a refused request and a journal entry are never deleted by the server, by
 # `reconcile` or by `replay`, and the journal and the history are never changed.
@@ -48,11 +49,23 @@ _PURGES: dict[Table, tuple[str, ...]] = {
 }
 
 
-def grants(role: str, *, purge: bool = False) -> list[str]:
-    """Return the statements that give `role` the rights to run the station; with `purge` those to purge, too.
+# For the console: what a replay, a discard, "send again", pause and resume need, and its own tables.
+_CONSOLE: dict[Table, tuple[str, ...]] = {
+    table: ("INSERT", *_CHANGES[table])
+    for table in (
+        tables.receipt, tables.transfer, tables.receipt_flag, tables.receipt_route, tables.receipt_document,
+        tables.outbox, tables.journal, tables.refused, tables.refused_history, tables.delivery, tables.delivery_file,
+        tables.console_session, tables.console_user, tables.console_access,
+    )
+} | {tables.destination: ("UPDATE",)}  # fmt: skip
 
-    To be run by the owner of the tables, after each migration. They revoke one right only: old versions of PostgreSQL
-    let every role create tables.
+
+def grants(role: str, *, purge: bool = False, console: bool = False) -> list[str]:
+    """Return the statements that give `role` the rights to run the station.
+
+    With `purge` those to purge, too; with `console` those of the console instead, which row-level security limits to
+    the ECs that each transaction names. To be run by the owner of the tables, after each migration. They revoke one
+    right only: old versions of PostgreSQL let every role create tables.
     """
     preparer = postgresql.dialect().identifier_preparer  # type: ignore[no-untyped-call]
     name = preparer.quote(role)
@@ -60,29 +73,39 @@ def grants(role: str, *, purge: bool = False) -> list[str]:
         "REVOKE CREATE ON SCHEMA public FROM PUBLIC;",
         f"GRANT USAGE ON SCHEMA public TO {name};",
         f"GRANT SELECT ON alembic_version TO {name};",
+        f"GRANT SELECT ON {conditions.console_receipt.name} TO {name};",
     ]
     for table in tables.metadata.sorted_tables:
-        rights = _needed(table)
+        rights = _needed(table, console=console)
         rights += [right for right in _PURGES.get(table, ()) if purge and right not in rights]
         statements.append(f"GRANT {', '.join(rights)} ON {preparer.format_table(table)} TO {name};")
-    return statements
+    return statements + policies(role, console=console)
 
 
-def _needed(table: Table) -> list[str]:
-    return ["SELECT", "INSERT", *_CHANGES[table]]
+def _needed(table: Table, *, console: bool = False) -> list[str]:
+    return ["SELECT", *_CONSOLE.get(table, ())] if console else ["SELECT", "INSERT", *_CHANGES[table]]
 
 
-def missing_rights(connection: Connection) -> list[str]:
-    """Return the rights that the role needs and lacks, such as "DELETE on transfer". The schema must fit."""
+def missing_rights(connection: Connection, *, console: bool = False) -> list[str]:
+    """Return the rights that the role needs and lacks, such as "DELETE on transfer". The schema must fit.
+
+    Of the station's role: also the tables of which row-level security hides rows from it.
+    """
     if connection.dialect.name != "postgresql":
         return []
     query = text("SELECT has_table_privilege(:table, :right)")
-    return [
-        f"{right} on {table.name}"
-        for table in tables.metadata.sorted_tables
-        for right in _needed(table)
-        if not connection.execute(query, {"table": table.name, "right": right}).scalar()
+    needed = [
+        (right, table.name) for table in tables.metadata.sorted_tables for right in _needed(table, console=console)
     ]
+    needed += [("SELECT", conditions.console_receipt.name)] if console else []
+    missing = [
+        f"{right} on {table}"
+        for right, table in needed
+        if not connection.execute(query, {"table": table, "right": right}).scalar()
+    ]
+    if not console and (hidden := hidden_tables(connection)):
+        missing.append(f"a policy of row-level security on {', '.join(hidden)}")
+    return missing
 
 
 def excessive_rights(connection: Connection) -> tuple[str, list[str]]:

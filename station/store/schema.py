@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Engine, inspect, text
 
-from station.errors import ConfigError, SchemaBehindError
+from station.errors import ConfigError, MissingRightsError, SchemaBehindError
 from station.folder import folder
 from station.store.engine import make_file, transaction
 
@@ -25,14 +25,24 @@ def _known() -> set[str]:
     return {file.name[:4] for file in (folder("migrations") / "versions").glob("[0-9][0-9][0-9][0-9]_*.py")}
 
 
-def check_schema(engine: Engine) -> None:
+def check_schema(engine: Engine, *, limited: bool = False) -> None:
     """Raise `SchemaBehindError` if the schema is behind the one this code needs.
 
-    A later one will do: migrations only add, and at an upgrade the old version serves until the new one does.
+    A later one will do: migrations only add, and at an upgrade the old version serves until the new one does. Raise
+    `MissingRightsError` if row-level security hides rows from the role, which would find nothing of what is stored; of
+    the console's role (`limited`) it shall.
     """
     found, wanted = revisions(engine)
     if found != wanted and not _is_later(found):
         raise SchemaBehindError(found, wanted)
+    if engine.dialect.name == "postgresql" and not limited:
+        from station.store.row_security import hidden_tables
+
+        with transaction(engine, readonly=True) as connection:
+            if hidden := hidden_tables(connection):
+                role = connection.execute(text("SELECT current_user")).scalar()
+                denied = f"row-level security hides rows of {', '.join(hidden)} from it"
+                raise MissingRightsError(role, denied, reason="row-level security")
 
 
 def _is_later(revision: str | None) -> bool:

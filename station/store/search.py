@@ -32,6 +32,7 @@ from sqlalchemy import (
 
 from station.store import conditions, tables
 from station.store.conditions import Condition, Filter, within
+from station.store.limits import is_limited
 from station.store.paging import Cursor, in_order
 
 # Up to here all receipts of a condition are read and sorted: 5,000 look-ups take some 30 ms.
@@ -66,11 +67,12 @@ def plan(connection: Connection, filter_: Filter, *, count: bool = False) -> Pla
 
     With `count`, ask also where the answer would not change how the branch is read.
     """
-    common = tuple(conditions.plain(filter_))
+    limited = is_limited(connection)
+    common = tuple(conditions.plain(filter_, limited=limited))
     each_ec = [] if count else conditions.each_ec(filter_)
     counts: dict[int, int] = {}
     branches = []
-    for choices in product(conditions.persons(filter_), conditions.routes(connection, filter_)):
+    for choices in product(conditions.persons(filter_, limited=limited), conditions.routes(connection, filter_)):
         together = tuple(condition for choice in choices for condition in choice) + common
         branch = _led(connection, together, None if count else filter_.order, counts)
         if branch.lead is None and 1 < len(each_ec) <= _ECS_BY_BRANCH and _is_walked_by_time(branch, filter_.order):
@@ -82,7 +84,8 @@ def plan(connection: Connection, filter_: Filter, *, count: bool = False) -> Pla
     return Plan(
         filter_.order,
         tuple(branch for branch in branches if branch.count != 0),
-        commanded=connection.dialect.name == "sqlite",
+        # For a limited transaction PostgreSQL has no statistics of what is not leakproof, and believes in no row.
+        commanded=limited or connection.dialect.name == "sqlite",
     )
 
 
@@ -126,12 +129,12 @@ def _places(planned: Plan, branch: Branch, after: Cursor | None, limit: int | No
         led = branch.lead
         few = select(led.table.c.id_pa, led.table.c.receipt_id).where(led.clause)
         few = few.where(*(led.table.c.id_pa.in_(one.ecs) for one in branch.conditions if one.ecs and one is not led))
-        if led.table is not receipt:
+        if led.table is not receipt and led.plain is None:
             few = few.distinct()  # two stamps, two routes: one receipt
         # There may be some more by now. The limit is for PostgreSQL's planner: it would go by its own estimate, and may
         # read the whole table.
         lead = few.limit(2 * branch.count + 1000).subquery("lead")
-        place = [receipt.c[name] for name in names]
+        place: list[Any] = [receipt.c[name] for name in names]
         query = select(*place).select_from(lead.join(receipt, _same(lead.c, receipt.c)))
     else:
         led = _walked(branch, order)
@@ -139,17 +142,24 @@ def _places(planned: Plan, branch: Branch, after: Cursor | None, limit: int | No
         query = select(*place)
         if not _is_on(led, order):
             query = query.where(led.clause)
-        if led.table is not receipt:
+        if led.table is not receipt and led.plain is None:
             query = query.distinct().select_from(led.table.join(receipt, _same(led.table.c, receipt.c)))
     limits: tuple[str, Any, Any] = (order, None, None)
+    tried: list[ColumnElement[bool]] = []
     for condition in branch.conditions:
         if _is_on(condition, order):
             limits = condition.limits or limits
         elif condition is not led and not (condition.ecs and branch.lead):  # those are in the leading part
-            clause = condition.clause
-            if condition.table is not receipt:
+            clause = condition.clause if condition.plain is None else condition.plain
+            if condition.plain is None and condition.table is not receipt:
                 clause = exists().where(_same(condition.table.c, receipt.c), clause)
-            query = query.where(func.coalesce(clause, false()) if planned.commanded else clause)
+            tried.append(func.coalesce(clause, false()) if planned.commanded else clause)
+    if tried and led.plain is not None and not branch.lead:
+        # A subquery that gives a value is no join: PostgreSQL would make one table of the view and the receipts, with
+        # the policies of these, and find nothing by the index.
+        same = select(true()).select_from(receipt).where(_same(led.table.c, receipt.c), *tried)
+        tried = [same.scalar_subquery()]
+    query = query.where(*tried)
     query = query.where(*_between(place, limits, after, newest_first))
     return query.order_by(*in_order(place, newest_first=newest_first)).limit(limit)
 
