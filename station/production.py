@@ -16,7 +16,7 @@ from station.deliver import status as deliver
 from station.errors import SchemaBehindError, StoreError, UntrustedError
 from station.http import certificate
 from station.http.trust import host_and_port, is_loopback
-from station.store import gauges, rights
+from station.store import gauges, rights, row_security
 
 _CERTIFICATE_DAYS_LEFT = 30
 _CLOCK_SKEW_MAX_S = 2.0
@@ -42,6 +42,8 @@ def findings(settings: Settings, engine: store.Engine) -> list[Finding]:
     ]  # fmt: skip
     with suppress(StoreError):
         gaps += _database(settings, engine)
+    with suppress(StoreError):
+        gaps += _console(settings)
     return [*gaps, *delivery_findings(settings, engine)]
 
 
@@ -256,6 +258,26 @@ def _feed(settings: Settings) -> Iterator[Finding]:
             f"the feed listens on {listen} without TLS: keys and citizens' data would travel unencrypted",
             "set api.certificate, or let it listen on 127.0.0.1 behind a proxy with TLS",
             unsure=private,  # a proxy may share a network of their own with it, as in deploy/compose
+        )
+
+
+def _console(settings: Settings) -> Iterator[Finding]:
+    """Tell of a console's role that sees all ECs, where a user may see some of them only."""
+    url = (settings.console.database_url or settings.database.url).get_secret_value()
+    if store.parse_url(url).get_backend_name() == "sqlite" or all("*" in grant.ecs for grant in settings.grant):
+        return
+    engine = store.connect(url)
+    try:
+        with store.transaction(engine, readonly=True) as connection:
+            limited = row_security.rls_limits(connection)
+    finally:
+        engine.dispose()
+    if not limited:
+        yield Finding(
+            "row_level_security_off",
+            "the console's database role sees the receipts of all ECs: only the console's own queries keep a user to "
+            "theirs",
+            "make a role for it (`station grants ROLE --console`) and name it in console.database_url",
         )
 
 

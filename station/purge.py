@@ -52,8 +52,8 @@ def purge(
     ages = {part: getattr(retention, f"{part}_months") for part in Part}
     if not any(ages.values()):
         raise ConfigError(
-            "nothing to purge: set raw_months, personal_months, refused_months, journal_months, delivery_months or "
-            "flows_months"
+            "nothing to purge: set raw_months, personal_months, refused_months, journal_months, delivery_months, "
+            "flows_months or access_months"
         )
     read(engine, _check_clock, now, trust=trust_clock)
     for part, months in ages.items():

@@ -27,4 +27,5 @@ def grants(role: str, purge: bool, console: bool) -> None:
     if purge and console:
         raise click.UsageError("--purge and --console are for two roles: the console purges nothing")
     for statement in rights.grants(role, purge=purge, console=console):
-        say(statement)
+        for line in statement.splitlines():
+            say(line)

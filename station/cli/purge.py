@@ -21,6 +21,7 @@ _WORDS = {
     Part.JOURNAL: "journal",
     Part.DELIVERY: "deliveries by webhook",
     Part.FLOWS: "flows (FdR)",
+    Part.ACCESS: "look-ups of people in the console",
 }
 _MONTHS = click.IntRange(1, 1200)
 
@@ -36,6 +37,7 @@ _MONTHS = click.IntRange(1, 1200)
 )
 @click.option("--delivery-months", type=_MONTHS, help="Deliveries settled more than this many months ago.")
 @click.option("--flows-months", type=click.IntRange(3, 1200), help="Flows (FdR) published that long ago, 3 or more.")
+@click.option("--access-months", type=click.IntRange(6, 1200), help="Look-ups in the console of that age, 6 or more.")
 @click.option("--dry-run", is_flag=True, help="Count what would be purged; change nothing.")
 @click.option("--batch", type=click.IntRange(1, 5000), default=500, show_default=True, help="Rows per transaction.")
 @click.option("--trust-clock", is_flag=True, help="Purge even if the database suggests that the clock is ahead.")

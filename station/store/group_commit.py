@@ -247,11 +247,10 @@ def run_alone(
     `key`: of the row that it writes, table first. All take their locks in the order of their keys. Raises `StoreError`,
     after which it may have been committed; `until` as in `transaction`.
     """
-    if (limit := limits.current()) is not None:
-        # By itself: statements of other callers in the same transaction would be limited, too.
-        limiting = (limits.SET_SETTING, {"ecs": limit})
-        with of_engine(engine).slot(until):
-            return run_statements(engine, [limiting, (statement, parameters)], until)[-1]
+    if limits.current() is not None:  # statements of other callers in the same transaction would be limited, too
+        with of_engine(engine).slot(until), transaction(engine, until=until) as connection:
+            alone: str | None = connection.exec_driver_sql(statement, dict(parameters)).scalar()
+            return alone
     value: str | None = of_engine(engine).execute(engine, (statement, parameters), deadline=until, key=key)
     return value
 

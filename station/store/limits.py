@@ -14,7 +14,6 @@ from sqlalchemy import ColumnElement, Connection, text
 ALL = "*"
 # The setting of a transaction that the policies read, see `rights`: ECs separated by commas, or `ALL`.
 SETTING = "station.ecs"
-SET_SETTING = f"SELECT set_config('{SETTING}', %(ecs)s, true)"
 
 _current: ContextVar[str | None] = ContextVar("ecs", default=None)
 
@@ -56,7 +55,7 @@ def limit_to(connection: Connection, ecs: Sequence[str] | None) -> None:
 def set_limit(connection: Connection, value: str) -> None:
     """Put a value of `current` into the setting of a transaction."""
     if connection.dialect.name == "postgresql":
-        connection.execute(text(SET_SETTING.replace("%(ecs)s", ":ecs")), {"ecs": value})
+        connection.execute(text(f"SELECT set_config('{SETTING}', :ecs, true)"), {"ecs": value})
 
 
 def is_limited(connection: Connection) -> bool:

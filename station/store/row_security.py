@@ -79,7 +79,7 @@ def hidden_tables(connection: Connection) -> list[str]:
     """Return the tables of which row-level security hides rows from the role. Empty on SQLite."""
     if connection.dialect.name != "postgresql":
         return []
-    return [name for name, limits in _limits(connection).items() if limits]
+    return sorted(name for name, limits in _limits(connection).items() if limits)
 
 
 def rls_limits(connection: Connection) -> bool:
