@@ -2,18 +2,23 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 
 import psycopg
 import pytest
 from build import EC, OTHER_EC, a_request, an_envelope
 from databases import migrate
+from refusals import Door
 from trouble import sent_again
 
 from station import contract, store
 from station.config import Settings
+from station.errors import MissingRightsError
 from station.intake import Intake, Origin, Result
 from station.receipt import Flag, Source
-from station.store import tables
+from station.store import limits, tables
+from station.store.rights import grants
+from station.store.row_security import rls_limits
 
 # All that grows with the receipts; the constraints that refer to others come last.
 PARTITIONED = (
@@ -46,6 +51,8 @@ def partitioned_url(postgres_server: str) -> Iterator[str]:
         connection.execute("CREATE DATABASE partitioned")
     migrate(url)
     with psycopg.connect(url) as connection:
+        [view] = connection.execute("SELECT pg_get_viewdef('console_receipt')").fetchone()
+        connection.execute("DROP VIEW console_receipt")
         references = connection.execute(
             "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint "
             "WHERE contype = 'f' AND conrelid::regclass::text = ANY(%s)", (list(PARTITIONED),)
@@ -63,6 +70,7 @@ def partitioned_url(postgres_server: str) -> Iterator[str]:
                 )
         for table, name, definition in references:
             connection.execute(f"ALTER TABLE {table} ADD CONSTRAINT {name} {definition}")
+        connection.execute(f"CREATE VIEW console_receipt AS {view}")
     yield url
     with psycopg.connect(postgres_server, autocommit=True) as connection:
         connection.execute("DROP DATABASE partitioned WITH (FORCE)")
@@ -113,3 +121,33 @@ def test_intake_on_partitions(partitioned_url, connect):
     with psycopg.connect(partitioned_url) as connection:
         used = connection.execute("SELECT count(DISTINCT tableoid) FROM receipt").fetchone()
     assert used == (4,)
+
+
+def test_row_security_on_partitions(partitioned_url, connect):
+    """The policies of a partitioned table hold for its partitions: the console's role sees the ECs that it names."""
+    door = Door(connect(partitioned_url))
+    for ec in (EC, OTHER_EC):
+        door.take(an_envelope(a_request(idPA=ec, fiscalCode=ec)))
+    with psycopg.connect(partitioned_url, autocommit=True) as owner:
+        owner.execute("CREATE ROLE partitions_console LOGIN")
+        try:
+            for statement in grants("partitions_console", console=True):
+                owner.execute(statement)
+            url = store.parse_url(partitioned_url).set(drivername="postgresql", username="partitions_console")
+            console = connect(url.render_as_string(hide_password=False))
+            store.check_schema(console, limited=True)
+            wanted = (store.Filter(), store.Filter(person_id="PLLPNC80A01X000X"), store.Filter(amount_from=Decimal(1)))
+            for ecs, expected in (((EC,), {EC}), (None, {EC, OTHER_EC}), ((), set())):
+                with limits.limited(ecs), store.transaction(console, readonly=True) as connection:
+                    for one in wanted:
+                        assert {row.id_pa for row in store.list_receipts(connection, one)} == expected
+            with store.transaction(console, readonly=True) as connection:
+                assert rls_limits(connection)
+            with limits.limited((EC,)):
+                console_door = Door(console)
+                assert console_door.take(an_envelope(a_request())).result is Result.STORED
+                with pytest.raises(MissingRightsError):
+                    console_door.take(an_envelope(a_request(idPA=OTHER_EC, fiscalCode=OTHER_EC)))
+        finally:
+            owner.execute("DROP OWNED BY partitions_console")
+            owner.execute("DROP ROLE partitions_console")

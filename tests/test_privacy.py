@@ -42,6 +42,7 @@ KEEPS = {
     "transfer": {"remittance_information", "metadata", "iban"},
     "receipt_document": {"raw"},
     "refused": {"raw"},
+    "console_access": {"subject"},
 }
 
 

@@ -22,7 +22,7 @@ from station.clock import months_before
 from station.config import Retention, load
 from station.errors import ConfigError, StoreError
 from station.purge import purge
-from station.store import flows, tables
+from station.store import accesses, flows, tables
 from station.store.purge import Part
 
 NOW = datetime.now(UTC)
@@ -211,6 +211,19 @@ def test_flows(door):
     assert run(door, flows_months=3) == {Part.FLOWS: 1}
     assert [row["fdr"] for row in door.rows(tables.fdr_flow)] == ["new"]
     assert [row["fdr"] for row in door.rows(tables.fdr_payment)] == ["new"]
+
+
+def test_accesses(door):
+    """Who looked up whom is forgotten by the time of the look-up, after six months at least."""
+    row = {"username": "anna", "address": None, "action": "search", "id_pa": None, "receipt_id": None, "found": 0}
+    with store.transaction(door.engine) as connection:
+        for name, days in {"old": 400, "new": 200}.items():
+            accesses.write_accesses(connection, [row | {"at": NOW - timedelta(days=days), "subject": name}])
+    with pytest.raises(ConfigError, match="STATION_RETENTION_ACCESS_MONTHS"):
+        load(environ={"STATION_RETENTION_ACCESS_MONTHS": "5"})
+    assert run(door, access_months=12, dry_run=True) == {Part.ACCESS: 1}
+    assert run(door, access_months=12) == {Part.ACCESS: 1}
+    assert [row["subject"] for row in door.rows(tables.console_access)] == ["new"]
 
 
 def event(number, at):

