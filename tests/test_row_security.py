@@ -261,7 +261,7 @@ def test_the_server_goes_on(owner_url, as_role):
     store.check_schema(app.engine)
 
 
-def test_limits(owner_url, as_role):
+def test_limits(owner_url, as_role, tmp_path):
     """Whether a role is limited can be asked; the console's finding says so where it is not."""
     for role, limited in ((None, False), (APP, False), (CONSOLE, True)):
         with store.transaction(as_role(role), readonly=True) as connection:
@@ -269,9 +269,16 @@ def test_limits(owner_url, as_role):
             assert missing_rights(connection, console=role == CONSOLE) == []
     with psycopg.connect(owner_url, autocommit=True) as owner:
         owner.execute("ALTER TABLE refused DISABLE ROW LEVEL SECURITY")
+        owner.execute(f"REVOKE UPDATE ON refused FROM {CONSOLE}")
         with store.transaction(as_role(CONSOLE), readonly=True) as connection:
             assert not row_security.rls_limits(connection)
+        checked = {"STATION_CONSOLE_DATABASE_URL": url_of(owner_url, CONSOLE)}
+        done = forked.run(["check"], environment(owner_url, **checked), tmp_path)
+        assert (done.returncode, "the role lacks UPDATE on refused: see `station grants --console`" in done.stdout) == (
+            1, True,
+        )  # fmt: skip
         grant(owner, CONSOLE, console=True)
+        assert forked.run(["check"], environment(owner_url, **checked), tmp_path).returncode == 0
         owner.execute(f"CREATE POLICY mine ON journal TO {CONSOLE} USING (true)")
     with store.transaction(as_role(CONSOLE), readonly=True) as connection:
         assert not row_security.rls_limits(connection)

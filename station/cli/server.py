@@ -162,6 +162,20 @@ def _fdr_problems(settings: config.Settings) -> list[str]:
     return []
 
 
+def _console_problems(url: str) -> list[str]:
+    """Return what is wrong with the console's own database role."""
+    engine = store.connect(url)
+    try:
+        with store.transaction(engine, readonly=True) as connection:
+            missing = rights.missing_rights(connection, console=True)
+    except StoreError as error:
+        return [f"console.database_url: {error}"]
+    finally:
+        engine.dispose()
+    lacks = f"console.database_url: the role lacks {', '.join(missing)}: see `station grants --console`"
+    return [lacks] if missing else []
+
+
 def _problems(context: Context) -> tuple[list[str], list[str]]:
     """Return what is wrong, and what may be meant but is worth a note."""
     settings = context.settings
@@ -173,6 +187,8 @@ def _problems(context: Context) -> tuple[list[str], list[str]]:
                 wrong.append(f"database: the role lacks {', '.join(missing)}: see `station grants`")
     except (StoreError, SchemaBehindError) as error:
         wrong.append(str(error))
+    if settings.console.database_url is not None:
+        wrong += _console_problems(settings.console.database_url.get_secret_value())
     if settings.open_registry:
         notes.append("no [[broker]] and no [[ec]]: receipts for every idPA are accepted")
     elif not settings.ec:

@@ -97,7 +97,7 @@ def missing_rights(connection: Connection, *, console: bool = False) -> list[str
     needed = [
         (right, table.name) for table in tables.metadata.sorted_tables for right in _needed(table, console=console)
     ]
-    needed += [("SELECT", conditions.console_receipt.name)] if console else []
+    needed.append(("SELECT", conditions.console_receipt.name))
     missing = [
         f"{right} on {table}"
         for right, table in needed
