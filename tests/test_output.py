@@ -174,7 +174,7 @@ COMMANDS = {
         ["fdr", "show", "/RFB/01000000000000017/1.00", "--wide"],
     ],
     "fdr uncredited": [["fdr", "uncredited", *more] for more in ([], ["--wide"], ["--json"])],
-    "grants": [["grants", HOSTILE]],
+    "grants": [["grants", HOSTILE], ["grants", HOSTILE, "--console"]],
     "journal export": [["journal", "export", HOSTILE + "/x.csv"]],
     "journal list": [["journal", "list"], ["journal", "list", "--wide"], ["journal", "list", "--json"]],
     "migrate": [["migrate"]],

@@ -5,6 +5,7 @@ import click
 from station.cli import cli
 from station.cli.output import say
 from station.store import rights
+from station.text import printable
 
 
 @cli.command()
@@ -26,6 +27,7 @@ def grants(role: str, purge: bool, console: bool) -> None:
     """
     if purge and console:
         raise click.UsageError("--purge and --console are for two roles: the console purges nothing")
-    for statement in rights.grants(role, purge=purge, console=console):
+    # A line break in the name would make lines of its own.
+    for statement in rights.grants(printable(role), purge=purge, console=console):
         for line in statement.splitlines():
-            say(line)
+            say(line, length=None)

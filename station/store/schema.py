@@ -41,7 +41,8 @@ def check_schema(engine: Engine, *, limited: bool = False) -> None:
         with transaction(engine, readonly=True) as connection:
             if hidden := hidden_tables(connection):
                 role = connection.execute(text("SELECT current_user")).scalar()
-                denied = f"row-level security hides rows of {', '.join(hidden)} from it"
+                some = ", ".join(hidden[:3]) + (f" and {len(hidden) - 3} other tables" if hidden[3:] else "")
+                denied = f"row-level security hides rows of {some} from it"
                 raise MissingRightsError(role, denied, reason="row-level security")
 
 
