@@ -18,7 +18,7 @@ from station.http import certificate
 from station.http.trust import host_and_port, is_loopback
 from station.store import gauges, rights, row_security
 
-_CERTIFICATE_DAYS_LEFT = 30
+CERTIFICATE_DAYS_LEFT = 30
 _CLOCK_SKEW_MAX_S = 2.0
 
 
@@ -148,7 +148,7 @@ def _certificates(settings: Settings) -> Iterator[Finding]:
     for name in ("certificate", "client_ca"):
         file: Path | None = getattr(settings.tls, name)
         end = certificate.first_end(file) if file else None
-        if end and end - datetime.now(UTC) < timedelta(days=_CERTIFICATE_DAYS_LEFT):
+        if end and end - datetime.now(UTC) < timedelta(days=CERTIFICATE_DAYS_LEFT):
             when = f"{'expired' if end < datetime.now(UTC) else 'expires'} on {shown(end)} (Italy)"
             yield Finding(
                 "certificate_ends",

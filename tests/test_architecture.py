@@ -48,7 +48,7 @@ ORDER = [
     "station.deliver", "station.pagopa", "station.intake", "station.soap", "station.reconcile",
     "station.replay", "station.purge", "station.http", "station.app", "station.wsgi",
     "station.http.worker", "station.http.server", "station.http.service_worker", "station.http.service", "station.api",
-    "station.console", "station.production", "station.demo", "station.cli",
+    "station.production", "station.console", "station.demo", "station.cli",
 ]  # fmt: skip
 
 # Only the configuration reads the environment; `serve` hands the configuration's place to its workers, and libpq takes

@@ -1,6 +1,6 @@
 """What operators decide about deliveries by webhook: send a range again, skip one. Batch by batch, beside the loop."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from station import log, store
@@ -38,13 +38,27 @@ def send_again(
     return total
 
 
-def send_failed_again(engine: store.Engine, webhook: Webhook, *, dry_run: bool, operator: str) -> int:
-    """Make due again all that was given up. Return how many. Raise `StoreError`: run it again then."""
+def send_failed_again(
+    engine: store.Engine,
+    webhook: Webhook,
+    *,
+    dry_run: bool,
+    operator: str,
+    id_pas: Sequence[str] | None = None,
+    most: int | None = None,
+) -> int:
+    """Make due again all that was given up. Return how many. Raise `StoreError`: run it again then.
+
+    `id_pas`: only receipts of these ECs. It stops once it has made `most` due.
+    """
     if dry_run:
-        return int(read(engine, delivery_list.figures)[webhook.name].failed)
+        return int(read(engine, delivery_list.figures, id_pas)[webhook.name].failed)
     total, at = 0, datetime.now(UTC)
-    while count := write(engine, delivery_list.again_failed, webhook.name, at=at, limit=_BATCH):
+    while most is None or total < most:
+        count = write(engine, delivery_list.again_failed, webhook.name, at=at, limit=_BATCH, id_pas=id_pas)
         total += count
+        if not count:
+            break
     _log.info("deliveries_sent_again", destination=webhook.name, failed=True, count=total, operator=operator)
     return total
 

@@ -1,6 +1,6 @@
 """How far each destination is, and what is wrong with it: for people and for `station check`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -24,7 +24,8 @@ class DestinationStatus:
     `position` is the last number that was looked at, `waiting` how many numbers are behind it, whether or not it
     chooses them. `open` and `failed` (given up) count deliveries by webhook. `oldest_at`: since when something is
     open or waits, or a folder's file is not done; `file_at`: when a folder's latest file was planned. `problem` says in
-    words why it needs attention.
+    words why it needs attention, `causes` in slugs: never_served, never_asked, other_kind, paused, given_up, file_late,
+    no_file, late.
     """
 
     name: str
@@ -45,6 +46,7 @@ class DestinationStatus:
     file_at: datetime | None = None
     attempts: dict[str, int] | None = None
     problem: str | None = None
+    causes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +72,21 @@ class DeliveryStatus:
                 yield f"destination {one.name}: {one.problem}"
 
 
-def status(settings: config.Settings, engine: store.Engine, *, now: datetime | None = None) -> DeliveryStatus:
-    """Return the status of each destination that is configured or was served once. Raise `StoreError`."""
+def status(
+    settings: config.Settings,
+    engine: store.Engine,
+    *,
+    now: datetime | None = None,
+    id_pas: Sequence[str] | None = None,
+) -> DeliveryStatus:
+    """Return the status of each destination that is configured or was served once. Raise `StoreError`.
+
+    `id_pas`: counting receipts of these ECs only, but for the outbox and attempts.
+    """
     now = now or datetime.now(UTC)
     with store.transaction(engine, readonly=True) as connection:
         last = outgoing.last_number(connection)
-        rows = delivery_list.figures(connection)
+        rows = delivery_list.figures(connection, id_pas)
         attempts = deliveries.counts(connection)
         outbox, outbox_at = outgoing.waiting(connection)
     found = []
@@ -95,10 +106,10 @@ def status(settings: config.Settings, engine: store.Engine, *, now: datetime | N
 
 
 def _never_served(configured: config.Destination) -> DestinationStatus:
-    problem = "it is configured and was never served: is `station deliver` running?"
+    cause, problem = "never_served", "it is configured and was never served: is `station deliver` running?"
     if configured.kind == "feed":
-        problem = "it is configured, and its reader never asked"
-    return DestinationStatus(configured.name, configured.kind, "never served", problem=problem)
+        cause, problem = "never_asked", "it is configured, and its reader never asked"
+    return DestinationStatus(configured.name, configured.kind, "never served", problem=problem, causes=(cause,))
 
 
 def _served(
@@ -108,13 +119,14 @@ def _served(
     waiting_at = row.file_open_at if row.kind == "folder" else row.behind_at
     oldest = [at for at in (row.open_at, waiting_at) if at is not None]
     oldest_at = min(oldest, default=None)
+    problems = list(_problems(configured, row, oldest_at, now)) if configured else []
     return DestinationStatus(
         name=row.name,
         kind=row.kind,
         state=row.state if configured else "not configured",
         reason=row.reason,
         position=row.position,
-        waiting=max(0, last - row.position),
+        waiting=max(0, last - row.position) if row.behind is None else row.behind,
         open=row.open,
         failed=row.failed,
         oldest_at=oldest_at,
@@ -126,35 +138,45 @@ def _served(
         last_error=row.last_error,
         file_at=row.file_at,
         attempts=attempts,
-        problem="; ".join(_problems(configured, row, oldest_at, now)) or None if configured else None,
+        problem="; ".join(problem for _, problem in problems) or None,
+        causes=tuple(cause for cause, _ in problems),
     )
 
 
-def _problems(configured: config.Destination, row: Any, oldest_at: datetime | None, now: datetime) -> Iterator[str]:
+def _problems(
+    configured: config.Destination, row: Any, oldest_at: datetime | None, now: datetime
+) -> Iterator[tuple[str, str]]:
     if configured.kind != row.kind:
-        yield (
+        problem = (
             f"it was a {row.kind} before, and is not served as a {configured.kind}: give it another name (its place in "
             f"the order is kept under {row.name})"
         )
+        yield "other_kind", problem
         return
     if row.state == "paused":
-        yield f"it is paused{f' ({row.reason})' if row.reason else ''}: `station deliveries resume {row.name}`"
+        yield (
+            "paused",
+            f"it is paused{f' ({row.reason})' if row.reason else ''}: `station deliveries resume {row.name}`",
+        )
     if row.failed:
         yield (
-            f"{counted(row.failed, 'delivery', 'deliveries')} given up: send them again or skip them "
-            f"(`station deliveries list {row.name} --state failed`)"
+            "given_up",
+            (
+                f"{counted(row.failed, 'delivery', 'deliveries')} given up: send them again or skip them "
+                f"(`station deliveries list {row.name} --state failed`)"
+            ),
         )
     if configured.kind == "folder":
         # A day of 25 hours, or the time between two files; and an hour for a retry.
         every = timedelta(hours=25) if configured.every_minutes is None else timedelta(minutes=configured.every_minutes)
         done = row.file_done_at or row.first_at
         if oldest_at and now - oldest_at > _FILE_GRACE:
-            yield f"a file waits to be completed since {shown(oldest_at)} (Italy){_error(row)}"
+            yield "file_late", f"a file waits to be completed since {shown(oldest_at)} (Italy){_error(row)}"
         elif now - done > every + _FILE_GRACE:
-            yield f"no file was completed since {shown(done)} (Italy){_error(row)}"
+            yield "no_file", f"no file was completed since {shown(done)} (Italy){_error(row)}"
     elif oldest_at and now - oldest_at > (FEED_MAX_AGE if configured.kind == "feed" else WEBHOOK_MAX_AGE):
         what = "the reader has not asked for receipts" if configured.kind == "feed" else "receipts wait"
-        yield f"{what} since {shown(oldest_at)} (Italy){_error(row)}"
+        yield "late", f"{what} since {shown(oldest_at)} (Italy){_error(row)}"
 
 
 def _error(row: Any) -> str:

@@ -10,9 +10,9 @@ missing (`fdr_fetch`). Not here: HTTP (see `pagopa`), what becomes of a document
 from station.reconcile.ec_run import COUNTS, EcRun
 from station.reconcile.fdr_ec_run import FDR_COUNTS, MATCH_COUNTS, FdrEcRun
 from station.reconcile.fdr_run import FdrOrder, FdrSummary, acknowledge, walk_flows
-from station.reconcile.fdr_status import FdrEcStatus, FdrStatus, fdr_status
+from station.reconcile.fdr_status import FdrEcStatus, FdrStatus, fdr_status, is_fdr_late
 from station.reconcile.run import Order, Summary, reconcile
-from station.reconcile.status import EcStatus, Status, status
+from station.reconcile.status import EcStatus, Status, is_late, status
 from station.reconcile.walk import Missing
 
 __all__ = [
@@ -32,6 +32,8 @@ __all__ = [
     "Summary",
     "acknowledge",
     "fdr_status",
+    "is_fdr_late",
+    "is_late",
     "reconcile",
     "status",
     "walk_flows",

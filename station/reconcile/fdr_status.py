@@ -56,20 +56,18 @@ def fdr_status(
     `runs` and `limit`: how many rows of the ledger for each EC, and how many flows, at most. Raise `StoreError`.
     """
     now = datetime.now(UTC)
-    configured = [ec.id for ec in settings.ec if ec.fdr and settings.api_key(ec.id, "fdr_key")]
+    configured = [ec.id for ec in settings.ec if _is_expected(settings, ec.id)]
     with queries.reading(engine) as connection:
         marks, unread = flows.all_progress(connection), flows.count_unread(connection)
         ecs = []
         for id_pa in dict.fromkeys(id_pas if id_pas is not None else [*configured, *sorted(marks)]):
             mark = marks.get(id_pa)
             walked_at = mark.walked_at if mark else None
-            age = None if walked_at is None else now - walked_at
-            overdue = age is None or age > timedelta(hours=settings.fdr.late_hours) or age < -store.CLOCK_TOLERANCE
             gap = mark is not None and mark.gap_from is not None and mark.gap_acknowledged_at is None
             ecs.append(
                 FdrEcStatus(
                     id_pa=id_pa,
-                    late=overdue and (id_pa in configured or not settings.ec),
+                    late=is_fdr_late(settings, id_pa, mark, now=now),
                     watermark=mark.watermark if mark else None,
                     walked_at=walked_at,
                     gap_from=mark.gap_from if mark and gap else None,
@@ -83,3 +81,16 @@ def fdr_status(
             )
         listed = [dict(row._mapping) for row in flows.unread_flows(connection, id_pas, limit=limit)]
     return FdrStatus(ecs, listed)
+
+
+def is_fdr_late(settings: config.Settings, id_pa: str, mark: Any, *, now: datetime) -> bool:
+    """Return whether an EC is late (see `FdrEcStatus`). `mark` is its row of `flows.all_progress`, `None` without."""
+    age = None if mark is None or mark.walked_at is None else now - mark.walked_at
+    overdue = age is None or age > timedelta(hours=settings.fdr.late_hours) or age < -store.CLOCK_TOLERANCE
+    return overdue and (not settings.ec or _is_expected(settings, id_pa))
+
+
+def _is_expected(settings: config.Settings, id_pa: str) -> bool:
+    """Return whether a configured EC is to be walked: it has a key, and no `fdr = false`."""
+    ec = settings.ecs.get(id_pa)
+    return ec is not None and ec.fdr and settings.api_key(id_pa, "fdr_key") is not None

@@ -66,14 +66,11 @@ def status(
         for id_pa in dict.fromkeys(id_pas if id_pas is not None else [*(ec.id for ec in settings.ec), *sorted(marks)]):
             mark = marks.get(id_pa)
             watermark, walked_at, swept_at = (mark.watermark, mark.walked_at, mark.swept_at) if mark else (None,) * 3
-            in_future = any(at and at > now + store.CLOCK_TOLERANCE for at in (watermark, walked_at, swept_at))
-            ec = settings.ecs.get(id_pa)
-            reconciled = ec.reconcile if ec else not settings.ec
-            overdue = walked_at is None or now - walked_at > timedelta(hours=settings.gpd.late_hours)
+            in_future = _in_future(mark, now)
             ecs.append(
                 EcStatus(
                     id_pa=id_pa,
-                    late=reconciled and (in_future or overdue),
+                    late=is_late(settings, id_pa, mark, now=now),
                     in_future=in_future,
                     watermark=watermark,
                     walked_at=walked_at,
@@ -86,3 +83,17 @@ def status(
             )
         listed = store.runs.list_items(connection, id_pas, limit=items)
     return Status(ecs, listed, sum(counts.values()))
+
+
+def is_late(settings: config.Settings, id_pa: str, mark: Any, *, now: datetime) -> bool:
+    """Return whether an EC is late (see `EcStatus`). `mark` is its row of `store.runs.watermarks`, `None` without."""
+    ec = settings.ecs.get(id_pa)
+    if not (ec.reconcile if ec else not settings.ec):
+        return False
+    overdue = mark is None or mark.walked_at is None or now - mark.walked_at > timedelta(hours=settings.gpd.late_hours)
+    return overdue or _in_future(mark, now)
+
+
+def _in_future(mark: Any, now: datetime) -> bool:
+    times = (mark.watermark, mark.walked_at, mark.swept_at) if mark else ()
+    return any(at and at > now + store.CLOCK_TOLERANCE for at in times)

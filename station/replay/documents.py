@@ -101,7 +101,7 @@ class Replay:
             for row in page:
                 kept = read(engine, store.document_of, row.id_pa, row.raw_hash)
                 if kept is not None:  # otherwise it was settled and purged meanwhile
-                    yield self._replay(row.refused_id, *kept)
+                    yield self.document(row.refused_id, *kept)
             if len(page) < _PAGE:
                 return
             after = store.Cursor.of("received_at", page[-1], "raw_hash")
@@ -112,10 +112,13 @@ class Replay:
             if document.error is not None:
                 yield ReplayItem(document.name, Verdict.FAILED, reason=document.error)
             else:
-                yield self._replay(document.name, document.raw, None)
+                yield self.document(document.name, document.raw, None)
 
-    def _replay(self, name: str, raw: bytes, charset: str | None) -> ReplayItem:
-        """Replay one document. If it is killed between the two transactions, the next one settles the duplicate."""
+    def document(self, name: str, raw: bytes, charset: str | None) -> ReplayItem:
+        """Replay one document: `name` is a refused request's id or the place in a file. Raise `StoreError`.
+
+        If it is killed between the two transactions, the next replay settles the duplicate.
+        """
         replaced = False
         differences = None
         try:

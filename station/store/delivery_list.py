@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, func, literal_column, select, update
+from sqlalchemy import Connection, Integer, Row, Select, and_, func, literal, literal_column, select, update
 
 from station.store import tables
 from station.store.limits import among
@@ -24,19 +24,31 @@ _OPEN = _delivery.state == literal_column("'open'")
 _FAILED = _delivery.state == literal_column("'failed'")
 
 
-def figures(connection: Connection) -> dict[str, Row[Any]]:
+def _of_ecs(id_pas: Sequence[str] | None) -> list[Any]:
+    """Return the condition for a delivery to be of a receipt of these ECs; none where these are all."""
+    if id_pas is None:
+        return []
+    mine: Select[Any] = select(literal_column("1")).where(
+        _outgoing.number == _delivery.number, *among(_outgoing.id_pa, id_pas)
+    )
+    return [mine.correlate(tables.delivery).exists()]
+
+
+def figures(connection: Connection, id_pas: Sequence[str] | None = None) -> dict[str, Row[Any]]:
     """Return all columns of each destination that was served once, by name, and how far it is behind.
 
+    `id_pas`: counting receipts of these ECs only; then `behind` counts those behind `position`, `OPEN_COUNTED` at most.
     `open` and `failed` (given up) count deliveries by webhook, `OPEN_COUNTED` at most; `open_at`: since when the open
     one with the lowest number is open; `behind_at`: when the first number behind `position` was given. Of a folder:
     `file_at`, when its latest file was planned, `file_done_at`, when the latest that is done was, and `file_open_at`,
     when the oldest that is not done was.
     """
-    theirs = _delivery.destination == _destination.name
+    theirs = and_(_delivery.destination == _destination.name, *_of_ecs(id_pas))
+    behind = (_outgoing.number > _destination.position, *among(_outgoing.id_pa, id_pas))
 
-    def counted(condition: Any) -> Any:
+    def counted(*conditions: Any) -> Any:
         some: Select[Any] = (
-            select(literal_column("1")).where(theirs, condition).correlate(tables.destination).limit(OPEN_COUNTED)
+            select(literal_column("1")).where(*conditions).correlate(tables.destination).limit(OPEN_COUNTED)
         )
         return select(func.count()).select_from(some.subquery()).scalar_subquery()
 
@@ -46,16 +58,15 @@ def figures(connection: Connection) -> dict[str, Row[Any]]:
     files = select(_file.planned_at).where(_file.destination == _destination.name).order_by(_file.planned_at.desc())
     query = select(
         tables.destination,
-        counted(_OPEN).label("open"),
-        counted(_FAILED).label("failed"),
+        counted(theirs, _OPEN).label("open"),
+        counted(theirs, _FAILED).label("failed"),
+        (literal(None, Integer) if id_pas is None else counted(*behind)).label("behind"),
         first(
             select(func.coalesce(_delivery.first_at, _delivery.next_attempt_at))
             .where(theirs, _OPEN)
             .order_by(_delivery.number)
         ).label("open_at"),
-        first(
-            select(_outgoing.numbered_at).where(_outgoing.number > _destination.position).order_by(_outgoing.number)
-        ).label("behind_at"),
+        first(select(_outgoing.numbered_at).where(*behind).order_by(_outgoing.number)).label("behind_at"),
         first(files).label("file_at"),
         first(files.where(_file.state == "done")).label("file_done_at"),
         first(
@@ -91,9 +102,21 @@ def list_deliveries(
     return connection.execute(query.order_by(_delivery.number.desc()).limit(limit)).all()
 
 
-def list_files(connection: Connection, name: str, *, limit: int = FILES_SHOWN) -> Sequence[Row[Any]]:
-    """Return the files of a folder, the latest first."""
+def find_delivery(
+    connection: Connection, name: str, number: int, *, id_pas: Sequence[str] | None = None
+) -> Row[Any] | None:
+    """Return a delivery as `list_deliveries` does; `None` where there is none of these ECs."""
+    rows = list_deliveries(connection, name, before=number + 1, id_pas=id_pas, limit=1)
+    return rows[0] if rows and rows[0].number == number else None
+
+
+def list_files(
+    connection: Connection, name: str, *, before: datetime | None = None, limit: int = FILES_SHOWN
+) -> Sequence[Row[Any]]:
+    """Return the files of a folder, the latest first: a page of those that were planned before `before`."""
     query = select(tables.delivery_file).where(_file.destination == name).order_by(_file.planned_at.desc())
+    if before is not None:
+        query = query.where(_file.planned_at < before)
     return connection.execute(query.limit(limit)).all()
 
 
@@ -127,9 +150,15 @@ def numbers_between(connection: Connection, start: datetime, end: datetime) -> t
 # --- what operators change --------------------------------------------------------------------------------------------
 
 
-def again_failed(connection: Connection, name: str, *, at: datetime, limit: int) -> int:
-    """Open deliveries of a webhook that were given up, the lowest numbers first. Return how many."""
-    some = select(_delivery.number).where(_delivery.destination == name, _FAILED).order_by(_delivery.number)
+def again_failed(
+    connection: Connection, name: str, *, at: datetime, limit: int, id_pas: Sequence[str] | None = None
+) -> int:
+    """Open deliveries of a webhook that were given up, the lowest numbers first. Return how many.
+
+    `id_pas`: only receipts of these ECs.
+    """
+    some = select(_delivery.number).where(_delivery.destination == name, _FAILED, *_of_ecs(id_pas))
+    some = some.order_by(_delivery.number)
     reopen = update(tables.delivery).where(_delivery.destination == name, _FAILED)
     return connection.execute(reopen.where(_delivery.number.in_(some.limit(limit))).values(_opened(at))).rowcount
 

@@ -27,6 +27,20 @@ def open_by_fault(connection: Connection, id_pas: Sequence[str] | None = None) -
     return {row.fault_code: row.number for row in connection.execute(query)}
 
 
+def flagged_since(
+    connection: Connection, flags: Sequence[str], since: datetime, id_pas: Sequence[str] | None = None
+) -> dict[str, int]:
+    """Count the receipts with each of these flags that arrived since a time, `OPEN_COUNTED` in all at most.
+
+    Of these ECs or (`None`) of all.
+    """
+    flag = tables.receipt_flag.c
+    wanted = select(flag.flag).where(flag.flag.in_(flags), flag.received_at >= since, *among(flag.id_pa, id_pas))
+    some = wanted.limit(OPEN_COUNTED).subquery()
+    query = select(some.c.flag, func.count().label("number")).group_by(some.c.flag)
+    return {row.flag: row.number for row in connection.execute(query)}
+
+
 def last_pushes(connection: Connection, id_pas: Sequence[str] | None, now: datetime) -> dict[str, datetime | None]:
     """Return when each EC's last new receipt came by push. `None`: the last of all, under the empty name.
 

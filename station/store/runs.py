@@ -16,6 +16,7 @@ from sqlalchemy import ARRAY, Connection, Row, String, case, delete, func, liter
 from station.receipt import Source
 from station.store.gauges import CLOCK_TOLERANCE
 from station.store.limits import among
+from station.store.paging import Cursor
 from station.store.rows import insert
 from station.store.tables import UtcDateTime, receipt, reconcile_ec, reconcile_item, reconcile_run
 
@@ -248,8 +249,23 @@ def count_items(connection: Connection, id_pas: Sequence[str] | None) -> list[Ro
     return list(connection.execute(query))
 
 
-def list_items(connection: Connection, id_pas: Sequence[str] | None, *, limit: int) -> list[ReconcileItem]:
-    """Return missing receipts, of these ECs or (`None`) of all, the longest missing first."""
+def list_items(
+    connection: Connection,
+    id_pas: Sequence[str] | None,
+    *,
+    after: Cursor | None = None,
+    of_flows: bool = True,
+    limit: int,
+) -> list[ReconcileItem]:
+    """Return missing receipts, of these ECs or (`None`) of all, the longest missing first.
+
+    `after` is a place in the order of `first_at`, its key an IUV. `of_flows`: also those that a flow has.
+    """
     item = reconcile_item.c
+    order = (item.first_at, item.id_pa, item.iuv)
     query = select(reconcile_item).where(~_arrived(), _EXPECTED, *among(item.id_pa, id_pas))
-    return _items(connection, query.order_by(item.first_at, item.id_pa, item.iuv).limit(limit))
+    if not of_flows:
+        query = query.where(item.reason.not_in(OF_FLOWS))
+    if after is not None:
+        query = query.where(after.behind(order))
+    return _items(connection, query.order_by(*order).limit(limit))
