@@ -14,12 +14,15 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
+from build import Request, an_envelope
 from lxml import html
 
-from station import store
+from station import contract, store
 from station.config import Settings
 from station.console.app import create_app
 from station.console.session import COOKIE
+from station.intake import Intake, Origin, Outcome
+from station.receipt import Source
 from station.store import sessions
 
 
@@ -52,9 +55,18 @@ class Site:
         self.settings = Settings.model_validate({"database": {"url": database_url}, **settings})
         self.app = create_app(self.settings)
         self.app.testing = False  # errors become pages, as they do for people
+        self.engine = store.connect(database_url)  # the station's own; the console may have another role
 
     def close(self) -> None:
         self.app.engine.dispose()
+        self.engine.dispose()
+
+    def push(self, request: Request, *, known: bool = True) -> Outcome:
+        """Take a request in as the server does at a push; without `known` as if its EC were not configured."""
+        settings = self.settings if known else Settings.model_validate({"ec": [{"id": "99999999999"}]})
+        document = contract.parse(an_envelope(request), None)
+        origin = Origin(Source.PUSH, peer="192.0.2.7")
+        return Intake(self.engine, settings).accept(document, contract.request_element(document.root), origin)
 
     def browser(self, user: str | None = None, *groups: str) -> "Browser":
         """Return a browser, in which the user has signed in."""
