@@ -224,14 +224,14 @@ def test_foreign(site):
     assert facts(site.browser("bruno").get("/consegne/erp"))["Consegne abbandonate"] == "1"
 
 
-@pytest.mark.parametrize(
-    "address",
-    ["erp?stato=x", "erp?prima=x", "erp?prima=-1", "erp?prima=" + "9" * 400, "erp?prima=%00", "archive?prima=x",
-     "archive?prima=2026-01-01", "archive?prima=9999-12-31T23:59:59-23:00",
-     "archive?prima=0001-01-01T00:00:00%2B23:00"],
-)  # fmt: skip
-def test_bad_addresses(site, address):
+def test_bad_addresses(site):
     """What is no address of ours is a plain page."""
     serve(site, "erp")
     serve(site, "archive", "folder")
-    assert site.browser("bruno").get(f"/consegne/{address}").status == 400
+    bruno = site.browser("bruno")
+    for address in (
+        "erp?stato=x", "erp?prima=x", "erp?prima=-1", "erp?prima=" + "9" * 400, "erp?prima=%00", "archive?prima=x",
+        "archive?prima=2026-01-01", "archive?prima=9999-12-31T23:59:59-23:00",
+        "archive?prima=0001-01-01T00:00:00%2B23:00",
+    ):  # fmt: skip
+        assert bruno.get(f"/consegne/{address}").status == 400
