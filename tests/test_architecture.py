@@ -40,7 +40,7 @@ ONLY_USER = {
 # A module may import only what stands before it.
 ORDER = [
     "station.errors", "station.token_bucket", "station.text", "station.clock", "station.folder", "station.media_type",
-    "station.retry_after", "station.receipt", "station.columns", "station.config",
+    "station.retry_after", "station.receipt", "station.columns", "station.flow_columns", "station.config",
     "station.log",
     "station.contract", "station.masking",
     "station.journal", "station.store", "station.retry", "station.export", "station.stamps", "station.statistics",

@@ -14,7 +14,7 @@ from refusals import Door
 from sqlalchemy import update
 
 from station import store
-from station.cli.fdr_reports import bank_line
+from station.reconcile.bank_line import bank_line
 from station.config import Settings
 from station.http.metrics import Metrics
 from station.reconcile.matching import match

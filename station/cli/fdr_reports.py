@@ -1,6 +1,5 @@
 """`station fdr show|list|missing|uncredited`: what was credited, for the finance office and for tickets to pagoPA."""
 
-import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -14,11 +13,20 @@ from station.cli.fdr import fdr
 from station.cli.options import SHOWN_TIMES, TIMES, Amount, Moment, Number, Words, options, wide_option
 from station.cli.output import say, say_csv, say_json, table
 from station.clock import shown
-from station.pagopa.fdr import STATUSES
+from station.flow_columns import (
+    FLOWS,
+    ITALIAN,
+    MISSING,
+    PAYMENTS,
+    RECEIPT_IN_ITALIAN,
+    STATUS_NAMES,
+    UNCREDITED,
+    payment_row,
+)
+from station.reconcile.bank_line import bank_line
 from station.store import credited, flows, queries
 from station.text import counted, printable
 
-_STATUS_NAMES = {number: name for name, number in STATUSES.items()}
 _FLOWS_SHOWN = 20
 
 _ec_option = click.option("--ec", "id_pas", type=Number(), multiple=True, help="Only this EC (idPA); may be repeated.")
@@ -34,54 +42,6 @@ _limit_option = click.option(
     "--limit", type=click.IntRange(1, 1_000_000), default=1000, show_default=True, help="Maximum number of rows."
 )
 
-ITALIAN = {
-    "id_pa": "Ente (codice fiscale)",
-    "fdr": "Flusso",
-    "psp_id": "PSP: identificativo",
-    "id_psp": "PSP: identificativo",
-    "psp_name": "PSP: denominazione",
-    "psp_company_name": "PSP: denominazione",
-    "revision": "Revisione",
-    "published": "Pubblicato (ora italiana)",
-    "flow_date": "Data del flusso (ora italiana)",
-    "regulation": "TRN del bonifico",
-    "regulation_date": "Data del bonifico",
-    "payments": "Pagamenti",
-    "credited": "Accreditato (euro)",
-    "missing": "Senza ricevuta",
-    "position": "Numero",
-    "amount": "Importo (euro)",
-    "receipt": "Ricevuta",
-    "pay_status": "Esito",
-    "pay_date": "Data del pagamento (ora italiana)",
-    "paid_at": "Data del pagamento (ora italiana)",
-    "notice_number": "Numero avviso",
-    "iuv": "IUV",
-    "iur": "IUR",
-    "id_transfer": "Versamento",
-    "receipt_id": "Identificativo ricevuta (receiptId)",
-    "debtor_id": "Debitore: codice fiscale",
-    "debtor_name": "Debitore: nome",
-    "payer_name": "Versante: nome",
-    "remittance_information": "Causale",
-    "description": "Oggetto del pagamento",
-    "transfer_category": "Tassonomia",
-    "iban": "IBAN",
-    "state": "Stato della richiesta",
-    "attempts": "Tentativi",
-    "last_at": "Ultimo tentativo (ora italiana)",
-    "last_error": "Ultimo esito",
-}
-
-
-_RECEIPT_IN_ITALIAN = {
-    "here": "presente",
-    "by IUV": "per IUV",
-    "provisional": "provvisoria",
-    "missing": "MANCANTE",
-    "not expected": "non prevista",
-}
-
 
 def _rows(rows: Iterable[dict[str, Any]], columns: Sequence[str], as_: str | None, italian: bool) -> bool:
     """Print rows as JSON lines or CSV, if asked for; return whether they were."""
@@ -93,44 +53,15 @@ def _rows(rows: Iterable[dict[str, Any]], columns: Sequence[str], as_: str | Non
     elif as_ == "csv":
         titles = [ITALIAN[name] for name in columns] if italian else None
         if italian and "receipt" in columns:
-            rows = [row | {"receipt": _RECEIPT_IN_ITALIAN[row["receipt"]]} for row in rows]
+            rows = [row | {"receipt": RECEIPT_IN_ITALIAN[row["receipt"]]} for row in rows]
         say_csv(columns, list(rows), titles=titles, italian=italian)
     return as_ is not None
 
 
 # --- one flow ---------------------------------------------------------------------------------------------------------
 
-# A bank line as it is printed, whole or cut off, with or without blanks that a printer put in.
-_FLOW_LINE = re.compile(r"/?(?:PUR/LGPE-RIVERSAMENTO/)?URI/([0-9A-Za-z._-]{1,35})", re.IGNORECASE)
-_IUV_LINE = re.compile(r"/?RF[SB]/([0-9A-Za-z]{1,35})(?:[/\s]|$)", re.IGNORECASE)
-_FLOW_NAME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[0-9A-Za-z._-]{0,25}")
-_LINE_MAX = 1000
 _NAME_MIN = len("2026-11-10")
-_COLUMNS = (
-    "position", "amount", "receipt", "notice_number", "iuv", "iur", "id_transfer", "pay_status", "pay_date",
-    "receipt_id", "debtor_id", "debtor_name", "payer_name", "remittance_information", "description",
-    "transfer_category", "iban",
-)  # fmt: skip
 _NARROW = ("position", "amount", "receipt", "notice_number", "debtor_name")
-
-
-def bank_line(line: str) -> list[tuple[str | None, str | None]]:
-    """Return how a bank line may be read, the likeliest first: as the name of a flow, perhaps cut off, or the IUV of a
-    payment with a line of its own.
-
-    A blank may be a printer's, in the middle of a name, or the bank's own text follows it. Raises `ValueError` for a
-    line that has neither.
-    """
-    words = line[:_LINE_MAX].split()
-    readings: list[tuple[str | None, str | None]] = []
-    for text, alone in (("".join(words), "".join(words)), (" ".join(words), "".join(words[:1]))):
-        if flow := _FLOW_LINE.search(text) or _FLOW_NAME.fullmatch(alone):
-            readings.append((flow[flow.re.groups], None))
-        elif payment := _IUV_LINE.search(text):
-            readings.append((None, payment[1].upper()))
-    if not readings:
-        raise ValueError
-    return list(dict.fromkeys(readings))
 
 
 @fdr.command(epilog=SHOWN_TIMES)
@@ -197,11 +128,11 @@ def show(
                 "`station fdr --status` says up to when flows were walked"
             )
         (flow,) = found
-        payments = [_payment(row) for row in credited.payments_of(connection, flow)]
+        payments = [payment_row(row) for row in credited.payments_of(connection, flow)]
     if as_ == "json":
         say_json({**flow._asdict(), "payments": payments})
         return
-    if _rows(payments, _COLUMNS, as_, italian):
+    if _rows(payments, PAYMENTS, as_, italian):
         return
     say(f"flow {flow.fdr}, revision {flow.revision}, published {shown(flow.published)} (Italy)")
     say(f"EC {flow.id_pa}, PSP {flow.psp_id} {flow.psp_name or ''}".rstrip())
@@ -212,21 +143,8 @@ def show(
         say(f"the PSP declares {flow.sum_payments:,.2f} euro")
 
 
-def _payment(row: Any) -> dict[str, Any]:
-    """Return a payment of a flow as a row of the list."""
-    found: dict[str, Any] = row._asdict()
-    without = "missing" if row.pay_status not in credited.STATUS_NO_RPT else "not expected"
-    found["receipt"] = _receipt_word(row) if row.receipt_id is not None else without
-    found["pay_status"] = _STATUS_NAMES.get(row.pay_status, str(row.pay_status))
-    return found
-
-
-def _receipt_word(row: Any) -> str:
-    return "provisional" if row.source == "bizevents" else "by IUV" if row.matched_by == "iuv" else "here"
-
-
 def _print_payments(payments: Sequence[dict[str, Any]], wide: bool) -> None:
-    columns = _COLUMNS if wide else _NARROW
+    columns = PAYMENTS if wide else _NARROW
     words = {"position": "no", "amount": "euro", "notice_number": "notice number", "debtor_name": "debtor"}
     titles = tuple(words.get(name, name) for name in columns)
     rows = ([shown(one[name]) if name == "pay_date" else one[name] for name in columns] for one in payments)
@@ -262,17 +180,12 @@ def _show_single(
         of = " of this amount" if amount is not None else ""
         iuv = printable(iuvs[-1])
         raise click.ClickException(f"no receipt with IUV {iuv}{of} is here (try `station reconcile --iuv {iuv}`)")
-    if not _rows(payments, _COLUMNS, as_, italian):
+    if not _rows(payments, PAYMENTS, as_, italian):
         say(f"payment with IUV {rows[0].iuv}, remitted alone: it is in no flow")
         _print_payments(payments, wide)
 
 
 # --- lists ------------------------------------------------------------------------------------------------------------
-
-_FLOW_COLUMNS = (
-    "published", "id_pa", "fdr", "psp_id", "psp_name", "revision", "flow_date", "regulation", "regulation_date",
-    "payments", "credited", "missing",
-)  # fmt: skip
 
 
 @fdr.command("list", epilog=TIMES)
@@ -306,9 +219,9 @@ def list_(
         )
     rows = [flow | {"payments": flow["tot_payments"]} for flow in found]
     _tell_limit(rows, limit)
-    if _rows(rows, _FLOW_COLUMNS, as_, italian):
+    if _rows(rows, FLOWS, as_, italian):
         return
-    columns = _FLOW_COLUMNS if wide else ("published", "id_pa", "fdr", "credited", "missing")
+    columns = FLOWS if wide else ("published", "id_pa", "fdr", "credited", "missing")
     titles = tuple({"published": "published (Italy)", "id_pa": "EC", "fdr": "flow", "credited": "euro"}.get(name, name)
                    for name in columns)  # fmt: skip
     times = ("published", "flow_date", "regulation_date")
@@ -319,12 +232,6 @@ def list_(
     )
     if not rows:
         say("No flow fits.", err=True)
-
-
-_MISSING_COLUMNS = (
-    "id_pa", "fdr", "psp_id", "psp_name", "regulation", "regulation_date", "position", "iuv", "iur", "id_transfer",
-    "amount", "pay_date", "pay_status", "state", "attempts", "last_at", "last_error",
-)  # fmt: skip
 
 
 @fdr.command(epilog=SHOWN_TIMES)
@@ -346,14 +253,14 @@ def missing(
     """
     with queries.reading(context.engine()) as connection:
         found = credited.missing_payments(connection, id_pas or None, limit=limit)
-    rows = [row._asdict() | {"pay_status": _STATUS_NAMES.get(row.pay_status)} for row in found]
+    rows = [row._asdict() | {"pay_status": STATUS_NAMES.get(row.pay_status)} for row in found]
     _tell_limit(rows, limit)
-    if _rows(rows, _MISSING_COLUMNS, as_, italian):
+    if _rows(rows, MISSING, as_, italian):
         return
     if wide:
         times = ("pay_date", "regulation_date", "last_at")
-        cells = ([shown(row[name]) if name in times else row[name] for name in _MISSING_COLUMNS] for row in rows)
-        table(_MISSING_COLUMNS, cells, right=("amount", "attempts", "position"))
+        cells = ([shown(row[name]) if name in times else row[name] for name in MISSING] for row in rows)
+        table(MISSING, cells, right=("amount", "attempts", "position"))
     elif rows:
         table(
             ("paid (Italy)", "EC", "IUV", "euro", "tries"),
@@ -361,12 +268,6 @@ def missing(
             right=("euro", "tries"),
         )
     _total(rows, "credited payment", "without a receipt")
-
-
-_UNCREDITED_COLUMNS = (
-    "id_pa", "paid_at", "amount", "notice_number", "iuv", "receipt_id", "id_transfer", "id_psp", "psp_company_name",
-    "debtor_id", "debtor_name", "remittance_information", "transfer_category", "iban",
-)  # fmt: skip
 
 
 @fdr.command(epilog=TIMES)
@@ -411,11 +312,11 @@ def uncredited(
     for id_pa in unsaid:
         say(f"EC {printable(id_pa)}: its flows were never walked completely, so nothing can be said", err=True)
     _tell_limit(rows, limit)
-    if _rows(rows, _UNCREDITED_COLUMNS, as_, italian):
+    if _rows(rows, UNCREDITED, as_, italian):
         return
     if wide:
-        cells = ([shown(row[name]) if name == "paid_at" else row[name] for name in _UNCREDITED_COLUMNS] for row in rows)
-        table(_UNCREDITED_COLUMNS, cells, right=("amount", "id_transfer"))
+        cells = ([shown(row[name]) if name == "paid_at" else row[name] for name in UNCREDITED] for row in rows)
+        table(UNCREDITED, cells, right=("amount", "id_transfer"))
     elif rows:
         table(
             ("paid (Italy)", "EC", "notice number", "PSP", "euro"),

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from station.config import Fdr
 from station.errors import ApiAnswerError, ApiClosedError, ApiError, ApiRequestError
+from station.flow_columns import STATUSES
 from station.pagopa.answers import error_text, expect_ok, is_printable, page_count, read_json, read_list, read_object
 from station.pagopa.calls import EcCalls
 from station.pagopa.http import ApiClient, ApiResponse
@@ -28,8 +29,6 @@ _CLOSED_RETRIES = 1
 _ROUNDING = Decimal("0.0001")  # of amounts from floating point, in euro
 EURO_MAX = 10**10
 _INT_MAX = 2**31 - 1
-
-STATUSES = {"EXECUTED": 0, "REVOKED": 3, "STAND_IN": 4, "STAND_IN_NO_RPT": 8, "NO_RPT": 9}
 
 
 @dataclass(frozen=True, slots=True)
