@@ -23,7 +23,7 @@ from station.console.pages import (
     state,
     takings,
 )
-from station.console.scope import ADMIN, OPERATOR, READER, Scope
+from station.console.scope import ADMIN, OPERATOR, READER, Scope, timed_out
 from station.console.session import StoredSessions
 from station.errors import StoreError, StoreRejectedError, out_of_resource
 from station.http.answer import Answer
@@ -225,6 +225,7 @@ _DATABASE = (
     "La banca dati non risponde",
     "La console non riesce a leggere la banca dati. Le ricevute continuano ad arrivare: riprova tra qualche minuto.",
 )
+_TOO_MUCH = ("La ricerca richiede troppo tempo", "Chiedi di meno in una volta: meno giorni, oppure un solo ente.")
 PROVIDER = (
     "Il servizio di accesso non risponde",
     "Non è possibile verificare chi sei. Chi ha già effettuato l'accesso può continuare a lavorare: riprova più tardi.",
@@ -251,6 +252,9 @@ def _http_error(error: HTTPException) -> ResponseReturnValue:
 
 
 def _failure(error: Exception) -> ResponseReturnValue:
+    if isinstance(error, StoreError) and timed_out(error):
+        _log.warning("console_query_timed_out", endpoint=request.endpoint)
+        return page_of_error(503, *_TOO_MUCH)
     if isinstance(error, StoreError) and not isinstance(error, StoreRejectedError):
         _log.error("console_database_unavailable", reason=error.reason)
         g.scope = None  # the frame shows nothing that would have to be read

@@ -8,10 +8,16 @@ from flask import abort
 
 from station import config, store
 from station.console.identity import User
+from station.errors import StoreError
 from station.store.limits import limit_to, limited
 
 READER, OPERATOR, ADMIN = ROLES = get_args(config.Role)
 TIMEOUT_S = 10  # for one statement: a page that takes longer is no use
+
+
+def timed_out(error: StoreError) -> bool:
+    """Return whether a statement was ended because it took longer than a page may: it was asked for too much."""
+    return error.reason.startswith("QueryCanceled")
 
 
 class Scope:
