@@ -30,8 +30,9 @@ from station.store import tables
 from station.store.flows import NEVER
 from station.store.limits import among
 from station.store.matching import HAS_RECEIPT
+from station.store.paging import RowPlace
 from station.store.runs import IN_FDR, NOT_EXPECTED, OF_FLOWS
-from station.store.tables import Euro
+from station.store.tables import Euro, UtcDateTime
 
 STATUS_NO_RPT = (8, 9)  # STAND_IN_NO_RPT and NO_RPT: they may never have a receipt
 
@@ -43,6 +44,7 @@ _ITS_FLOW = and_(*(_p.c[name] == _f.c[name] for name in _FLOW_KEY))
 _OPEN = text("p.matched_by IS NULL AND NOT p.superseded")
 _ARRIVED: Any = literal_column(HAS_RECEIPT.format("p.id_pa"), String())
 _MISSING = and_(_OPEN, _p.c.pay_status.not_in(STATUS_NO_RPT), _ARRIVED.is_(None))
+PAYMENT, FLOW, MISSING, ARRIVED = _p, _f, _MISSING, _ARRIVED  # for `flow_pages`
 _ZERO = literal(Decimal(0), Euro())
 
 
@@ -53,21 +55,27 @@ def _sum(column: Any) -> Any:
 # --- missing: credited, and no receipt --------------------------------------------------------------------------------
 
 
-def missing_payments(connection: Connection, id_pas: Sequence[str] | None, *, limit: int) -> list[Row[Any]]:
+def missing_payments(
+    connection: Connection, id_pas: Sequence[str] | None, *, after: RowPlace | None = None, limit: int
+) -> list[Row[Any]]:
     """Return credited payments without a receipt, of these ECs or (`None`) of all, those paid first coming first.
 
-    With the flow's PSP, TRN and days, and how often the receipt was asked for.
+    With the flow's PSP, TRN and days, how often the receipt was asked for, and `since`, when it was paid at the latest.
+    `after`: behind the place (`since`, EC, flow, PSP, revision, position).
     """
+    since = func.coalesce(_p.c.pay_date, _f.c.flow_date, _f.c.published, _f.c.listed_at, type_=UtcDateTime())
+    place = (since, *(_p.c[name] for name in (*_FLOW_KEY, "position")))
+    behind = [] if after is None else [tuple_(*place) > tuple_(*after.literals())]
     query = (
         select(
             *(_p.c[name] for name in (*_FLOW_KEY, "position", "iuv", "iur", "id_transfer", "amount", "pay_status",
                                       "pay_date")),
             _f.c.psp_name, _f.c.regulation, _f.c.regulation_date, _f.c.flow_date,
-            _i.c.state, _i.c.attempts, _i.c.last_at, _i.c.last_error,
+            _i.c.state, _i.c.attempts, _i.c.first_at, _i.c.last_at, _i.c.last_error, since.label("since"),
         )
         .select_from(_p.join(_f, _ITS_FLOW).outerjoin(_i, (_i.c.id_pa == _p.c.id_pa) & (_i.c.iuv == _p.c.iuv)))
-        .where(_MISSING, *among(_p.c.id_pa, id_pas))
-        .order_by(func.coalesce(_p.c.pay_date, _f.c.flow_date), _p.c.id_pa, _p.c.fdr, _p.c.position)
+        .where(_MISSING, *among(_p.c.id_pa, id_pas), *behind)
+        .order_by(*place)
         .limit(limit)
     )  # fmt: skip
     return list(connection.execute(query))
@@ -120,7 +128,7 @@ class MissingTotal(NamedTuple):
 
 def missing_totals(connection: Connection, id_pas: Sequence[str] | None = None) -> list[MissingTotal]:
     """Return the missing receipts of each EC, of these or of all, that has some."""
-    oldest = func.min(func.coalesce(_p.c.pay_date, _f.c.flow_date), type_=tables.UtcDateTime())
+    oldest = func.min(func.coalesce(_p.c.pay_date, _f.c.flow_date), type_=UtcDateTime())
     query = select(_p.c.id_pa, func.count(), _sum(_p.c.amount), oldest).select_from(_p.join(_f, _ITS_FLOW))
     query = query.where(_MISSING, *among(_p.c.id_pa, id_pas))
     return [MissingTotal(*row) for row in connection.execute(query.group_by(_p.c.id_pa))]
@@ -130,12 +138,23 @@ def missing_totals(connection: Connection, id_pas: Sequence[str] | None = None) 
 
 
 def uncredited(
-    connection: Connection, id_pa: str, *, paid_to: datetime, paid_from: datetime | None = None, limit: int
+    connection: Connection,
+    id_pa: str,
+    *,
+    paid_to: datetime,
+    paid_from: datetime | None = None,
+    after: RowPlace | None = None,
+    limit: int,
 ) -> list[Row[Any]]:
-    """Return transfers to the EC that were paid before `paid_to` and that no flow has, in that order."""
+    """Return transfers to the EC that were paid before `paid_to` and that no flow has, in that order.
+
+    `after`: behind the place (`paid_at`, receiptId, position).
+    """
+    place = (_awaited.c.paid_at, _awaited.c.receipt_id, _awaited.c.position)
     query = (
         select(
-            _awaited.c.id_pa, _awaited.c.receipt_id, _awaited.c.id_transfer, _awaited.c.amount, _awaited.c.paid_at,
+            _awaited.c.id_pa, _awaited.c.receipt_id, _awaited.c.position, _awaited.c.id_transfer, _awaited.c.amount,
+            _awaited.c.paid_at,
             *(_receipt.c[name] for name in ("notice_number", "iuv", "fiscal_code", "debtor_id", "debtor_name", "id_psp",
                                             "psp_company_name", "payment_method")),
             *(_transfer.c[name] for name in ("remittance_information", "transfer_category", "iban")),
@@ -151,9 +170,11 @@ def uncredited(
             )
         )
         .where(_awaited.c.id_pa == id_pa, _awaited.c.paid_at < paid_to)
-        .order_by(_awaited.c.paid_at, _awaited.c.receipt_id, _awaited.c.position)
+        .order_by(*place)
         .limit(limit)
     )  # fmt: skip
+    if after is not None:
+        query = query.where(tuple_(*place) > tuple_(*after.literals()))
     return list(connection.execute(query if paid_from is None else query.where(_awaited.c.paid_at >= paid_from)))
 
 
@@ -257,8 +278,17 @@ _WHO = ("notice_number", "debtor_id", "debtor_name", "payer_name", "description"
 _WHAT = ("remittance_information", "transfer_category", "iban")
 
 
-def payments_of(connection: Connection, flow: Row[Any], id_pas: Sequence[str] | None = None) -> list[Row[Any]]:
+def payments_of(
+    connection: Connection,
+    flow: Row[Any],
+    id_pas: Sequence[str] | None = None,
+    *,
+    after: int = -1,
+    limit: int | None = None,
+) -> list[Row[Any]]:
     """Return the payments of a flow in their order, each with its receipt and the transfer, as far as they are here.
+
+    Those behind the position `after`, at most `limit`.
 
     A receipt may be that of another EC of ours, the flow's receiver: with `id_pas` only receipts of these ECs are told
     of. `receipt_id` is null without a receipt; `matched_by` is null of one that came since the last matching.
@@ -273,8 +303,9 @@ def payments_of(connection: Connection, flow: Row[Any], id_pas: Sequence[str] | 
             *(_receipt.c[name] for name in _WHO), *(_transfer.c[name] for name in _WHAT),
         )
         .select_from(_p.outerjoin(_receipt, found).outerjoin(_transfer, _its_transfer(_p)))
-        .where(*(_p.c[name] == getattr(flow, name) for name in _FLOW_KEY))
+        .where(*(_p.c[name] == getattr(flow, name) for name in _FLOW_KEY), _p.c.position > after)
         .order_by(_p.c.position)
+        .limit(limit)
     )  # fmt: skip
     return list(connection.execute(query))
 

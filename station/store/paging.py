@@ -4,6 +4,7 @@ import base64
 import binascii
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -53,6 +54,43 @@ class Cursor(NamedTuple):
         """Return the condition for the rows behind this one, in a list sorted by `columns`."""
         place = tuple_(literal(self.at, UtcDateTime()), literal(self.id_pa), literal(self.key))
         return tuple_(*columns) < place if newest_first else tuple_(*columns) > place
+
+
+@dataclass(frozen=True, slots=True)
+class RowPlace:
+    """The place of a row in a list with an order of its own: the values that it is sorted by."""
+
+    values: tuple[datetime | str | int, ...]
+
+    def encode(self) -> str:
+        """Return the place as one word."""
+        return base64.urlsafe_b64encode(as_json(self.values).encode()).decode().rstrip("=")
+
+    @classmethod
+    def decode(cls, word: str, *kinds: type) -> "RowPlace":
+        """Return the place in a word that `encode` made of values of these kinds. Raises `ValueError`."""
+        try:
+            given = json.loads(base64.urlsafe_b64decode(word + "=" * (-len(word) % 4)))
+            text = "".join(one for one in given if type(one) is str).encode()  # no half of a surrogate pair
+            values = [datetime.fromisoformat(one) if kind is datetime else one for one, kind in
+                      zip(given, kinds, strict=True)]  # fmt: skip
+            for value in values:
+                if isinstance(value, datetime):
+                    value.astimezone(UTC)
+        except (binascii.Error, ValueError, TypeError, OverflowError, RecursionError):
+            raise ValueError("not a place") from None
+        fitting = all(type(value) is kind for value, kind in zip(values, kinds, strict=True))
+        if not fitting or b"\0" in text or any(
+            value.tzinfo is None if isinstance(value, datetime) else type(value) is int and not 0 <= value < 2**31
+            for value in values
+        ):  # fmt: skip
+            raise ValueError("not a place")
+        return cls(tuple(values))
+
+    def literals(self) -> list[Any]:
+        """Return the values for a comparison in SQL."""
+        return [literal(value, UtcDateTime()) if isinstance(value, datetime) else literal(value)
+                for value in self.values]  # fmt: skip
 
 
 def in_order(columns: Iterable[Any], *, newest_first: bool = False) -> list[Any]:
