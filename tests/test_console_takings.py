@@ -133,18 +133,23 @@ def sorted_out(found: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     return kinds
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_equal_to_the_export(site, door, seed):
+def test_equal_to_the_export(site, door):
     """Each table adds up to the export's rows of its kind, whatever the days and whoever looks."""
-    take(door, *random_receipts(seed))
+    seed = random.randrange(10**6)
+    take(door, *random_receipts(seed, 30))
     for user, seen in SEEN.items():
         browser = site.browser(user)
-        for (first, last), chosen in [(one, seen) for one in RANGES] + [(RANGES[-1], (ec,)) for ec in seen]:
+        ranges = RANGES if user == "bea" else RANGES[-1:]
+        for (first, last), chosen in [(one, seen) for one in ranges] + [(RANGES[3], (ec,)) for ec in seen[1:]]:
             query = f"da={first}&a={last}" + (f"&ente={chosen[0]}" if len(chosen) == 1 else "")
             found = exported(site, first, last, chosen)
             kinds = sorted_out(found)
             for table, its in kinds.items():
-                assert total(rows(browser.get(f"/incassi.csv?tabella={table}&{query}"))) == added(its), (user, query)
+                assert total(rows(browser.get(f"/incassi.csv?tabella={table}&{query}"))) == added(its), (
+                    seed,
+                    user,
+                    query,
+                )
             for table in ("conti", "enti"):
                 assert total(rows(browser.get(f"/incassi.csv?tabella={table}&{query}"))) == added(kinds["righe"])
             page = browser.get(f"/incassi?{query}")
@@ -200,11 +205,13 @@ def test_a_copy_counts_once(site, door):
     assert part["Di cui tra gli incassi del beneficiario: versamenti"] == "0"
 
 
-def test_receipts_behind(site, door):
+def test_receipts_behind(site, door, monkeypatch):
     """The receipts of each line, page by page, add up to it: none twice, none left out."""
-    take(door, *random_receipts(4, 90))
+    monkeypatch.setattr("station.console.pages.takings._ROWS", 3)
+    take(door, *random_receipts(4, 25))
     carla = site.browser("carla")
     page = carla.get("/incassi?da=2026-01-01&a=2026-12-31")
+    assert len(page.content) < 33_000
     links = page.tree.xpath("//main//a[starts-with(@href, '/incassi/ricevute')]")
     assert len(links) > 15
     expected = Counter(row["number"] for row in sums_of(page))
