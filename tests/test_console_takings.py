@@ -134,7 +134,7 @@ def sorted_out(found: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 
 def test_equal_to_the_export(site, door):
-    """Each table adds up to the export's rows of its kind, whatever the days and whoever looks."""
+    """Each table adds up to the export's rows of its kind, whatever the days and the user."""
     seed = random.randrange(10**6)
     take(door, *random_receipts(seed, 30))
     for user, seen in SEEN.items():

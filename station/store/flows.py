@@ -62,7 +62,9 @@ def open_gaps(connection: Connection, id_pas: Sequence[str] | None) -> list[Row[
 
 def acknowledge_gap(connection: Connection, id_pa: str, now: datetime, operator: str) -> None:
     """Note that an operator knows of the EC's gap."""
-    _set_progress(connection, id_pa, gap_acknowledged_at=now, gap_acknowledged_by=operator)
+    # There is a row, since there is a gap. The console's role may change it, and add none.
+    changed = update(fdr_ec).filter_by(id_pa=id_pa).values(gap_acknowledged_at=now, gap_acknowledged_by=operator)
+    connection.execute(changed)
 
 
 def set_biz_pause(connection: Connection, id_pa: str, until: datetime) -> None:
