@@ -49,7 +49,7 @@ _PURGES: dict[Table, tuple[str, ...]] = {
 }
 
 
-# For the console: what a replay, a discard, "send again", pause and resume need, and its own tables.
+# For the console: what a replay, a discard, "send again", pause, resume and an acknowledged gap need; its own tables.
 _CONSOLE: dict[Table, tuple[str, ...]] = {
     table: ("INSERT", *_CHANGES[table])
     for table in (
@@ -57,7 +57,7 @@ _CONSOLE: dict[Table, tuple[str, ...]] = {
         tables.outbox, tables.journal, tables.refused, tables.refused_history, tables.delivery, tables.delivery_file,
         tables.console_session, tables.console_user, tables.console_access,
     )
-} | {tables.destination: ("UPDATE",)}  # fmt: skip
+} | {tables.destination: ("UPDATE",), tables.fdr_ec: ("UPDATE",)}  # fmt: skip
 
 
 def grants(role: str, *, purge: bool = False, console: bool = False) -> list[str]:
