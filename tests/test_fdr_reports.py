@@ -14,9 +14,9 @@ from refusals import Door
 from sqlalchemy import update
 
 from station import store
-from station.reconcile.bank_line import bank_line
 from station.config import Settings
 from station.http.metrics import Metrics
+from station.reconcile.bank_line import bank_line
 from station.reconcile.matching import match
 from station.store import flows, tables
 from station.store.rows import insert_rows
