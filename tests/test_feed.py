@@ -17,10 +17,10 @@ from feed import KEYS, READERS, of
 from openapi_spec_validator import validate
 from sqlalchemy import delete, event, select, update
 
-from station import config, contract, log, store
+from station import config, contract, log, pdf, store
 from station.api import app as feed_app
 from station.api.app import FeedApp
-from station.errors import ConfigError
+from station.errors import ConfigError, MissingExtraError
 from station.intake import Intake, Origin
 from station.receipt import Source
 from station.store import deliveries, tables
@@ -212,14 +212,14 @@ def receipts(engine):
 
 def test_nothing_leaks(client, receipts):
     """Each reader gets what is chosen for it, by each route; all else is 404, as if it were not there."""
-    [nothing] = {client.get(f"{URL}/{EC}/none{suffix}", headers=of("all")).text for suffix in ("", ".xml")}
+    [nothing] = {client.get(f"{URL}/{EC}/none{suffix}", headers=of("all")).text for suffix in ("", ".xml", ".pdf")}
     for reader in KEYS:
         expected = [key for key, readers in receipts.values() if reader in readers]
         items, after = feed.read_on(client, reader, limit=2)
         assert ids(items) == expected, reader
         assert after == len(receipts)
         for name, ((id_pa, receipt_id), readers) in receipts.items():
-            for suffix in ("", ".xml"):
+            for suffix in ("", ".xml", ".pdf"):
                 answer = client.get(f"{URL}/{id_pa}/{receipt_id}{suffix}", headers=of(reader))
                 assert answer.status_code == (200 if reader in readers else 404), (reader, name, suffix)
                 if answer.status_code == 404:
@@ -245,7 +245,7 @@ def test_nothing_leaks(client, receipts):
     ],
     ids=lambda text: str(text)[:30],
 )
-@pytest.mark.parametrize("path", [URL, f"{URL}/{EC}/abc", f"{URL}/{EC}/abc.xml"])
+@pytest.mark.parametrize("path", [URL, f"{URL}/{EC}/abc", f"{URL}/{EC}/abc.xml", f"{URL}/{EC}/abc.pdf"])
 def test_without_a_key(small, authorization, code, path):
     """401, with the challenge, and not a word about what is there."""
     answer = ask(small, path, **({} if authorization is None else {"HTTP_AUTHORIZATION": authorization}))
@@ -328,11 +328,33 @@ def test_provisional(client, engine):
     is_problem(client.get(f"{URL}/{EC}/abc.xml?document=1", headers=of("ec")), 404, "no_document")
 
 
+def test_printed_copy(client, engine, monkeypatch):
+    """The PDF is the one that `receipts pdf` writes, a provisional or purged receipt's, too; without typst 501."""
+    id_pa, receipt_id = feed.push(engine, receiptId="abc")
+    answer = client.get(f"{URL}/{EC}/abc.pdf", headers=of("ec"))
+    assert answer.headers["content-type"] == "application/pdf"
+    with store.transaction(engine, readonly=True) as connection:
+        found = store.find(connection, id_pa, receipt_id)
+    assert answer.content == pdf.render(config.Settings(), found)
+    with store.transaction(engine) as connection:
+        connection.execute(update(tables.receipt).values(raw=b"", raw_purged_at=datetime.now(UTC)))
+    assert client.get(f"{URL}/{EC}/abc.pdf", headers=of("ec")).content.startswith(b"%PDF-")
+    is_problem(client.get(f"{URL}/{EC}/abc.pdf?document=1", headers=of("ec")), 400, "unknown_parameter")
+
+    def missing(*_args, **_named):
+        raise MissingExtraError("A PDF", "pdf")
+
+    monkeypatch.setattr(pdf, "render", missing)
+    told = is_problem(client.get(f"{URL}/{EC}/abc.pdf", headers=of("ec")), 501, "pdf_not_installed")
+    assert "pagopa-receipt-station[pdf]" in told
+    is_problem(client.get(f"{URL}/{EC}/none.pdf", headers=of("ec")), 404, "not_found")
+
+
 def test_conditional(client, engine):
     """HEAD has the headers of GET; a reader that has a body is answered 304."""
     key = "/".join(feed.push(engine))
     feed.number(engine)
-    for path in (f"{URL}/{key}", f"{URL}/{key}.xml", "/api/v1/openapi.json"):
+    for path in (f"{URL}/{key}", f"{URL}/{key}.xml", f"{URL}/{key}.pdf", "/api/v1/openapi.json"):
         full = client.get(path, headers=of("all"))
         head = client.head(path, headers=of("all"))
         assert (head.status_code, head.content) == (200, b"")
@@ -357,7 +379,7 @@ def test_purged_document(client, engine):
 
 @pytest.mark.parametrize(
     "receipt_id",
-    ["a/b", "/a", "a//b", "a/", "..", ".", "a%2Fb", "a%25", "a?b#c", "a b+c", "è€", "a.xml", "a;b=c", "100%"],
+    ["a/b", "/a", "a//b", "a/", "..", ".", "a%2Fb", "a%25", "a?b#c", "a b+c", "è€", "a.xml", "a.pdf", "a;b=c", "100%"],
 )
 def test_odd_receipt_ids(app, engine, receipt_id):
     """A receiptId may hold what a path does not: percent-encoded it finds its receipt."""
@@ -365,13 +387,14 @@ def test_odd_receipt_ids(app, engine, receipt_id):
     path = f"{URL}/{EC}/{receipt_id}".encode().decode("latin-1")  # as WSGI has a path, once it is decoded
     key = {"HTTP_AUTHORIZATION": f"Bearer {KEYS['all']}"}
     answer = ask(app, path, **key)
-    if receipt_id.endswith(".xml"):
-        assert answer["status"] == 404  # the document of another receipt, by a rule that is documented
+    if receipt_id.endswith((".xml", ".pdf")):
+        assert answer["status"] == 404  # the document or copy of another receipt, by a rule that is documented
     else:
         assert answer["body"]["receipt"]["receipt_id"] == receipt_id
-    document = ask(app, f"{path}.xml", **key)
-    assert document["status"] == 200
-    assert document["body"].startswith(b"<?xml")
+    for suffix, start in ((".xml", b"<?xml"), (".pdf", b"%PDF-")):
+        answer = ask(app, f"{path}{suffix}", **key)
+        assert answer["status"] == 200
+        assert answer["body"].startswith(start)
 
 
 # --- what is wrong with a request -------------------------------------------------------------------------------------
@@ -415,6 +438,7 @@ def test_parameters(small, query, code, told):
         (f"/api/v1/receipts/{EC}", "GET", {}, 404, "not_found"),
         (f"/api/v1/receipts/{EC}/", "GET", {}, 404, "not_found"),
         (f"/api/v1/receipts/{EC}/.xml", "GET", {}, 404, "not_found"),
+        (f"/api/v1/receipts/{EC}/.pdf", "GET", {}, 404, "not_found"),
         (f"/api/v1/receipts/{EC}/a\0b", "GET", {}, 404, "not_found"),
         (f"/api/v1/receipts/{EC}/\xff\xfe", "GET", {}, 404, "not_found"),
         (f"/api/v1/receipts/{EC}/" + "x" * 9000, "GET", {}, 404, "not_found"),

@@ -101,7 +101,7 @@ def test_schema(serve_api, sqlite_url, connect):
     api = serve_api(sqlite_url)
     schema = schemathesis.openapi.from_url(f"{api.url}/api/v1/openapi.json")
     asked = ask_for_all(schema, {"Authorization": f"Bearer {KEYS['all']}"})
-    assert len(asked) == 5  # all paths but that of the document itself
+    assert len(asked) == 6  # all paths but that of the document itself
     assert httpx.get(f"{api.url}{URL}/{'/'.join(key)}", headers=of("all")).status_code == 200
     assert "Traceback" not in api.log
     assert "unexpected_error" not in api.log

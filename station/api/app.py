@@ -2,7 +2,8 @@
 routes, and every error has to be a problem of RFC 9457, so that a framework would add more than it saves.
 
     GET /api/v1/receipts?after=N&limit=1000&wait=25      what is chosen for the reader behind number N
-    GET /api/v1/receipts/{id_pa}/{receipt_id}            one receipt; with .xml behind it the exact document
+    GET /api/v1/receipts/{id_pa}/{receipt_id}            one receipt; with .xml behind it the exact document,
+                                                         with .pdf its printed copy
     GET /api/v1/openapi.json  /live  /ready              for all
 """
 
@@ -20,7 +21,7 @@ from urllib.parse import parse_qsl
 
 from station import config, log, store
 from station.api.problem import ProblemError, problem
-from station.api.receipts import document, page, receipt
+from station.api.receipts import document, page, printed_copy, receipt
 from station.api.watcher import TooManyWaitingError, Watcher
 from station.errors import SchemaBehindError, StoreError, StoreRejectedError, out_of_resource
 from station.http.answer import Answer
@@ -61,6 +62,7 @@ class FeedApp:
     """The WSGI application of one process."""
 
     def __init__(self, settings: config.Settings, engine: store.Engine) -> None:
+        self._settings = settings
         self._engine = engine
         self._readers = settings.readers
         self.watcher = Watcher(engine, max_waiting=settings.api.max_waiting)
@@ -233,6 +235,10 @@ class FeedApp:
         self, reader: config.Feed, id_pa: str, receipt_id: str, environ: Environ, notes: dict[str, Any]
     ) -> Answer:
         notes["id_pa"] = id_pa if _EC.fullmatch(id_pa) else None
+        if receipt_id.endswith(".pdf"):
+            _parameters(environ)
+            copy = printed_copy(self._engine, self._settings, reader, id_pa, receipt_id.removesuffix(".pdf"))
+            return _with_etag(environ, copy, "application/pdf")
         if not receipt_id.endswith(".xml"):
             _parameters(environ)
             body = receipt(self._engine, reader, id_pa, receipt_id)

@@ -4,16 +4,19 @@ import json
 import time
 from typing import NamedTuple
 
-from station import config, store
+from station import config, pdf, store
 from station.api.problem import ProblemError
 from station.deliver import content
+from station.errors import MissingExtraError
 from station.receipt import Source
 from station.store.outgoing import Numbered, last_number, numbers_of, outgoing_page
 from station.store.queries import by_key
+from station.store.waiting import run_in_thread
 from station.text import as_json, plain
 
 PAGE_MAX = 4 * 1024 * 1024  # bytes of items in one answer; a thousand ordinary receipts take half of it
 _TIME_S = 10.0  # that the queries of a request may take
+_PDF_S = 30.0  # that a PDF may take: 10 to 30 ms where the machine has time
 _encode = json.JSONEncoder(default=plain).encode  # one for all items: json.dumps makes one for each
 
 
@@ -90,10 +93,32 @@ def document(
         return store.document_bytes(connection, id_pa, receipt_id, wanted[0]["number"])
 
 
+def printed_copy(
+    engine: store.Engine, settings: config.Settings, reader: config.Feed, id_pa: str, receipt_id: str
+) -> bytes:
+    """Return the printed copy of a receipt as a PDF, made while others are served. Raise `ProblemError`."""
+    with store.transaction(engine, readonly=True, until=time.monotonic() + _TIME_S) as connection:
+        _find(connection, reader, id_pa, receipt_id)
+        found = store.find(connection, id_pa, receipt_id)
+    if found is None:  # it went in between
+        raise _not_found()
+    whole = found
+    try:
+        return run_in_thread(lambda: pdf.render(settings, whole), _PDF_S)
+    except MissingExtraError as error:
+        raise ProblemError(501, "pdf_not_installed", f"{error}.") from None
+    except TimeoutError:
+        raise ProblemError(503, "overloaded", "The PDF took too long: try again.", ("Retry-After", "5")) from None
+
+
 def _find(connection: store.Connection, reader: config.Feed, id_pa: str, receipt_id: str) -> dict[str, object]:
     """Return a receipt of the reader's. Raise the same `ProblemError` for one of others and for none."""
     if "\0" not in id_pa + receipt_id and (not reader.ecs or id_pa in reader.ecs):
         for found in by_key(connection, [(id_pa, receipt_id)]):
             if content.choice(reader).has(found):
                 return found
-    raise ProblemError(404, "not_found", "There is no such receipt, or it is not this reader's.")
+    raise _not_found()
+
+
+def _not_found() -> ProblemError:
+    return ProblemError(404, "not_found", "There is no such receipt, or it is not this reader's.")
