@@ -166,6 +166,8 @@ def _finish(response: Response) -> Response:
         "default-src 'none'; style-src 'self'; script-src 'self'; font-src 'self'; img-src 'self' data:; "
         f"form-action 'self'{account.form_targets(_app().settings)}; frame-ancestors 'none'; base-uri 'none'"
     )
+    if response.mimetype == "application/pdf":  # Chromium's viewer is a page of its own, which the rest would blank
+        headers["Content-Security-Policy"] = "frame-ancestors 'none'"
     headers["X-Content-Type-Options"] = "nosniff"
     headers["X-Frame-Options"] = "DENY"
     headers["Referrer-Policy"] = "same-origin"

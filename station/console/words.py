@@ -45,3 +45,11 @@ def with_query(**changed: object) -> str:
     given = {**request.args.to_dict(), **changed}
     query = urlencode({name: value for name, value in given.items() if value not in (None, "")})
     return f"{request.path}?{query}" if query else request.path
+
+
+SOURCES = {
+    "push": "inviata da pagoPA",
+    "reconcile": "richiesta a pagoPA (GPD)",
+    "replay": "caricata di nuovo da chi gestisce la stazione",
+    "bizevents": "comunicata da BizEvents",
+}

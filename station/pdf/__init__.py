@@ -6,6 +6,7 @@ What stands on the page is in `content`, how it looks in `receipt.typ`.
 from __future__ import annotations  # the settings are loaded when they are needed
 
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,18 @@ from station.text import as_json, printable
 if TYPE_CHECKING:
     from station.config import Settings
 
-__all__ = ["PdfError", "render"]
+__all__ = ["PdfError", "is_installed", "render"]
 
 
 class PdfError(StationError):
     """The PDF of a receipt cannot be written."""
 
     code = "pdf_unwritten"
+
+
+def is_installed() -> bool:
+    """Return whether PDFs can be made here: typst is there."""
+    return find_spec("typst") is not None
 
 
 def render(settings: Settings, receipt: dict[str, Any], *, attach_xml: bool = False) -> bytes:

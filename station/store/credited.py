@@ -310,6 +310,24 @@ def payments_of(
     return list(connection.execute(query))
 
 
+def flows_of(connection: Connection, id_pa: str, receipt_id: str, id_pas: Sequence[str] | None) -> list[Row[Any]]:
+    """Return the payments of flows that were matched with a receipt, each with its flow: by transfer and day.
+
+    The flow may be that of another EC, which the payment was credited to: only flows of these ECs or (`None`) of all.
+    """
+    query = (
+        select(
+            *(_p.c[name] for name in (*_FLOW_KEY, "id_transfer", "amount", "pay_status", "pay_date", "matched_by")),
+            *(_f.c[name] for name in ("flow_date", "regulation", "regulation_date", "psp_name")),
+        )
+        .select_from(_p.join(_f, _ITS_FLOW))
+        # As the partial index has it: what is equal to a receiptId is not null.
+        .where(_p.c.receipt_id == receipt_id, _p.c.receipt_id_pa == id_pa, ~_p.c.superseded, *among(_p.c.id_pa, id_pas))
+        .order_by(_p.c.id_transfer, _f.c.flow_date, _p.c.fdr)
+    )
+    return list(connection.execute(query))
+
+
 def _its_transfer(payment: Any) -> Any:
     """Return the condition for the transfer that a payment names, or where it names none for one of its amount."""
     t = tables.transfer.alias("w")
