@@ -243,6 +243,18 @@ class ApiAnswerError(ApiError):
     code = "api_answer_unreadable"
 
 
+class ProviderUnavailableError(StationError):
+    """The identity provider cannot be used at the moment."""
+
+    code = "provider_unavailable"
+
+
+class SignInError(StationError):
+    """The sign-in did not succeed. The message is for the log."""
+
+    code = "sign_in_refused"
+
+
 class UnreadError(StationError):
     """Some days or pages of an API's lists could not be read."""
 

@@ -74,7 +74,11 @@ class Site:
         if user is not None:
             browser.csrf = secrets.token_hex()
             token, now = secrets.token_hex(), datetime.now(UTC)
-            data = {"user": {"name": user, "display_name": user, "groups": groups}, "csrf": browser.csrf}
+            data = {
+                "user": {"name": user, "display_name": user, "groups": groups},
+                "csrf": browser.csrf,
+                "auth": self.settings.console.auth,
+            }
             with store.transaction(self.app.engine) as connection:
                 sessions.begin_session(
                     connection, sha256(token.encode()).hexdigest(), username=user, data=json.dumps(data), now=now,

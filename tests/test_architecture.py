@@ -35,6 +35,7 @@ ONLY_USER = {
     "httptools": ["station.http.request"],
     "flask": ["station.console"],
     "werkzeug": ["station.console"],
+    "authlib": ["station.console"],
 }
 
 # A module may import only what stands before it.

@@ -61,6 +61,8 @@ class _Body(list[bytes]):
 class FeedApp:
     """The WSGI application of one process."""
 
+    headers_once: frozenset[str] = frozenset()
+
     def __init__(self, settings: config.Settings, engine: store.Engine) -> None:
         self._settings = settings
         self._engine = engine

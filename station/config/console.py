@@ -90,6 +90,9 @@ class Oidc(Section):
     name_claim: Text = Field("name", description="The claim with the user's name for display.")
     groups_claim: Text = Field("groups", description="The claim with the user's groups.")
     ca: Path | None = Field(None, description="PEM file with the CA of the provider's certificate.")
+    proxy: SecretStr | None = Field(
+        None, description="http://user:password@host:port, if calls to the provider need a proxy."
+    )
 
 
 class Grant(Section):

@@ -3,7 +3,7 @@
 import secrets
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from flask import Flask, Request, Response, abort, g, redirect, render_template, request, send_from_directory, session
@@ -11,7 +11,8 @@ from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException, ServiceUnavailable
 
 from station import config, log, store
-from station.console import assets, words
+from station.console import assets, local, proxy, words
+from station.console.error_page import page_of_error
 from station.console.pages import (
     accesses,
     account,
@@ -28,6 +29,9 @@ from station.console.session import StoredSessions
 from station.errors import StoreError, StoreRejectedError, out_of_resource
 from station.http.answer import Answer
 
+if TYPE_CHECKING:
+    from station.console import oidc
+
 _log = log.get(__name__)
 
 _PAGES = (search, receipt, takings, credited, attention, deliveries, state, accesses, account)
@@ -35,6 +39,8 @@ _PAGES = (search, receipt, takings, credited, attention, deliveries, state, acce
 _WITHOUT_SESSION = frozenset({"static", "assets", "live", "ready"})
 # And those that need no user.
 _OPEN = _WITHOUT_SESSION | {"account.sign_in", "account.sign_in_local", "account.callback", "account.signed_out"}
+# And those that wait for a provider or a password's check, with bounds of their own: others go on meanwhile.
+_WITHOUT_SLOT = frozenset({"account.sign_in", "account.sign_in_local", "account.callback", "account.sign_out"})
 _SLOT_TIMEOUT_S = 10.0  # a request that gets no connection to the database within this time is answered 503
 _FORM_MAX = 64 * 1024
 _FILES_LAST_S = 365 * 86_400  # their addresses have the version
@@ -59,6 +65,9 @@ class ConsoleApp(Flask):
         self.settings = settings
         self.engine = engine
         self.slots = threading.BoundedSemaphore(settings.console.threads)
+        self.passwords = local.Passwords(engine)
+        self.provider = _provider(settings)
+        self.headers_once = proxy.headers_once(settings.console)
         self.stopping = False
 
     def log_exception(self, *_: object, **__: object) -> None:
@@ -71,6 +80,14 @@ class ConsoleApp(Flask):
     def problem(self, status: int, code: str, detail: str) -> Answer:
         """Return the answer to what is no request."""
         return Answer(f"{status} {code}", f"{detail}\n")
+
+
+def _provider(settings: config.Settings) -> "oidc.Provider | None":
+    if settings.console.auth != "oidc":
+        return None
+    from station.console import oidc  # Authlib takes 20 MiB of a process
+
+    return oidc.Provider(settings)
 
 
 def create_app(settings: config.Settings, engine: store.Engine | None = None) -> ConsoleApp:
@@ -123,15 +140,17 @@ def csrf_token() -> str:
 def _begin() -> ResponseReturnValue | None:
     """Check what asks, before its page does anything."""
     app = _app()
-    g.begun, g.address, g.user, g.scope = time.monotonic(), request.remote_addr, None, None
+    g.begun, g.user, g.scope = time.monotonic(), None, None
+    g.address, g.by_proxy = proxy.origin(app.settings.console, request)
     g.has_slot = False
     if app.settings.console.url and request.host != urlsplit(app.settings.console.url).netloc:
         abort(400, "host")
     if request.endpoint in _WITHOUT_SESSION:
         return None
-    if not app.slots.acquire(timeout=_SLOT_TIMEOUT_S):
-        raise ServiceUnavailable("overloaded")
-    g.has_slot = True
+    if request.endpoint not in _WITHOUT_SLOT:
+        if not app.slots.acquire(timeout=_SLOT_TIMEOUT_S):
+            raise ServiceUnavailable("overloaded")
+        g.has_slot = True
     g.user = account.user(app.settings, request)
     if request.method not in ("GET", "HEAD"):
         _check_form(request)
@@ -142,7 +161,7 @@ def _begin() -> ResponseReturnValue | None:
             return redirect(account.address_to_sign_in())
         abort(401)
     g.scope = Scope(app.engine, app.settings.grant, g.user)
-    if g.scope.is_empty and request.endpoint not in _OPEN | {"account.sign_out"}:
+    if g.scope.is_empty and request.endpoint not in _OPEN | {"account.sign_out", "account.profile"}:
         return Response(render_template("without_grant.html"), 403)
     return None
 
@@ -207,6 +226,7 @@ def _for_every_page() -> dict[str, Any]:
         "organization": mine[0].name or mine[0].id if len(mine) == 1 else _LABEL,
         "ec_name": lambda id_pa: (ecs[id_pa].name if id_pa in ecs else "") or id_pa,
         "my_ecs": mine,
+        "own_password": settings.console.auth == "local",
     }
 
 
@@ -218,6 +238,7 @@ _TOLD = {
     403: ("Operazione non consentita", "Il tuo profilo non permette questa operazione."),
     404: ("Pagina non trovata", "Quello che cerchi non esiste, oppure non è tra ciò che puoi vedere."),
     405: ("Richiesta non valida", "Questa operazione non è possibile qui."),
+    429: ("Troppi tentativi", "Da qui ci sono stati troppi tentativi di accesso errati: riprova tra 15 minuti."),
     413: ("Richiesta troppo grande", "Il modulo inviato è troppo grande."),
     500: ("Errore della console", "Si è verificato un errore. Le ricevute non sono in pericolo: riprova più tardi."),
     503: ("Servizio momentaneamente non disponibile", "Ci sono troppe richieste: riprova tra qualche minuto."),
@@ -228,18 +249,6 @@ _DATABASE = (
     "La console non riesce a leggere la banca dati. Le ricevute continuano ad arrivare: riprova tra qualche minuto.",
 )
 _TOO_MUCH = ("La ricerca richiede troppo tempo", "Chiedi di meno in una volta: meno giorni, oppure un solo ente.")
-PROVIDER = (
-    "Il servizio di accesso non risponde",
-    "Non è possibile verificare chi sei. Chi ha già effettuato l'accesso può continuare a lavorare: riprova più tardi.",
-)
-
-
-def page_of_error(status: int, title: str, text: str) -> Response:
-    """Return a plain page that says what is wrong, without anything from the database."""
-    response = Response(render_template("error.html", title=title, text=text, status=status), status)
-    if status == 503:
-        response.headers["Retry-After"] = "30"
-    return response
 
 
 def _http_error(error: HTTPException) -> ResponseReturnValue:

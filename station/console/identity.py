@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from flask import session
+
+from station.console.session import Confirm
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,12 +18,16 @@ class User:
     groups: tuple[str, ...] = ()
 
 
-def sign_in(user: User) -> None:
-    """Begin a session of this user: a new one, so that a token that was known before is worth nothing."""
+def sign_in(user: User, auth: str, *, confirm: Confirm | None = None, **more: Any) -> None:
+    """Begin a session of this user: a new one, so that a token that was known before is worth nothing.
+
+    `auth` is the way in, as in the configuration: a session ends where that changes. `confirm` is called in the
+    transaction that writes the session; False keeps it from being written. `more` is kept in the session.
+    """
     session.clear()
-    session.renewed = True  # type: ignore[attr-defined]
+    session.renewed, session.confirm = True, confirm  # type: ignore[attr-defined]
     session["user"] = {"name": user.name, "display_name": user.display_name, "groups": list(user.groups)}
-    session["signed_in_at"] = datetime.now(UTC).isoformat()
+    session.update(auth=auth, signed_in_at=datetime.now(UTC).isoformat(), **more)
 
 
 def sign_out() -> None:
@@ -28,7 +35,9 @@ def sign_out() -> None:
     session.clear()
 
 
-def of_session() -> User | None:
+def of_session(auth: str) -> User | None:
     """Return the user who signed in, `None` without one."""
     held = session.get("user")
-    return None if held is None else User(held["name"], held["display_name"], tuple(held["groups"]))
+    if held is None or session.get("auth") != auth:
+        return None
+    return User(held["name"], held["display_name"], tuple(held["groups"]))

@@ -3,12 +3,14 @@
 import os
 from collections.abc import Callable
 
-from station import config
+from station import config, log
 from station.console import assets
 from station.console.app import ConsoleApp, create_app
 from station.errors import ConfigError
 from station.http.service import ServiceServer
 from station.http.trust import host_and_port, is_loopback
+
+_log = log.get(__name__)
 
 _NICE = 5  # pushes go first
 
@@ -40,6 +42,12 @@ class ConsoleServer(ServiceServer):
             host, _ = host_and_port(listen)
             if not is_loopback(host):
                 raise ConfigError("console: it listens for other machines: set console.url to the address they call")
+        url = settings.console.url or ""
+        if url.startswith("https:") and not settings.console.certificate and not settings.console.proxies:
+            _log.warning(
+                "console_proxies_missing",
+                hint="a proxy ends TLS: name it in console.proxies, or all browsers seem to have the proxy's address",
+            )
         if not settings.grant:
             raise ConfigError("station console: there is no [[grant]], so it has no user to serve")
         super().examine()

@@ -1,7 +1,13 @@
-"""Server-side sessions: the browser has a random token, the database its hash and all that is known of it."""
+"""Sessions: of a user who signed in the browser has a random token, and the database its hash and all that is known.
+
+Before that, what the sign-in needs lies in the browser's own cookie: a flood of visitors writes nothing.
+"""
 
 import json
 import secrets
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
@@ -15,7 +21,11 @@ from station.store import sessions
 COOKIE = "__Host-station"  # of this host only, by TLS only (or on this machine), for every path
 _TOKEN_BYTES = 32
 _TOUCH = timedelta(minutes=1)  # a session that is used is written once a minute
-_ANONYMOUS = timedelta(minutes=15)  # to sign in
+_ANONYMOUS_S = 15 * 60  # to sign in
+_VISITORS = frozenset({"csrf", "signing_in"})  # what a visitor's own cookie may hold
+_VISITOR_MARK, _VISITOR_MAX = ".", 3500  # no token begins with a point; browsers keep 4096 bytes of a cookie
+
+Confirm = Callable[[store.Connection], bool]
 
 
 class StoredSession(dict[str, Any], SessionMixin):
@@ -26,6 +36,7 @@ class StoredSession(dict[str, Any], SessionMixin):
         self.token = token
         self.before = json.dumps(held or {}, sort_keys=True)
         self.renewed = False  # the token changes: at a sign-in
+        self.confirm: Confirm | None = None  # called in the transaction that writes it, which it may refuse
         self.touch = False
 
     @property
@@ -35,12 +46,13 @@ class StoredSession(dict[str, Any], SessionMixin):
 
 
 class StoredSessions(SessionInterface):
-    """Flask's sessions, kept in the database. Raises `StoreError` where it is away."""
+    """Flask's sessions. Raises `StoreError` where the database is away."""
 
     def __init__(self, engine: store.Engine, settings: config.Console) -> None:
         self._engine = engine
         self._idle = timedelta(minutes=settings.idle_minutes)
         self._lasts = timedelta(hours=settings.session_hours)
+        self._touch = min(_TOUCH, self._idle / 4)
 
     def open_session(self, app: Flask, request: Request) -> StoredSession:
         """Return the session of the request's cookie, or a new one that is not kept until something is in it."""
@@ -49,13 +61,15 @@ class StoredSessions(SessionInterface):
         # yet.)
         if not token or request.path.startswith(app.config["WITHOUT_SESSION"]):
             return StoredSession()
+        if token.startswith(_VISITOR_MARK):
+            return StoredSession(held=_visitor(token))
         now = datetime.now(UTC)
         with store.transaction(self._engine, readonly=True) as connection:
             row = sessions.load_session(connection, _hash(token), now=now, idle=self._idle)
         if row is None:
             return StoredSession()
         session = StoredSession(token, json.loads(row.data))
-        session.touch = now - row.last_seen_at >= _TOUCH
+        session.touch = now - row.last_seen_at >= self._touch
         return session
 
     def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
@@ -64,32 +78,58 @@ class StoredSessions(SessionInterface):
             return  # none could be opened, and the answer says so
         now = datetime.now(UTC)
         data = json.dumps(session, sort_keys=True)
-        if not session:
+        if not session.username:
             if session.token is not None:
                 with store.transaction(self._engine) as connection:
                     sessions.end_session(connection, _hash(session.token))
-                response.delete_cookie(COOKIE, secure=True, httponly=True, samesite="Lax")
-            return
-        if data == session.before and not session.renewed:
-            if session.touch and session.token is not None:
-                with store.transaction(self._engine) as connection:
-                    sessions.touch_session(connection, _hash(session.token), now=now)
-            return
-        token = session.token
+            if data != session.before or session.token is not None:
+                _keep_visitor(response, session)
+        elif session.renewed or session.token is None:
+            if (token := self._begin(session, data, now)) is not None:
+                response.set_cookie(COOKIE, token, secure=True, httponly=True, samesite="Lax")
+        elif data != session.before:
+            with store.transaction(self._engine) as connection:
+                sessions.change_session(connection, _hash(session.token), data=data, now=now)
+        elif session.touch:
+            with store.transaction(self._engine) as connection:
+                sessions.touch_session(connection, _hash(session.token), now=now)
+
+    def _begin(self, session: StoredSession, data: str, now: datetime) -> str | None:
+        """Write a new session of a user, and return its token: `None` where it was not confirmed."""
+        token = secrets.token_urlsafe(_TOKEN_BYTES)
         with store.transaction(self._engine) as connection:
-            if token is not None and not session.renewed:
-                sessions.change_session(connection, _hash(token), data=data, now=now)
-                return
-            if token is not None:
-                sessions.end_session(connection, _hash(token))
-            token = secrets.token_urlsafe(_TOKEN_BYTES)
-            lasts = self._lasts if session.username else _ANONYMOUS
-            sessions.begin_session(
-                connection, _hash(token), username=session.username, data=data, now=now, expires_at=now + lasts
-            )
+            if session.token is not None:
+                sessions.end_session(connection, _hash(session.token))
             sessions.forget_sessions(connection, now=now, idle=self._idle)
-        response.set_cookie(COOKIE, token, secure=True, httponly=True, samesite="Lax")
+            if session.confirm is not None and not session.confirm(connection):
+                return None
+            sessions.begin_session(
+                connection, _hash(token), username=session.username, data=data, now=now, expires_at=now + self._lasts
+            )
+        return token
 
 
 def _hash(token: str) -> str:
-    return sha256(token.encode()).hexdigest()
+    return sha256(token.encode(errors="replace")).hexdigest()
+
+
+def _visitor(cookie: str) -> dict[str, Any]:
+    """Return what a visitor's cookie holds: text from outside, of which nothing says who the visitor is."""
+    with suppress(ValueError, RecursionError):
+        held = json.loads(urlsafe_b64decode(cookie[1 : _VISITOR_MAX + 1].encode() + b"=="))
+        if isinstance(held, dict) and isinstance(held.get("csrf", ""), str):
+            return {name: value for name, value in held.items() if name in _VISITORS}
+    return {}
+
+
+def _keep_visitor(response: Response, session: StoredSession) -> None:
+    """Give a visitor the cookie with what the sign-in needs, or take it away.
+
+    It needs no signature: a cookie with this prefix comes from this host, and its owner gains nothing by a change.
+    """
+    held = {name: value for name, value in session.items() if name in _VISITORS}
+    if not held:
+        response.delete_cookie(COOKIE, secure=True, httponly=True, samesite="Lax")
+        return
+    word = _VISITOR_MARK + urlsafe_b64encode(json.dumps(held).encode()).decode().rstrip("=")
+    response.set_cookie(COOKIE, word, max_age=_ANONYMOUS_S, secure=True, httponly=True, samesite="Lax")

@@ -3,7 +3,8 @@
 gunicorn's threads were as fast (115 us of a core for an item, 300 waiting readers 1 % of a core, 75 MiB a worker with
 either), but a client that stops in the middle of a request would keep its thread for ever. Added to gevent's worker:
 slow clients have deadlines, what is no request is answered as the application answers errors, and a stop waits for no
-reader. The application has `stop()`, which is called when the worker begins to stop, and `problem()`.
+reader. The application has `stop()`, which is called when the worker begins to stop, `problem()`, and `headers_once`:
+names of headers, in capitals, that a request may have once only.
 """
 
 import socket
@@ -56,6 +57,13 @@ class ServiceWorker(GeventWorker):  # type: ignore[misc]  # gunicorn has no type
             except OSError:  # what speaks no TLS, or does not trust us
                 return
         AsyncWorker.handle(self, listener, client, addr)
+
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
+        """Serve a request. A header that is given twice would reach the application as one."""
+        names = [name for name, _ in req.headers if name in self.wsgi.headers_once]
+        if len(names) > len(set(names)):
+            raise errors.InvalidHeader(names[0])
+        return super().handle_request(listener_name, req, sock, addr)
 
     @contextmanager
     def timeout_ctx(self) -> Iterator[None]:

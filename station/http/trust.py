@@ -17,6 +17,7 @@ from station.http.certificate import Identity
 
 Address: TypeAlias = IPv4Address | IPv6Address
 Header: TypeAlias = Callable[[str], str]
+Proxies: TypeAlias = tuple[Network | str, ...]  # addresses and networks, and "unix"
 
 HEADERS = (*certificate.ALL_HEADERS, "x-forwarded-for")  # all that `admit` reads
 
@@ -38,7 +39,7 @@ def admit(trust: Trust, peer: str, header: Header, shown: bytes | None = None) -
     case, "" where there is none. `shown` is the certificate (DER) that the client showed to the station itself.
     """
     address = read_address(peer)
-    by_proxy = "unix" in trust.proxies if address is None else _within(address, trust.proxies)
+    by_proxy = is_proxy(address, trust.proxies)
     if not by_proxy:
         forged = next((name for name in certificate.ALL_HEADERS if header(name)), None)
         if forged is not None:
@@ -46,7 +47,7 @@ def admit(trust: Trust, peer: str, header: Header, shown: bytes | None = None) -
     origin = address
     if by_proxy:
         try:
-            origin = _forwarded_for(header("x-forwarded-for"), address, trust)
+            origin = forwarded_for(header("x-forwarded-for"), address, trust.proxies)
         except UntrustedError:
             if trust.addresses:
                 raise
@@ -95,12 +96,20 @@ def read_address(text: str) -> Address | None:
     return getattr(address, "ipv4_mapped", None) or address
 
 
-def _within(address: Address, networks: tuple[Network | str, ...]) -> bool:
+def _within(address: Address, networks: Proxies) -> bool:
     return any(not isinstance(network, str) and address in network for network in networks)
 
 
-def _forwarded_for(value: str, proxy: Address | None, trust: Trust) -> Address | None:
-    """Return the last address in X-Forwarded-For that is not a configured proxy: those before it may be forged."""
+def is_proxy(address: Address | None, proxies: Proxies) -> bool:
+    """Return whether a connection comes from a configured proxy; `None` is the address of a Unix socket."""
+    return "unix" in proxies if address is None else _within(address, proxies)
+
+
+def forwarded_for(value: str, proxy: Address | None, proxies: Proxies) -> Address | None:
+    """Return the last address in X-Forwarded-For that is not a configured proxy: those before it may be forged.
+
+    Without one it is the proxy's own. Raises `UntrustedError` where the header cannot be read.
+    """
     address = proxy
     for text in reversed(value.split(",") if value.strip() else []):
         try:
@@ -109,7 +118,7 @@ def _forwarded_for(value: str, proxy: Address | None, trust: Trust) -> Address |
             raise UntrustedError("the X-Forwarded-For header cannot be read") from None
         if address is None:
             raise UntrustedError("the X-Forwarded-For header cannot be read")
-        if not _within(address, trust.proxies):
+        if not _within(address, proxies):
             break
     return address
 

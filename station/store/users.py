@@ -1,7 +1,7 @@
 """The console's own users, by name. Nothing here commits.
 
-A sign-in is counted as failed before its password is checked, and cleared afterwards where it was right: of guesses that
-come at the same time no more are checked than of those that come one by one.
+A sign-in is counted as failed before its password is checked, and cleared afterwards where it was right: of guesses
+that come at the same time no more are checked than of those that come one by one.
 """
 
 from datetime import datetime, timedelta
@@ -9,8 +9,8 @@ from typing import Any
 
 from sqlalchemy import Connection, case, delete, select, update
 
-from station.store.sessions import end_sessions_of
 from station.store.rows import insert
+from station.store.sessions import end_sessions_of
 from station.store.tables import console_user
 
 _USER = console_user.c
@@ -19,7 +19,7 @@ _NEVER_LOCKED: dict[str, Any] = {"failures": 0, "locked_until": None}
 
 def add_user(connection: Connection, name: str, *, display_name: str, password_hash: str, now: datetime) -> bool:
     """Add a user. Return False where there is one of this name."""
-    values = {"name": name, "display_name": display_name, "password_hash": password_hash}
+    values: dict[str, Any] = {"name": name, "display_name": display_name, "password_hash": password_hash}
     values |= {"created_at": now, "changed_at": now, "disabled": False, **_NEVER_LOCKED}
     return bool(connection.execute(insert(connection, console_user).values(**values).on_conflict_do_nothing()).rowcount)
 
