@@ -143,10 +143,10 @@ def _begin() -> ResponseReturnValue | None:
     g.begun, g.user, g.scope = time.monotonic(), None, None
     g.address, g.by_proxy = proxy.origin(app.settings.console, request)
     g.has_slot = False
+    if request.endpoint in _WITHOUT_SESSION:  # probes call a machine by its address
+        return None
     if app.settings.console.url and request.host != urlsplit(app.settings.console.url).netloc:
         abort(400, "host")
-    if request.endpoint in _WITHOUT_SESSION:
-        return None
     if request.endpoint not in _WITHOUT_SLOT:
         if not app.slots.acquire(timeout=_SLOT_TIMEOUT_S):
             raise ServiceUnavailable("overloaded")

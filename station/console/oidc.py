@@ -68,7 +68,10 @@ class Provider:
 
         def call() -> tuple[Mapping[str, Any], str]:
             client = self._known()
-            token = client.fetch_access_token(self._callback, code=code, code_verifier=kept["verifier"])
+            try:
+                token = client.fetch_access_token(self._callback, code=code, code_verifier=kept["verifier"])
+            except ValueError:  # requests' own, too
+                raise ProviderUnavailableError("its token endpoint answers no JSON") from None
             wanted = {
                 "iss": {"essential": True, "value": client.server_metadata["issuer"]},
                 "aud": {"essential": True, "value": self._oidc.client_id},

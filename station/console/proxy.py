@@ -58,7 +58,7 @@ def _text(asked: Request, header: str, length: int = _LENGTH_MAX) -> str:
     value = asked.headers.get(header, "")
     with suppress(UnicodeError):  # it is Latin-1, as WSGI has it
         value = value.encode("latin-1").decode()
-    value = value.strip()
+    value = value.strip(" \t")
     if len(value) > length or not value.isprintable():
         raise UntrustedError(f"the header {header} is too long or not printable")
     return value

@@ -58,10 +58,6 @@ def run_in_thread(call: Callable[[], T], seconds: float) -> T:
     Raises what the call raises, `TimeoutError` after `seconds` (the call goes on and its result is lost), and
     `RuntimeError` or `MemoryError` where no thread can be started.
     """
-    if gevent := _gevent():
-        with gevent.Timeout(seconds, TimeoutError):
-            return gevent.get_hub().threadpool.apply(call)  # type: ignore[no-any-return]
-    done = threading.Event()
     results: list[T] = []
     errors: list[BaseException] = []
 
@@ -70,12 +66,21 @@ def run_in_thread(call: Callable[[], T], seconds: float) -> T:
             results.append(call())
         except BaseException as error:
             errors.append(error)
-        done.set()
 
-    # Not threading's Thread: its start() waits for ever for a thread that dies at birth, for want of memory.
-    _thread.start_new_thread(run, ())
-    if not done.wait(seconds):
-        raise TimeoutError
+    if gevent := _gevent():
+        with gevent.Timeout(seconds, TimeoutError):
+            gevent.get_hub().threadpool.apply(run)  # it would print a trace for an error that leaves the call
+    else:
+        done = threading.Event()
+
+        def run_and_tell() -> None:
+            run()
+            done.set()
+
+        # Not threading's Thread: its start() waits for ever for a thread that dies at birth, for want of memory.
+        _thread.start_new_thread(run_and_tell, ())
+        if not done.wait(seconds):
+            raise TimeoutError
     if errors:
         raise errors[0]
     return results[0]

@@ -118,14 +118,14 @@ def callback() -> ResponseReturnValue:
         abort(404)
     pending = _pending()
     kept = pending.pop(request.args.get("state", ""), None)
-    if kept is None:  # begun in another browser, or too long ago
-        return redirect("/") if g.user is not None else page_of_error(400, *_REFUSED, again=True)
-    back = _back(kept.pop("back", "/"))
     session["signing_in"] = pending
-    if "error" in request.args:
+    if "error" in request.args:  # with no state, where the provider forgets it
         error = request.args["error"]
         _log.warning("console_sign_in_refused", reason=printable(error, 60), address=g.address)
         return page_of_error(403, *(_CANCELLED if error == "access_denied" else _REFUSED), again=True)
+    if kept is None:  # begun in another browser, or too long ago
+        return redirect("/") if g.user is not None else page_of_error(400, *_REFUSED, again=True)
+    back = _back(kept["back"])
     try:
         found, id_token = provider.finish(request.args.get("code", ""), kept)
     except ProviderUnavailableError as error:
