@@ -132,6 +132,16 @@ CONFIG += f'[[destination]]\nname = "night"\nkind = "folder"\npath = {json.dumps
 COMMANDS = {
     "api": [["-c", "wrong.toml", "api"]],
     "console": [["-c", "wrong.toml", "console"]],
+    "console user add": [
+        ["console", "user", "add", HOSTILE],
+        ["console", "user", "add", "a", "--display-name", HOSTILE],
+    ],
+    "console user disable": [["console", "user", "disable", HOSTILE]],
+    "console user enable": [["console", "user", "enable", "anna"]],
+    "console user list": [["console", "user", "list"], ["console", "user", "list", "--json"]],
+    "console user password": [["console", "user", "password", HOSTILE], ["console", "user", "password", "anna"]],
+    "console user remove": [["console", "user", "remove", "anna"]],
+    "console user unlock": [["console", "user", "unlock", HOSTILE]],
     "check": [["check"]],
     "deliver": [["deliver", "--once"]],
     "deliveries again": [

@@ -227,6 +227,9 @@ def commands(station, receipt_id):
         station.run("receipts", "show", receipt_id, *arguments, shows=True)
     assert MARK in station.run("receipts", "export", "-", shows=True).lower()
     station.run("receipts", "pdf", receipt_id, "--folder", str(station.folder / "pdf"))
+    for name in ("add", "password", "disable", "enable", "unlock", "remove"):
+        station.run("console", "user", name, "anna")  # with no password at all
+    station.run("console", "user", "list")
     deliver(station, receipt_id)
     missed = {one for one in leaves(cli) if not any(ran[: len(one)] == one for ran in station.ran)}
     # The server is the one that all of this is sent to; the next test reconciles; the demo makes up its own receipts;
