@@ -25,6 +25,8 @@ from station.console.session import COOKIE
 from station.store import sessions, tables, users
 
 with warnings.catch_warnings():  # of Authlib, from which the provider takes its keys
+    import authlib.deprecate  # noqa: F401  (which sets a filter)
+
     warnings.simplefilter("ignore")
     import oidc_provider_mock
     from oidc_provider_mock import User

@@ -183,7 +183,7 @@ def test_pods_commands_and_settings():
                 if variable["name"] == "POD_IP":  # for the address of the health door
                     continue
                 assert is_setting(variable["name"]), variable
-                secret = re.search(r"URL|KEY|PASSWORD", variable["name"])
+                secret = re.search(r"URL|KEY|PASSWORD|SECRET", variable["name"])
                 assert ("valueFrom" in variable) is bool(secret)
             assert {mount["name"] for mount in container["volumeMounts"]} == volumes
 
@@ -238,7 +238,7 @@ def test_selectors():
 
 
 def test_feed(tmp_path):
-    """The feed is a process of its own in each kind of installation, on one port; it is asked whether it is ready."""
+    """The feed is a process of its own in each kind of installation, on one port, and is asked if it is ready."""
     [configuration] = of_kind("ConfigMap")
     settings = a_configuration(configuration["data"]["station.toml"], tmp_path)
     pod = the_deployment("api")["spec"]["template"]["spec"]
@@ -264,15 +264,49 @@ def test_feed(tmp_path):
     assert f"server {config.Settings().api.listen};" in (DEPLOY / "nginx-feed.conf").read_text()
 
 
+def test_console(tmp_path):
+    """The console is a process of its own in each kind of installation, on one port, and is asked if it is ready."""
+    [configuration] = of_kind("ConfigMap")
+    settings = a_configuration(configuration["data"]["station.toml"], tmp_path).console
+    pod = the_deployment("console")["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    [port] = container["ports"]
+    assert settings.listen == f"0.0.0.0:{port['containerPort']}"
+    assert settings.certificate is not None
+    probes = [container[name]["httpGet"] for name in ("startupProbe", "livenessProbe", "readinessProbe")]
+    assert [one["path"] for one in probes] == ["/live", "/live", "/ready"]
+    assert {(one["port"], one["scheme"]) for one in probes} == {(port["name"], "HTTPS")}
+    for variable in container["env"]:
+        assert is_setting(variable["name"]), variable
+    [policy] = [one for one in of_kind("NetworkPolicy") if one["metadata"]["name"] == "station-console"]
+    assert policy["spec"]["ingress"][0]["ports"][0]["port"] == port["containerPort"]
+    unit = (DEPLOY / "systemd" / "station-console.service").read_text()
+    for variable in re.findall(r"^#Environment=(\w+)=", unit, re.MULTILINE):
+        assert is_setting(variable), variable
+    service = COMPOSE["services"]["console"]
+    console = a_configuration((DEPLOY / "compose" / "station.toml").read_text(), tmp_path).console
+    assert console.listen.rpartition(":")[0] == service["networks"]["inside"]["ipv4_address"]
+    assert f"http://{console.listen}/live" in service["healthcheck"]["test"][-1]
+    assert str(console.proxies[0].network_address) == COMPOSE["services"]["proxy"]["networks"]["inside"]["ipv4_address"]
+    nginx = (DEPLOY / "nginx-console.conf").read_text()
+    assert f"server_name {console.url.removeprefix('https://')};" in nginx
+    [change] = re.findall(r"sed (\S+) /station-console.conf", COMPOSE["services"]["proxy"]["command"][-1])
+    assert change == f"s/{config.Settings().console.listen}/{console.listen}/"
+    assert f"server {config.Settings().console.listen};" in nginx
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    image = (DEPLOY / "image" / "console.Dockerfile").read_text()
+    assert sorted(re.findall(r"'([\w-]+>=[\d.]+)'", image)) == sorted(wanted["console"] + wanted["pdf"])
+
+
 def test_nginx(tmp_path):
-    """Where nginx is at hand it takes both files together."""
+    """Where nginx is at hand it takes all files together."""
     if not (nginx := shutil.which("nginx")):
         pytest.skip("nginx is not installed")
     issued = trustme.CA().issue_cert("localhost")
     for file, pem in (("fullchain", issued.cert_chain_pems[0]), ("privkey", issued.private_key_pem),
                       ("client-ca", issued.cert_chain_pems[0])):  # fmt: skip
         pem.write_to_path(tmp_path / f"{file}.pem")
-    text = "".join((DEPLOY / name).read_text() for name in ("nginx.conf", "nginx-feed.conf"))
+    text = "".join((DEPLOY / name).read_text() for name in ("nginx.conf", "nginx-feed.conf", "nginx-console.conf"))
     text = text.replace("/etc/station/tls", str(tmp_path))
     (tmp_path / "nginx.conf").write_text(f"pid {tmp_path}/pid;\nevents {{}}\nhttp {{\n{text}\n}}\n")
     ended = subprocess.run(
@@ -431,7 +465,7 @@ def test_who_has_the_owners_url():
         [secret] = re.findall(r"LoadCredential=database_url:/etc/station/secrets/(\w+)", file.read_text())
         assert secret == ("owner_database_url" if command in owners else "database_url"), file.name
         found.add(command)
-    assert found == {"migrate", "serve", "reconcile", "fdr", "purge", "api", "deliver"}
+    assert found == {"migrate", "serve", "reconcile", "fdr", "purge", "api", "deliver", "console"}
     for pod in pods():
         [container] = pod["containers"]
         [url] = [one for one in container["env"] if one["name"] == "STATION_DATABASE_URL"]
@@ -475,7 +509,7 @@ def test_compose():
         assert set(service.get("secrets", [])) <= set(COMPOSE["secrets"]), name
         assert set(service.get("networks", [])) <= set(COMPOSE["networks"]), name
         assert set(service.get("depends_on", {})) <= set(COMPOSE["services"]), name
-        if service["image"] != "station":
+        if not service["image"].startswith("station"):
             continue
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]

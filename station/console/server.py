@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 
 from station import config, log
 from station.console import assets
@@ -30,7 +31,8 @@ class ConsoleServer(ServiceServer):
 
     def create(self, settings: config.Settings) -> ConsoleApp:
         """Make the application of a worker process."""
-        os.nice(_NICE)
+        with suppress(OSError):  # a unit may forbid it, and has a Nice= of its own
+            os.nice(_NICE)
         return create_app(settings)
 
     def examine(self) -> None:
