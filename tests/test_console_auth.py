@@ -289,21 +289,23 @@ def test_commands(sqlite_url, tmp_path):
 # --- where a sign-in leads --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "hostile",
-    ["//evil.example", "/\\evil.example", "https://evil.example/", "javascript:alert(1)", "\\\\evil.example",
-     "/\t/evil.example", "/\n/evil.example", "evil.example", "", "/accedi?per=/accedi", "/esci", "/uscita",
-     "/x\r\nSet-Cookie: a=b", "/" + "x" * 5000, " //evil.example", "/%0d%0a\x7f", "///evil.example"],
+HOSTILE_WAYS = (
+    "//evil.example", "/\\evil.example", "https://evil.example/", "javascript:alert(1)", "\\\\evil.example",
+    "/\t/evil.example", "/\n/evil.example", "evil.example", "", "/accedi?per=/accedi", "/esci", "/uscita",
+    "/x\r\nSet-Cookie: a=b", "/" + "x" * 5000, " //evil.example", "/%0d%0a\x7f", "///evil.example",
 )  # fmt: skip
-def test_hostile_way_back(sqlite_url, monkeypatch, hostile):
+
+
+def test_hostile_way_back(sqlite_url):
     """After the sign-in a browser never leaves the console, whatever the address said."""
     site = Site(sqlite_url, grant=GRANTS)
     with store.transaction(site.app.engine) as connection:
         users.add_user(connection, "anna", display_name="", password_hash=HASHED[PASSWORD], now=datetime.now(UTC))
-    page = sign_in(site.browser(), per=hostile)
+    for hostile in HOSTILE_WAYS:
+        page = sign_in(site.browser(), per=hostile)
+        assert page.headers["Location"] == "/", hostile
+        assert "evil" not in str(page.headers)
     site.close()
-    assert page.headers["Location"] == "/"
-    assert "evil" not in str(page.headers)
 
 
 # --- an identity provider ---------------------------------------------------------------------------------------------
@@ -380,11 +382,17 @@ class Provider:
                 yield from function.__closure__ or ()
 
 
-@pytest.fixture
-def provider():
-    provider = Provider()
+@pytest.fixture(scope="module")
+def one_provider():
+    provider = Provider()  # its key takes a second
     yield provider
     provider.stop()
+
+
+@pytest.fixture
+def provider(one_provider):
+    yield one_provider
+    one_provider.broken, one_provider.asked = {}, []
 
 
 def with_provider(database_url, provider, grants=GRANTS, **oidc):
@@ -570,6 +578,8 @@ def test_tabs(sqlite_url, provider):
 )
 def test_provider_away(sqlite_url, provider, broken):
     """The page says so with 503; users who had signed in go on, and sign out; later it works by itself."""
+    if broken is None:
+        provider = Provider()
     site = with_provider(sqlite_url, provider)
     anna = site.browser("anna")
     assert anna.get("/").status == 200
