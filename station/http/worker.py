@@ -179,6 +179,8 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         self.alive = False
         self._station.health.draining = True
         gevent.killall(accepting)
+        # What was accepted just now has no client yet: its greenlet is still to start, and does so before this returns.
+        gevent.sleep(0)
         for listener in self.sockets:
             listener.close()
         stop = time.monotonic() + self.cfg.graceful_timeout
