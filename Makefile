@@ -28,7 +28,10 @@ run: $(VENV)/run ## set up and serve the station on SQLite at 127.0.0.1:8080
 	$(BIN)/station migrate
 	$(BIN)/station serve
 
+# What pytest makes of the tests' files is written down by one process, before each of them would make it for itself.
+test: export PYTHONDONTWRITEBYTECODE =
 test: $(VENV)/dev ## set up and run all tests, on SQLite and on a real PostgreSQL
+	@$(BIN)/python -m pytest --collect-only -qq >/dev/null || true
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow"
 
 test-lowest: $(VENV)/lowest ## serve and take a receipt in, with the lowest versions that pyproject.toml allows (Python 3.11)

@@ -8,12 +8,6 @@ from pathlib import Path
 import pytest
 
 STATION = Path(__file__).parent.parent / "station"
-MODULES = {
-    ".".join(["station", *file.relative_to(STATION).with_suffix("").parts]).removesuffix(".__init__"): ast.parse(
-        file.read_text()
-    )
-    for file in STATION.rglob("*.py")
-}
 
 # Who may import what is not the standard library's: the module, or the folder with the module's name.
 ONLY_USER = {
@@ -72,7 +66,21 @@ def imported(tree: ast.Module) -> set[str]:
     return found
 
 
-IMPORTS = {module: imported(tree) for module, tree in MODULES.items()}
+@pytest.fixture(scope="module")
+def modules() -> dict[str, ast.Module]:
+    """Each module by its dotted name."""
+    return {
+        ".".join(["station", *file.relative_to(STATION).with_suffix("").parts]).removesuffix(".__init__"): ast.parse(
+            file.read_text()
+        )
+        for file in STATION.rglob("*.py")
+    }
+
+
+@pytest.fixture(scope="module")
+def imports(modules: dict[str, ast.Module]) -> dict[str, set[str]]:
+    """What each module imports."""
+    return {module: imported(tree) for module, tree in modules.items()}
 
 
 def room(name: str) -> str:
@@ -81,32 +89,32 @@ def room(name: str) -> str:
 
 
 @pytest.mark.parametrize("library", ONLY_USER)
-def test_only_user(library):
+def test_only_user(imports, library):
     """Each library has one room that uses it."""
-    users = {module for module, names in IMPORTS.items() if any(inside(name, library) for name in names)}
+    users = {module for module, names in imports.items() if any(inside(name, library) for name in names)}
     assert users
     assert {user for user in users if not any(inside(user, one) for one in ONLY_USER[library])} == set()
 
 
-def test_one_way():
+def test_one_way(modules, imports):
     """Imports point one way, and every module has its place."""
     place = {one: number for number, one in enumerate(ORDER)}
     wrong = [
         (module, name)
-        for module, names in IMPORTS.items()
+        for module, names in imports.items()
         for name in names
         if module != "station" and name.startswith("station.") and any(inside(name, one) for one in ORDER)
         if room(module) != room(name) and place[room(name)] > place[room(module)]
     ]
     assert wrong == []
-    assert {room(module) for module in MODULES if module != "station"} == set(ORDER)
+    assert {room(module) for module in modules if module != "station"} == set(ORDER)
 
 
-def test_environment():
+def test_environment(modules):
     """The environment is read in few places."""
     readers = {
         module
-        for module, tree in MODULES.items()
+        for module, tree in modules.items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and ast.unparse(node) == "os.environ"
     }
@@ -114,9 +122,9 @@ def test_environment():
     assert {one for one in readers if not any(inside(one, allowed) for allowed in READS_ENVIRONMENT)} == set()
 
 
-def test_class_names():
+def test_class_names(modules):
     """A class name stands for one thing in the whole project."""
-    names = Counter(node.name for tree in MODULES.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+    names = Counter(node.name for tree in modules.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
     assert len(names) > 50
     assert {name for name, times in names.items() if times > 1} == set()
 
