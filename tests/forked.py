@@ -23,7 +23,7 @@ _context.set_forkserver_preload(
         *("station.cli.deliver", "station.cli.deliveries", "station.deliver.status", "station.deliver.webhook"),
         # What commands import where they use it.
         *("station.config", "station.log", "station.intake", "station.replay", "station.masking", "alembic.command"),
-        *(f"station.store.{name}" for name in ("queries", "refused", "rebuild", "journal", "purge", "runs", "schema")),
+        *(f"station.store.{name}" for name in ("queries", "refused", "journal", "purge", "runs", "schema")),
         # What a worker takes longest to import. Not station.app: prometheus_client wants to know from the environment,
         # when it is imported, where the workers share their metrics.
         *("station.soap", "station.http.server", "gunicorn.workers.base", "station.cli.api", "station.api.server"),
@@ -81,10 +81,10 @@ class Forked:
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
-    def wait(self, timeout: float) -> int:
+    def wait(self, timeout: float | None = None) -> int:
         self.process.join(timeout)
         if self.returncode is None:
-            raise subprocess.TimeoutExpired("station", timeout)
+            raise subprocess.TimeoutExpired("station", timeout or 0)
         return self.returncode
 
     def finish(self, timeout: float) -> None:

@@ -66,6 +66,7 @@ class Rig:
         health = free_port()
         over = {
             "config": self.config,
+            "fork": True,
             "STATION_SERVER_HEALTH_LISTEN": f"127.0.0.1:{health}",
             "STATION_SERVER_WORKERS": str(WORKERS),
         } | over
