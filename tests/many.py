@@ -1,4 +1,4 @@
-"""A hundred thousand receipts in a moment, for tests that need a table with some depth. No documents: rows only.
+"""Fifty thousand receipts in a moment, for tests that need a table with some depth. No documents: rows only.
 
 The receipts arrive one a minute and are dealt out by fixed rules, so that a test can say how many of each there are.
 """
@@ -12,15 +12,15 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-COUNT = 100_000
+COUNT = 50_000
 START = datetime(2025, 7, 1, tzinfo=UTC)
 BROKER = "15376371009"
 BIG_EC, OTHER_EC, SMALL_EC = "77777777777", "88888888888", "99999999999"
 
 
 def key(i: int) -> dict[str, str]:
-    """Its EC and receiptId. The small EC has a receipt each 20,000, the other one a third."""
-    id_pa = SMALL_EC if i % 20_000 == 7 else OTHER_EC if i % 3 == 0 else BIG_EC
+    """Its EC and receiptId. The small EC has a receipt each 10,000, the other one a third."""
+    id_pa = SMALL_EC if i % 10_000 == 7 else OTHER_EC if i % 3 == 0 else BIG_EC
     return {"id_pa": id_pa, "receipt_id": hashlib.md5(f"{i:017}".encode(), usedforsecurity=False).hexdigest()}
 
 
@@ -59,7 +59,7 @@ def receipt(i: int) -> dict[str, Any]:
         "payer_type": "F" if i % 2 else None,
         "payer_id": (debtor if i % 3 else f"PAYER{i // 30:011}") if i % 2 else None,
         "payer_name": "Tizia Sempronia" if i % 2 else None,
-        "id_psp": "RARE" if i % 25_000 == 3 else f"ABI{i % 40:05}",
+        "id_psp": "RARE" if i % 12_500 == 3 else f"ABI{i % 40:05}",
         "psp_company_name": "Banca Immaginaria",
         "id_channel": "99999999990_01",
         "channel_description": "app",
@@ -78,9 +78,9 @@ def receipt(i: int) -> dict[str, Any]:
 
 
 def transfers(i: int) -> Iterator[dict[str, Any]]:
-    """Its transfers: one, or two for each third receipt; a stamp for each 10,000th."""
+    """Its transfers: one, or two for each third receipt; a stamp for each 5,000th."""
     for position in range(1, 3 if i % 3 == 0 else 2):
-        stamp = i % 10_000 == 4
+        stamp = i % 5_000 == 4
         yield {
             "position": position,
             "id_transfer": position,
@@ -99,7 +99,7 @@ def flags(i: int) -> Iterator[dict[str, Any]]:
         yield {"flag": "secondary_beneficiary", "received_at": arrival(i)}
     if i < 30_000:
         yield {"flag": "unknown_station", "received_at": arrival(i)}
-    if i % 20_000 == 11:
+    if i % 10_000 == 11:
         yield {"flag": "stand_in", "received_at": arrival(i)}
 
 
