@@ -572,7 +572,7 @@ def test_store_and_model_agree(database_url: str, monkeypatch: pytest.MonkeyPatc
         run_state_machine_as_test(
             machine(engine),
             settings=settings(
-                max_examples=examples or 20,
+                max_examples=examples or 14,
                 stateful_step_count=16,
                 deadline=None,
                 derandomize=not examples,

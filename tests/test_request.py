@@ -181,7 +181,7 @@ MESSAGES = st.builds(
 )  # fmt: skip
 
 
-@settings(max_examples=1000)
+@settings(max_examples=500)
 @given(st.lists(MESSAGES, min_size=1, max_size=3).map(b"".join), st.integers(1, 40))
 @example(b"\r\n\r\n", 1)
 @example(b"\r\n\r\n" + SMUGGLED, 1)
@@ -193,7 +193,7 @@ def test_two_readers_agree(data, cut):
     assert ours == wanted[: len(ours)]
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(st.binary(max_size=200), st.integers(1, 50))
 def test_rubbish(data, cut):
     """Whatever arrives, nothing breaks, and nothing is kept beyond what is waited for."""
