@@ -422,11 +422,13 @@ def test_refuses_all(engine, take, clock, receiver):
         for step in range(1, 8):
             wait_for(lambda step=step: rows(engine) and the_destination(engine).failures == step, f"step {step}")
             assert len(receiver.all) == 9 + step
-            clock.now = the_destination(engine).next_attempt_at
+            if step < 7:
+                clock.now = the_destination(engine).next_attempt_at
         assert [row.attempts for row in rows(engine)] == [1] * 10 + [0] * 20
         probed = [one.number for one in receiver.all[10:]]
         assert len(set(probed)) == len(probed)
         receiver.answer = lambda _: 204
+        clock.now = the_destination(engine).next_attempt_at
         wait_for(lambda: len(receiver.taken) == 30, "all, once it takes them")
     assert sorted(receiver.numbers) == list(range(1, 31))
 
@@ -546,7 +548,7 @@ def test_what_operators_change_is_seen(engine, take, clock, receiver):
     receiver.answer = lambda _: 503
     take(a_request(), a_request(), a_request())
     with running(engine, a_destination(receiver, in_flight=1)):
-        wait_for(lambda: rows(engine) and the_destination(engine).failures == 1, "the failure")
+        wait_for(lambda: rows(engine) and the_destination(engine).failures >= 1, "the failure")
         with store.transaction(engine) as connection:
             deliveries.pause(connection, "erp", "by a test")
             deliveries.settle_missing(connection, "erp", [1], at=datetime.now(UTC))

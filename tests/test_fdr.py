@@ -306,9 +306,9 @@ def test_killed_during_a_walk(either):
 
 def test_terminated(job):
     """SIGTERM ends a run after the flow in hand; the next run goes on."""
-    job.fdr.load(generate={"org": EC, "flows": 60, "payments": 2}, settings={"latency": 0.02})
+    job.fdr.load(generate={"org": EC, "flows": 60, "payments": 2}, settings={"latency": 0.1})
     process = job.start("--json")
-    until(lambda: job.fdr.stats()["by_endpoint"]["flow"] >= 10, "ten flows asked for")
+    until(lambda: job.fdr.stats()["by_endpoint"]["flow"] >= 5, "five flows asked for")
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=60)
     ran = json.loads(out)
@@ -323,6 +323,7 @@ def test_another_run(job):
     job.fdr.load(generate={"org": EC, "flows": 30, "payments": 1}, settings={"latency": 0.05})
     process = job.start()
     until(lambda: job.fdr.stats()["by_endpoint"]["flow"] >= 3, "the first is at work")
+    process.send_signal(signal.SIGSTOP)  # it takes as long as the second needs
     assert "Another `station fdr` is running" in job.run(expect=3).err
     process.kill()
     process.communicate()

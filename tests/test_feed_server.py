@@ -17,6 +17,7 @@ from pathlib import Path
 import feed
 import forked
 import httpx
+import psutil
 import pytest
 import schemathesis
 import trustme
@@ -46,6 +47,22 @@ class Api:
         return [
             int(one) for one in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         ]
+
+    def await_readers(self, count):
+        """Wait until so many connections are accepted, and a moment for what they ask."""
+
+        def accepted():
+            return sum(
+                one.status == psutil.CONN_ESTABLISHED
+                for worker in self.workers()
+                for one in psutil.Process(worker).net_connections("tcp")
+            )
+
+        deadline = time.monotonic() + 60
+        while accepted() < count:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(0.5)
 
 
 @pytest.fixture
@@ -200,7 +217,7 @@ def test_two_workers(serve_api, database_url, connect):
             assert [(one["receipt"]["id_pa"], one["receipt"]["receipt_id"]) for one in items] == pushed
             assert after == 20
         waits = [pool.submit(wait, number) for number in range(6)]
-        time.sleep(1)
+        api.await_readers(6)
         feed.push(engine)
         feed.number(engine)
         for one in waits:
@@ -216,10 +233,7 @@ def test_stop_with_waiting_readers(serve_api, sqlite_url):
         idle.sendall(b"GET /live HTTP/1.1\r\nHost: a\r\n\r\n")
         assert idle.recv(100).startswith(b"HTTP/1.1 200")
         waits = [pool.submit(httpx.get, f"{api.url}{URL}?wait=60", headers=of("all"), timeout=90) for _ in range(6)]
-        deadline = time.monotonic() + 30
-        while not all(one.running() for one in waits):
-            assert time.monotonic() < deadline
-        time.sleep(1)
+        api.await_readers(7)
         api.process.terminate()
         api.process.wait(45)  # before a reader's own 60 s are over
         answers = [one.result(60) for one in waits]
@@ -235,10 +249,7 @@ def test_killed_worker(serve_api, database_url, connect):
     api = serve_api(database_url)
     with ThreadPoolExecutor(1) as pool:
         wait = pool.submit(httpx.get, f"{api.url}{URL}?after=1&wait=60", headers=of("all"), timeout=90)
-        deadline = time.monotonic() + 30
-        while not wait.running():
-            assert time.monotonic() < deadline
-        time.sleep(0.5)
+        api.await_readers(1)
         os.kill(api.workers()[0], signal.SIGKILL)
         with pytest.raises(httpx.TransportError):
             wait.result(60)
@@ -263,10 +274,7 @@ def test_database_goes_and_comes(serve_api, own_postgres, connect):
     assert httpx.get(f"{api.url}/ready").status_code == 200
     with ThreadPoolExecutor(1) as pool:
         wait = pool.submit(httpx.get, f"{api.url}{URL}?after=1&wait=60", headers=of("all"), timeout=90)
-        deadline = time.monotonic() + 30
-        while not wait.running():
-            assert time.monotonic() < deadline
-        time.sleep(0.5)
+        api.await_readers(1)
         engine.dispose()
         own_postgres.stop()
         answer = wait.result(90)

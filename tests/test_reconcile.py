@@ -741,15 +741,15 @@ def instant_utc(value: Any) -> datetime:
 def test_killed_in_the_middle(either):
     """A run that is killed keeps what it stored; the next one starts at once, says so, and nothing is twice."""
     receipts = generate(either.gpd, 300)
-    either.gpd.settings(latency=0.05)
+    either.gpd.fault(endpoint="receipt", skip=60, delay=60)  # the run waits there until it is killed
     process = either.start()
-    until(lambda: either.gpd.stats()["by_endpoint"]["receipt"] >= 60, "60 receipts asked for")
+    until(lambda: either.gpd.stats()["by_endpoint"]["receipt"] > 60, "60 receipts fetched")
     process.kill()
     process.communicate()
     stored = either.stored()
     assert 0 < len(stored) < 300
     assert either.rows("SELECT * FROM reconcile_ec") == []
-    either.gpd.settings(latency=0.0)
+    either.gpd.clear_faults()
     # The server may need a moment to notice that the session, and with it the lock, is gone.
     until(lambda: either.free(), "the lock is free")
     either.run()
@@ -760,9 +760,9 @@ def test_killed_in_the_middle(either):
 def test_terminated_in_the_middle(either):
     """SIGTERM ends a run after the receipts in hand, each stored and counted; the next run goes on."""
     receipts = generate(either.gpd, 300)
-    either.gpd.settings(latency=0.05)
+    either.gpd.fault(endpoint="receipt", skip=60, delay=1)  # slow from here on: the signal comes long before the end
     process = either.start("--json")
-    until(lambda: either.gpd.stats()["by_endpoint"]["receipt"] >= 60, "60 receipts asked for")
+    until(lambda: either.gpd.stats()["by_endpoint"]["receipt"] > 60, "60 receipts fetched")
     process.send_signal(signal.SIGTERM)
     ran = json.loads(ended(process, 1).out)
     assert ran["ecs"][0]["outcome"] == "stopped"
@@ -770,7 +770,7 @@ def test_terminated_in_the_middle(either):
     assert ran["total"]["fetched"] == either.gpd.stats()["by_endpoint"]["receipt"]
     [row] = either.ledger()
     assert (row.outcome, row.fetched) == ("stopped", ran["total"]["fetched"])
-    either.gpd.settings(latency=0.0)
+    either.gpd.clear_faults()
     either.run()
     assert either.stored() == iuvs(receipts)
 
