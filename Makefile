@@ -13,7 +13,8 @@ define locked
 	    "Installing collected") echo "   installing all of these";; "failed "*) exit 1;; esac; done
 endef
 # Three more than there are cores: tests also wait, for servers, disks and time.
-WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 3)
+CORES := $(shell getconf _NPROCESSORS_ONLN)
+WORKERS ?= $(shell expr $(CORES) + 3)
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-lowest test-spreadsheets pdf-check chaos contract bench bench-growth bench-fdr \
@@ -47,9 +48,10 @@ PDFS := $(CURDIR)/var/pdf-check
 pdf-check: $(VENV)/dev ## print 1,000 random receipts, compare each field, and have veraPDF judge the PDFs (Java 17, Maven)
 	@command -v mvn >/dev/null || { echo "mvn is needed (on Debian and Ubuntu: apt install maven)"; exit 1; }
 	rm -rf $(PDFS) && mkdir -p $(PDFS)
-	PDF_CHECK_FOLDER=$(PDFS) $(BIN)/python -m pytest tests/test_pdf.py -k thousand
+	PDF_CHECK_FOLDER=$(PDFS) $(BIN)/python -m pytest -n $(CORES) tests/test_pdf.py -k thousand
 	mvn --quiet --batch-mode --file tests/pdf_check/pom.xml dependency:copy-dependencies -DoutputDirectory=$(PDFS)/lib
-	java -cp '$(PDFS)/lib/*' tests/pdf_check/PdfCheck.java $(PDFS)/*.pdf
+	printf '%s\n' $(PDFS)/*.pdf | \
+	  xargs -P $(CORES) -n 250 java -XX:+UseSerialGC -cp '$(PDFS)/lib/*' tests/pdf_check/PdfCheck.java
 
 # SCENARIO chooses by name (pytest -k), SEED the payments, moments and victims; REPORT gets a line of figures for each.
 SCENARIO ?=
