@@ -1,5 +1,6 @@
 """What every test may ask for: a database of each kind, and the real server and commands as processes."""
 
+import functools
 import gc
 import os
 import shutil
@@ -24,6 +25,9 @@ hypothesis_settings.load_profile("station")
 
 # What asks with httpx and says nothing of a limit has 60 s in place of 5, which no test is about.
 httpx._config.DEFAULT_TIMEOUT_CONFIG.read = 60.0
+
+# Each of its clients, and each httpx.get is one, read all certificates of the system: 24 ms of processor time.
+httpx._transports.default.create_ssl_context = functools.cache(httpx._config.create_ssl_context)
 
 
 def pytest_configure(config: pytest.Config) -> None:
