@@ -43,9 +43,12 @@ def pytest_configure(config: pytest.Config) -> None:
         ensure_user_exists("pgserver")
         if config.option.basetemp is None:
             memory = Path("/dev/shm")
+            for left in memory.glob("station-tests-*"):  # by runs that were killed; the memory is wanted back
+                if not Path("/proc", left.name.split("-")[2]).exists():
+                    shutil.rmtree(left, ignore_errors=True)
             roomy = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 4 << 30
             folder = TemporaryDirectory(
-                prefix="station-tests-", dir=memory if roomy else None, ignore_cleanup_errors=True
+                prefix=f"station-tests-{os.getpid()}-", dir=memory if roomy else None, ignore_cleanup_errors=True
             )
             config.option.basetemp = f"{folder.name}/run"
             config.add_cleanup(folder.cleanup)
