@@ -504,7 +504,7 @@ def test_receipt_that_breaks_its_receiver(engine, take, clock, receiver, in_flig
         assert the_destination(engine).failures == 0
         take(*(a_request() for _ in range(5)))
         wait_for(lambda: sorted(receiver.numbers) == list(range(2, 9)), "all")
-    assert [row.state for row in rows(engine)] == ["open"] + ["delivered"] * 7
+        wait_for(lambda: [row.state for row in rows(engine)] == ["open"] + ["delivered"] * 7, "their results")
 
 
 def test_another_kind(engine, take, clock, receiver, tmp_path):

@@ -196,7 +196,7 @@ ATTACKS = {
     # --- values
     "SQL in a value": (envelope(description="'); DROP TABLE receipt; --"), {200}),
     "SQL in an identifier": (PLAIN.replace(b"attack", b"' OR '1'='1"), {200}),
-    "shell in a value": (envelope(description="$(touch /tmp/x); `id` | cat"), {200}),
+    "shell in a value": (envelope(description="$(touch /tmp/station-was-attacked); `id` | cat"), {200}),
     "path in an identifier": (PLAIN.replace(b"attack", b"../../../../etc/passwd"), {200}),
     "template in a value": (envelope(description="{{7*7}} ${jndi:ldap://127.0.0.1/x} %n%n%s"), {200}),
     "spreadsheet formula": (envelope(description="=cmd|' /C calc'!A0"), {200}),
@@ -308,4 +308,4 @@ def test_values_are_only_values(station):
     push(station, an_envelope(request))
     found = rows(station, f"SELECT description FROM receipt WHERE receipt_id = '{request['receiptId']}'")
     assert found == [(text,)]
-    assert not Path("/tmp/x").exists()
+    assert not Path("/tmp/station-was-attacked").exists()
