@@ -280,9 +280,12 @@ def _failure(error: Exception) -> ResponseReturnValue:
 def _asset(name: str) -> ResponseReturnValue:
     if not name.startswith(assets.ALLOWED):
         abort(404)
-    if (packed := assets.packed(name)) is not None and "gzip" in request.headers.get("Accept-Encoding", ""):
-        headers = {"Content-Encoding": "gzip", "Content-Type": "text/css; charset=utf-8", "Vary": "Accept-Encoding"}
-        response = Response(packed, headers=headers)
+    if name == assets.CSS:
+        packs = "gzip" in request.headers.get("Accept-Encoding", "")
+        response = Response(assets.packed_style_sheet() if packs else assets.style_sheet(), mimetype="text/css")
+        response.headers["Vary"] = "Accept-Encoding"
+        if packs:
+            response.headers["Content-Encoding"] = "gzip"
         response.cache_control.max_age = _FILES_LAST_S
         return response
     return send_from_directory(assets.folder(), name)

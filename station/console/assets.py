@@ -10,11 +10,12 @@ from lxml import etree
 from markupsafe import Markup, escape
 
 from station import __version__
+from station.console.styles import reduced
 from station.errors import MissingExtraError
 
 _DISTRIBUTION, _PACKAGE = "design-django-theme", "bootstrap_italia_template"  # importing it would need Django
-_CSS = "css/bootstrap-italia.min.css"
-ALLOWED = (_CSS, "fonts/Titillium_Web/", "fonts/Roboto_Mono/")  # what the pages use; nothing else is served
+CSS = "css/bootstrap-italia.min.css"
+ALLOWED = (CSS, "fonts/Titillium_Web/", "fonts/Roboto_Mono/")  # what the pages use; nothing else is served
 _SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -29,8 +30,8 @@ def folder() -> Path:
 
 @cache
 def address(name: str) -> str:
-    """Return the address of a file; with the package's version, since browsers keep it."""
-    return f"/bi/{name}?v={installed(_DISTRIBUTION)}"
+    """Return the address of a file; with the versions of package and station, since browsers keep it."""
+    return f"/bi/{name}?v={installed(_DISTRIBUTION)}-{__version__}"
 
 
 def own_address(name: str) -> str:
@@ -39,9 +40,15 @@ def own_address(name: str) -> str:
 
 
 @cache
-def packed(name: str) -> bytes | None:
-    """Return the style sheet compressed (600 KB become 90), `None` for other files, which are compressed already."""
-    return gzip.compress((folder() / name).read_bytes(), mtime=0) if name == _CSS else None
+def style_sheet() -> bytes:
+    """Return what the pages need of the style sheet."""
+    return reduced((folder() / CSS).read_text()).encode()
+
+
+@cache
+def packed_style_sheet() -> bytes:
+    """Return it compressed. The fonts are compressed already."""
+    return gzip.compress(style_sheet(), mtime=0)
 
 
 @cache
@@ -68,5 +75,5 @@ def icon(name: str, classes: str = "icon-sm") -> Markup:
 
 def prepare() -> None:
     """Read and compress what every page needs, before the first request."""
-    packed(_CSS)
+    packed_style_sheet()
     _icons()
