@@ -2,7 +2,7 @@
 
 The station is the real one, run by its commands. Its peers are small and live here: `payments` (what was paid, and the
 documents), `nodo` (pushes them), `platform` (pagoPA's REST services), `receiver` (an EC's own system), `run` (what
-happens, step by step), `story` (the asynchronous payment, from the front end to the bank).
+happens, step by step), `story` (the asynchronous payment, from the front end to the bank), `office` (the console).
 """
 
 from station.demo.run import run

@@ -13,13 +13,29 @@ NEIGHBOUR = "66666666666"  # an EC that the station learns of late
 BROKER = "15376371009"
 STATION = f"{BROKER}_01"
 
-_NAMES = {
+NAMES = {
     COMUNE: "Comune di Vattelapesca",
     PROVINCIA: "Provincia di Chissadove",
     NEIGHBOUR: "Comune di Nessunluogo",
 }
 _NS = "http://pagopa-api.pagopa.gov.it/pa/paForNode.xsd"
 _TEFA = Decimal("5.00")
+# Invented names, with codes that no one has.
+_PEOPLE = (
+    ("Pinco Pallino", "PLLPNC80A01X000X"), ("Tizia Sempronia", "SMPTZI85B41X000X"),
+    ("Caio Mevio", "MVECAI72C15X000X"), ("Filana Calpurnia", "CLPFLN90D52X000X"),
+    ("Agerio Numerio", "NMRGRA68E20X000X"), ("Titta Zeta", "ZTETTT95H61X000X"),
+    ("Nicolò D'Àngelo", "DNGNCL77L08X000X"),
+)  # fmt: skip
+# Text, and category and IBAN of the transfer.
+_SERVICES = (
+    ("TARI {year}, rata {number}", "9/0201101IM/", "IT88X0000000000000000000001"),
+    ("Mensa scolastica {year}, bollettino {number}", "9/0301109AP/", "IT88X0000000000000000000002"),
+    ("TARI {year}, rata {number}", "9/0201101IM/", "IT88X0000000000000000000001"),
+    ("Verbale {number}/{year}, Polizia Locale", "9/0401101SA/", "IT88X0000000000000000000003"),
+)
+_TEFA_SERVICE = ("9/0201102TS/", "IT66Y0000000000000000000002")
+_EVERY = timedelta(minutes=15)  # a payment
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +53,34 @@ class Copy:
     newer_element: bool = False
     without_psp: bool = False  # which the schema demands
     cart_id: str | None = None  # of the payments that were made at once
+    again: bool = False  # the notice was paid once before
 
     @property
     def receipt_id(self) -> str:
-        return f"{self.number:032x}"
+        return f"{self.number + (1 << 64 if self.again else 0):032x}"
 
     @property
     def iuv(self) -> str:
         return f"{self.number:017d}"
+
+    @property
+    def debtor(self) -> tuple[str, str]:
+        """Name and fiscal code of the one who owes."""
+        return _PEOPLE[self.number % len(_PEOPLE)]
+
+    @property
+    def description(self) -> str:
+        return self._service[0].format(year=self.paid_at.year, number=self.number)
+
+    @property
+    def _service(self) -> tuple[str, str, str]:
+        return _SERVICES[0 if self.shared else self.number % len(_SERVICES)]
+
+    @property
+    def _transfers(self) -> list[tuple[int, Decimal, str, str, str]]:
+        """Number, amount, EC, category and IBAN of each."""
+        first = (1, self._tax, self.owner, *self._service[1:])
+        return [first, (2, _TEFA, PROVINCIA, *_TEFA_SERVICE)] if self.shared else [first]
 
     @property
     def amount(self) -> Decimal:
@@ -65,18 +101,19 @@ class Copy:
 
     def biz_event(self) -> dict[str, Any]:
         """Return what BizEvents tells of the receipt."""
-        subject = {"entityUniqueIdentifierType": "F", "entityUniqueIdentifierValue": "ANONIMO", "fullName": "Nessuno"}
-        ecs = [self.owner, PROVINCIA] if self.shared else [self.owner]
+        name, fiscal_code = self.debtor
+        subject = {
+            "entityUniqueIdentifierType": "F", "entityUniqueIdentifierValue": fiscal_code, "fullName": name
+        }  # fmt: skip
         transfers = [
             {"idTransfer": number, "transferAmount": float(amount), "fiscalCodePA": ec, "mbdAttachment": None,
-             "iban": f"IT88X000000000000000000000{number}", "remittanceInformation": "TARI",
-             "transferCategory": "9/0201101IM/"}
-            for ec in ecs for number, amount in [self.part(ec)]
+             "iban": iban, "remittanceInformation": self.description, "transferCategory": category}
+            for number, amount, ec, category, iban in self._transfers
         ]  # fmt: skip
         return {
             "receiptId": self.receipt_id, "noticeNumber": f"3{self.iuv}", "fiscalCode": self.owner, "outcome": "OK",
             "creditorReferenceId": self.iuv, "paymentAmount": float(self.amount),
-            "description": f"TARI, rata {self.number}", "companyName": _NAMES[self.owner], "debtor": subject,
+            "description": self.description, "companyName": NAMES[self.owner], "debtor": subject,
             "transferList": transfers, "idPSP": "ABI99999", "pspCompanyName": "Banca Immaginaria",
             "idChannel": "99999999990_01", "channelDescription": "app", "paymentDateTime": f"{self.paid_at:%Y-%m-%d}",
         }  # fmt: skip
@@ -100,18 +137,25 @@ class Copy:
         return f"{declaration}<PaSendRTV2Request>{self._content()}</PaSendRTV2Request>".encode()
 
     def _content(self) -> str:
-        transfers = _transfer(1, self._tax, self.owner) + (_transfer(2, _TEFA, PROVINCIA) if self.shared else "")
+        transfers = "".join(
+            f"<transfer><idTransfer>{number}</idTransfer><transferAmount>{amount:.2f}</transferAmount>"
+            f"<fiscalCodePA>{ec}</fiscalCodePA><IBAN>{iban}</IBAN>"
+            f"<remittanceInformation>{self.description}</remittanceInformation>"
+            f"<transferCategory>{category}</transferCategory></transfer>"
+            for number, amount, ec, category, iban in self._transfers
+        )
+        name, fiscal_code = self.debtor
         psp = "" if self.without_psp else "<idPSP>ABI99999</idPSP>"
         return (
             f"<idPA>{self.id_pa}</idPA><idBrokerPA>{BROKER}</idBrokerPA><idStation>{self.id_station}</idStation>"
             f"<receipt><receiptId>{self.receipt_id}</receiptId><noticeNumber>3{self.iuv}</noticeNumber>"
             f"<fiscalCode>{self.owner}</fiscalCode><outcome>OK</outcome>"
             f"<creditorReferenceId>{self.iuv}</creditorReferenceId><paymentAmount>{self.amount:.2f}</paymentAmount>"
-            f"<description>TARI, rata {self.number}</description>"
-            f"<companyName>{escape(_NAMES[self.owner])}</companyName>"
+            f"<description>{self.description}</description>"
+            f"<companyName>{escape(NAMES[self.owner])}</companyName>"
             "<debtor><uniqueIdentifier><entityUniqueIdentifierType>F</entityUniqueIdentifierType>"
-            "<entityUniqueIdentifierValue>ANONIMO</entityUniqueIdentifierValue></uniqueIdentifier>"
-            "<fullName>Nessuno</fullName></debtor>"
+            f"<entityUniqueIdentifierValue>{fiscal_code}</entityUniqueIdentifierValue></uniqueIdentifier>"
+            f"<fullName>{escape(name)}</fullName></debtor>"
             f"<transferList>{transfers}</transferList>{psp}<PSPCompanyName>Banca Immaginaria</PSPCompanyName>"
             "<idChannel>99999999990_01</idChannel><channelDescription>app</channelDescription>"
             f"{f'<paymentNote>{self.cart_id}</paymentNote>' if self.cart_id else ''}"
@@ -119,14 +163,6 @@ class Copy:
             f"<standIn>{str(self.stand_in).lower()}</standIn>"
             f"{'<newerElement>of a later version</newerElement>' if self.newer_element else ''}</receipt>"
         )
-
-
-def _transfer(number: int, amount: Decimal, id_pa: str) -> str:
-    return (
-        f"<transfer><idTransfer>{number}</idTransfer><transferAmount>{amount:.2f}</transferAmount>"
-        f"<fiscalCodePA>{id_pa}</fiscalCodePA><IBAN>IT88X000000000000000000000{number}</IBAN>"
-        "<remittanceInformation>TARI</remittanceInformation><transferCategory>9/0201101IM/</transferCategory></transfer>"
-    )
 
 
 class Ledger:
@@ -153,12 +189,15 @@ class Ledger:
         self.second_part = replace(self.notices[-1], id_pa=PROVINCIA)
         self.pushes_lost = [self.notices[1], self.cart[0]]
         self.only_in_flow = self.notices[2]
+        # What the console shows beside that: a notice that was paid twice, and a payment without any receipt.
+        self.paid_twice = replace(self.ordinary[3], again=True)
+        [self.never_heard_of] = self._copies(1)
         self.broken = [replace(copy, without_psp=True) for copy in self._copies(3)]
 
     def _copies(self, number: int, *, shared: bool = False) -> Iterator[Copy]:
         for _ in range(number):
             self._last += 1
-            paid_at = self._now - timedelta(minutes=1, seconds=self._last)
+            paid_at = self._now - timedelta(minutes=1) - self._last * _EVERY
             yield Copy(self._last, COMUNE, COMUNE, paid_at, shared)
 
     def _shared(self, number: int) -> Iterator[Copy]:

@@ -9,21 +9,23 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from decimal import Decimal
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from station import config
 from station.clock import ROME
+from station.demo import office
 from station.demo.nodo import Nodo
-from station.demo.payments import BROKER, COMUNE, NEIGHBOUR, PROVINCIA, STATION, Copy, Ledger
+from station.demo.payments import BROKER, COMUNE, NAMES, NEIGHBOUR, PROVINCIA, STATION, Copy, Ledger
 from station.demo.platform import BIZ_EVENTS, FDR, KEY, POSITIONS, RECEIPTS, Platform, serving
 from station.demo.receiver import SECRET, Receiver, receiving
 from station.demo.story import play
-from station.errors import StationError
+from station.errors import MissingExtraError, StationError
 
 Say = Callable[[str], None]
 
@@ -38,8 +40,13 @@ class DemoError(StationError):
     code = "demo_failed"
 
 
-def run(say: Say) -> bool:
-    """Run the demonstration, print each step, and return whether the books balance. Raises `DemoError`."""
+def run(say: Say, *, console: bool = False) -> bool:
+    """Run the demonstration, print each step, and return whether the books balance. Raises `DemoError`.
+
+    console: then serve the console with its data until Ctrl-C; raises `MissingExtraError` where it is not installed.
+    """
+    if console and any(find_spec(library) is None for library in ("flask", "bootstrap_italia_template")):
+        raise MissingExtraError("The console", "console")
     ledger = Ledger(datetime.now(ROME))
     platform = Platform(ledger.listed)
     with (
@@ -47,7 +54,11 @@ def run(say: Say) -> bool:
         serving(platform) as api,
         receiving() as receiver,
     ):
-        return _Demo(Path(name), say, ledger, platform, api, receiver).run()
+        demo = _Demo(Path(name), say, ledger, platform, api, receiver)
+        balanced = demo.run()
+        if balanced and console:
+            demo.open_console()
+        return balanced
 
 
 class _Demo:
@@ -61,14 +72,14 @@ class _Demo:
         self._api = api
         self._receiver = receiver
         self._steps = 0
-        self._port, self._health = _free_ports()
+        self._port, self._health, self._console = _free_ports()
         self._nodo = Nodo(self._port, _PATH)
 
     def run(self) -> bool:
         self._configure(COMUNE, PROVINCIA)
         self.step("A new station: SQLite in a temporary folder, two ECs, a broker with one station")
         self.station("migrate")
-        with self._serving(), self._delivering():
+        with self.serving("serve", self._health), self.delivering():
             self._push_ordinary()
             self._show_webhook()
             self._push_and_cut()
@@ -81,6 +92,13 @@ class _Demo:
             # What was stored last is on its way.
             self._receiver.wait_for(len(self._ledger.expected), _DELIVERY_S)
         return self._balance()
+
+    def open_console(self) -> None:
+        """Serve the console with what the demonstration left, and more, until Ctrl-C."""
+        (self._folder / "treasury").mkdir()
+        more = office.configuration(self._console, self._receiver.url, str(self._folder / "treasury"))
+        self._configure(COMUNE, PROVINCIA, NEIGHBOUR, more=more)
+        office.open_office(self, self._ledger, self._platform, (self._health, self._console))
 
     # --- the steps ----------------------------------------------------------------------------------------------------
 
@@ -155,7 +173,7 @@ class _Demo:
 
     def _show_metrics(self) -> None:
         self.step(f"What Prometheus would read at http://127.0.0.1:{self._health}/metrics, for example:")
-        _, text = self._get("/metrics")
+        _, text = self._get("/metrics", self._health)
         for line in re.findall(r"^station_requests_total.*$", text, re.MULTILINE):
             self.note(line)
 
@@ -198,7 +216,7 @@ class _Demo:
         if answers != expected:
             raise DemoError(f"the answers should have been {expected}")
 
-    def _configure(self, *ecs: str) -> None:
+    def _configure(self, *ecs: str, more: Iterable[str] = ()) -> None:
         lines = [
             f'[database]\nurl = "sqlite:///{self._folder}/station.sqlite3"',
             f'[server]\nlisten = "127.0.0.1:{self._port}"\nhealth_listen = "127.0.0.1:{self._health}"',
@@ -209,7 +227,8 @@ class _Demo:
             f'[fdr]\nurl = "{self._api}{FDR}"\nkey = "{KEY}"\nrate = 1000',
             f'[biz_events]\nurl = "{self._api}{BIZ_EVENTS}"\nkey = "{KEY}"\nrate = 1000',
             f'[[broker]]\nid = "{BROKER}"\nstations = ["{STATION}"]',
-            *(f'[[ec]]\nid = "{id_pa}"' for id_pa in ecs),
+            *(f'[[ec]]\nid = "{id_pa}"\nname = "{NAMES[id_pa]}"' for id_pa in ecs),
+            *more,
         ]
         (self._folder / "station.toml").write_text("\n".join(lines))
 
@@ -222,10 +241,11 @@ class _Demo:
             cwd=self._folder, env=config.environment_without_settings(), text=True, **options,
         )  # fmt: skip
 
-    def station(self, *arguments: str) -> str:
-        """Run one command and return what it printed."""
-        with self._start(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
-            printed, errors = command.communicate()
+    def station(self, *arguments: str, given: str = "") -> str:
+        """Run one command and return what it printed. `given` is its standard input."""
+        pipe = subprocess.PIPE
+        with self._start(*arguments, stdin=pipe, stdout=pipe, stderr=pipe) as command:
+            printed, errors = command.communicate(given)
         if command.returncode not in (0, 1):
             raise self._failed(f"station {arguments[0]} ended with {command.returncode}", errors)
         return printed
@@ -241,15 +261,16 @@ class _Demo:
         return [json.loads(line, parse_float=str) for line in lines]
 
     @contextmanager
-    def _serving(self) -> Iterator[None]:
-        log_file = self._folder / "station.log"
+    def serving(self, command: str, port: int) -> Iterator[None]:
+        """Run a server, which says at `port` whether it is ready."""
+        log_file = self._folder / f"{command}.log"
         with log_file.open("wb") as log:
-            server = self._start("serve", stdout=log, stderr=log)
+            server = self._start(command, stdout=log, stderr=log)
         try:
             until = time.monotonic() + _START_S
-            while self._get("/ready")[0] != 200:
+            while self._get("/ready", port)[0] != 200:
                 if server.poll() is not None or time.monotonic() > until:
-                    raise self._failed("the station did not start", log_file.read_text()[-2000:])
+                    raise self._failed(f"station {command} did not start", log_file.read_text()[-2000:])
                 time.sleep(0.05)
             yield
         finally:
@@ -257,7 +278,7 @@ class _Demo:
             server.wait()
 
     @contextmanager
-    def _delivering(self) -> Iterator[None]:
+    def delivering(self) -> Iterator[None]:
         self.station("deliveries", "test", "accounting")
         with (
             (self._folder / "deliver.log").open("wb") as log,
@@ -268,9 +289,9 @@ class _Demo:
             finally:
                 process.terminate()
 
-    def _get(self, path: str) -> tuple[int | None, str]:
-        """Return status and text of a page of the health listener; no status where it does not answer."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._health, timeout=15)
+    def _get(self, path: str, port: int) -> tuple[int | None, str]:
+        """Return status and text of a page; no status where nothing answers."""
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=15)
         try:
             connection.request("GET", path)
             answer = connection.getresponse()
@@ -285,6 +306,7 @@ def _envelopes(copies: Iterable[Copy]) -> list[bytes]:
     return [copy.envelope() for copy in copies]
 
 
-def _free_ports() -> tuple[int, int]:
-    with socket.create_server(("127.0.0.1", 0)) as push, socket.create_server(("127.0.0.1", 0)) as health:
-        return push.getsockname()[1], health.getsockname()[1]
+def _free_ports() -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+        return [one.getsockname()[1] for one in sockets]

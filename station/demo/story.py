@@ -83,11 +83,11 @@ def _create(url: str, copy: Copy) -> dict[str, Any]:
     address = urlsplit(url)
     connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=15)
     body = {
-        "iupd": f"{COMUNE}-{copy.number}", "type": "F", "fiscalCode": "ANONIMO", "fullName": "Nessuno",
+        "iupd": f"{COMUNE}-{copy.number}", "type": "F", "fiscalCode": copy.debtor[1], "fullName": copy.debtor[0],
         "companyName": "Comune di Vattelapesca", "switchToExpired": False, "validityDate": None,
         "paymentOption": [
             {"iuv": copy.iuv, "nav": f"3{copy.iuv}", "amount": int(copy.amount * 100), "isPartialPayment": False,
-             "description": f"TARI, rata {copy.number}", "dueDate": "2099-12-31T00:00:00"}
+             "description": copy.description, "dueDate": "2099-12-31T00:00:00"}
         ],
     }  # fmt: skip
     path = f"{POSITIONS}/organizations/{COMUNE}/debtpositions?toPublish=true"
