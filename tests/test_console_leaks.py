@@ -1,0 +1,121 @@
+"""An EC's staff never see another EC's data: every rule of the URL map, every role, every foreign object.
+
+Each text of an EC's rows and configuration has its mark (see `console_world`), so whatever a page shows of another EC
+is found. The addresses come from the URL map (see `console_addresses`): a route that is added is asked, too.
+"""
+
+import re
+from dataclasses import replace
+
+import pytest
+from console import Site
+from console_addresses import addresses
+from console_world import Ec, ecs, fill, settings
+from refusals import Door
+
+from station.store import tables
+
+USERS = {"lettrice": ("zalfa",), "operatore": ("zalfa",), "capo": ("zalfa",), "due": ("zalfa", "zcarla")}
+
+
+@pytest.fixture(scope="module")
+def site(sqlite_migrated, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("console")
+    file = folder / "station.sqlite3"
+    file.write_bytes(sqlite_migrated.read_bytes())
+    url, world = f"sqlite:///{file}", ecs()
+    fill(url, world)
+    site = Site(url, **settings(folder, world))
+    site.world = world
+    yield site
+    site.close()
+
+
+def ghost(ec: Ec) -> Ec:
+    """An EC that nothing knows, with keys of the same form."""
+    mark = "z" + "q" * (len(ec.mark) - 1)
+    other = replace(ec, id_pa="99999999990", mark=mark)
+    other.receipts = [one.replace(ec.mark, mark) for one in ec.receipts]
+    other.refused = [one[::-1] for one in ec.refused]
+    other.numbers = [number + 1_000_000 for number in ec.numbers]
+    other.iuvs = [one[::-1] for one in ec.iuvs]
+    return other
+
+
+def told(page, browser, ec: Ec) -> tuple:
+    """What an answer tells, without the form's token and without what the address itself said."""
+    said = [ec.id_pa, ec.mark, *ec.receipts, *ec.refused, *ec.iuvs]
+    text = page.content.decode().replace(browser.csrf, "")
+    headers = [(name, value) for name, value in page.headers if name not in ("Set-Cookie", "Content-Length")]
+    return page.status, re.sub("|".join(map(re.escape, said)), "", text), headers
+
+
+@pytest.mark.parametrize("user", USERS)
+def test_foreign_objects(site, user):
+    """What belongs to another EC is answered as what does not exist, to the byte, and no form changes it."""
+    browser, door = site.browser(user), Door(site.app.engine)
+    before = door.everything()
+    for mark, ec in site.world.items():
+        if mark in USERS[user]:
+            continue
+        none = ghost(ec)
+        for theirs, nothing in zip(addresses(site.app, ec), addresses(site.app, none), strict=True):
+            answers = []
+            for address, owner in ((theirs, ec), (nothing, none)):
+                data = {"csrf": browser.csrf, **address.form} if address.method == "POST" else None
+                page = browser.ask(address.method, address.path, data=data)
+                assert page.status != 404 or "Pagina non trovata" in page.words
+                answers.append(told(page, browser, owner))
+            assert answers[0] == answers[1], (user, theirs)
+            if theirs.names_object:
+                assert answers[0][0] == 404, (user, theirs)
+    after = door.everything()
+    for table in tables.metadata.sorted_tables:
+        if table.name not in ("console_session", "console_access"):
+            assert after[table.name] == before[table.name], table.name
+
+
+@pytest.mark.parametrize("user", USERS)
+def test_no_trace_of_others(site, user):
+    """No page of one's own, file or header says anything of another EC."""
+    browser = site.browser(user)
+    foreign = [ec for mark, ec in site.world.items() if mark not in USERS[user]]
+    statuses = set()
+    for mark in USERS[user]:
+        for address in addresses(site.app, site.world[mark]):
+            if address.method != "GET":
+                continue
+            page = browser.get(address.path)
+            statuses.add(page.status)
+            assert page.status in (200, 303, 403), (address, page.status)
+            for ec in foreign:
+                assert not ec.traces(page.content.decode("utf-8", "replace")), address
+                assert not ec.traces(str(page.headers)), address
+    assert 200 in statuses
+
+
+def test_the_marks_are_seen(site):
+    """The user of all ECs sees the marks of each: pages would show them to others, too, if they were let."""
+    browser = site.browser("tutto")
+    for ec in site.world.values():
+        shown = "".join(
+            browser.get(one.path).content.decode("utf-8", "replace")
+            for one in addresses(site.app, ec)
+            if one.method == "GET"
+        )
+        assert ec.traces(shown)
+
+
+@pytest.mark.parametrize("user", [None, "estranea"])
+def test_without_rights(site, user):
+    """Without a user, or with one without grants, no rule but the sign-in answers."""
+    browser = site.browser(user)
+    for ec in site.world.values():
+        for address in addresses(site.app, ec):
+            data = {"csrf": browser.csrf} if address.method == "POST" else None
+            page = browser.ask(address.method, address.path, data=data)
+            open_to_all = address.endpoint.startswith("account.")
+            assert page.status in (302, 400, 401, 403) or open_to_all, (address, page.status)
+            for other in site.world.values():
+                if other is not ec:
+                    assert not other.traces(page.content.decode()), address
