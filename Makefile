@@ -17,8 +17,9 @@ CORES := $(shell getconf _NPROCESSORS_ONLN)
 WORKERS ?= $(shell expr $(CORES) + 3)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-lowest test-spreadsheets pdf-check chaos contract bench bench-growth bench-fdr \
-  bench-completeness bench-layers bench-memory bench-journal bench-reconcile bench-delivery bench-console bench-pdf lint format lock \
+.PHONY: help run test test-lowest test-browser test-spreadsheets pdf-check chaos contract bench bench-growth bench-fdr \
+  bench-completeness bench-layers bench-memory bench-journal bench-reconcile bench-delivery bench-console bench-pdf \
+  lint format lock \
   audit sbom fuzz \
   deploy-check docs dist release image-check clean
 
@@ -42,6 +43,11 @@ test-spreadsheets: $(VENV)/dev ## open exports with LibreOffice, set to Italian,
 	@command -v soffice >/dev/null || \
 	  { echo "soffice is needed: LibreOffice Calc (on Debian and Ubuntu: apt install libreoffice-calc)"; exit 1; }
 	$(BIN)/python -m pytest tests/test_spreadsheets.py
+
+test-browser: $(VENV)/browser ## use the console with Chromium: barriers, keyboard, no JavaScript, 320 pixels, bytes
+	@command -v $${STATION_CHROMIUM:-chromium} >/dev/null || \
+	  { echo "chromium is needed (on Debian: apt install chromium), or STATION_CHROMIUM=path of one"; exit 1; }
+	$(BIN)/python -m pytest tests/browser
 
 # veraPDF comes from Maven Central; the folder's path in var/ is the same for both halves.
 PDFS := $(CURDIR)/var/pdf-check
@@ -186,6 +192,11 @@ $(VENV)/run: requirements.lock pyproject.toml | $(VENV)/build
 
 $(VENV)/dev: requirements-dev.lock $(VENV)/run
 	$(call locked,Tools for tests and documentation,requirements-dev.lock)
+	@touch $@
+
+# Beside the tests' own libraries, since these tests use them, too. The browser itself comes from the system.
+$(VENV)/browser: requirements-browser.lock $(VENV)/dev
+	$(call locked,What drives a browser,requirements-browser.lock)
 	@touch $@
 
 # Tools that only look at lock files, or at what stands in deploy/, have an environment of their own.

@@ -59,6 +59,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out what needs a browser and its driver, where it is not asked for (`make test-browser`)."""
+    return True if collection_path.name == "browser" and not any("browser" in one for one in config.args) else None
+
+
 # --- databases --------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,107 @@
+"""Every page and state, in the browser: barriers, narrow windows, bytes, and what the browser complains of.
+
+The pages are those of the URL map (see `console_addresses`).
+"""
+
+import pytest
+from console_addresses import QUERIES, addresses
+from looks import Keyboard, barriers, bytes_of, cut
+from windows import NARROW, WIDE, Station, Window
+
+FIRST_MAX, NEXT_MAX = 150_000, 30_000
+# What is asked for a page, to be shown beside it.
+STATES = {
+    "400": "/accessi?da=nessuno&dopo=%00",
+    "404": "/nessuna-pagina",
+    "foreign": "/ricevute/99999999999/x",
+}
+
+
+def pages(station: Station, ec_mark: str = "zalfa") -> list[str]:
+    """The addresses of all pages with what belongs to one EC. Files to keep are no pages."""
+    found = {}
+    for one in addresses(station.site.app, station.world[ec_mark]):
+        if one.method == "GET":
+            answer = station.site.browser("tutto").get(one.path)
+            if answer.headers["Content-Type"].startswith("text/html"):
+                found[one.path] = one.endpoint
+    return list(found)
+
+
+def look(window: Window, path: str) -> list[str]:
+    """Open a page in a wide and in a narrow window, and return all that is wrong with it."""
+    window.page.set_viewport_size(WIDE)
+    status = window.go(path)
+    found = [f"status {status}"] if status >= 500 else []
+    found += barriers(window)
+    window.page.set_viewport_size(NARROW)
+    found += [f"at 320 pixels: {one}" for one in cut(window)]
+    window.page.set_viewport_size(WIDE)
+    return [f"{path}: {one}" for one in [*found, *window.take_faults()]]
+
+
+def test_every_page(station):
+    """No barrier, nothing cut at 400 % of zoom, nothing from other hosts, no complaint of the browser."""
+    window = station.window("tutto")
+    wrong = [one for path in pages(station) for one in look(window, path)]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("user", [None, "estranea", "lettrice"])
+def test_other_users(station, user):
+    """The same for who has not signed in, who has no grant, and who may read one EC only."""
+    window = station.window(user)
+    found = {path.partition("?")[0] for path in pages(station)} if user == "lettrice" else {"/", "/accedi", "/uscita"}
+    wrong = [one for path in sorted(found) for one in look(window, path)]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_states(station, state):
+    """The same for pages that say what is wrong."""
+    wrong = look(station.window("tutto"), STATES[state])
+    assert not wrong, "\n".join(wrong)
+
+
+def test_database_away(station, without_database):
+    """The page that says so is as plain as the others, and says it to who has a session, too."""
+    window = station.new_window("tutto")
+    window.origin = without_database
+    for path in ("/", "/accedi", "/incassi"):
+        assert window.go(path) in (302, 503, 200)
+        assert not barriers(window)
+    assert "banca dati" in window.page.inner_text("main")
+
+
+def visit(window: Window, path: str) -> None:
+    """Open a page and wait for its fonts."""
+    window.go(path)
+    window.page.evaluate("document.fonts.ready.then(() => new Promise(requestAnimationFrame))")
+
+
+def test_bytes(station, tell):
+    """A first visit costs little, and each further page less."""
+    weights = {}
+    for path in pages(station):
+        window = station.new_window("tutto")
+        with bytes_of(window) as first:
+            visit(window, path)
+        with bytes_of(window) as then:
+            visit(window, path)
+        window.page.context.close()
+        weights[path] = (sum(first.values()), sum(then.values()))
+    for number, name in enumerate(("at first", "after")):
+        heaviest = max(weights, key=lambda path: weights[path][number])
+        tell(f"the heaviest page {name}: {weights[heaviest][number]} bytes, {heaviest}")
+    assert not {path: both for path, both in weights.items() if both[0] > FIRST_MAX or both[1] > NEXT_MAX}
+
+
+def test_keyboard_reaches_everything(station):
+    """From the first element of a page to its last the focus is seen and never held."""
+    window = station.window("tutto")
+    for endpoint in QUERIES:
+        if endpoint.startswith("account."):
+            continue
+        path = next(one.path for one in addresses(station.site.app, station.world["zalfa"]) if one.endpoint == endpoint)
+        window.go(path)
+        assert Keyboard(window).walk() > 5
