@@ -18,31 +18,74 @@ Keys = Callable[[Ec], list[dict[str, Any]]]
 
 
 def _receipts(ec: Ec) -> list[dict[str, Any]]:
-    return [{"id_pa": ec.id_pa, "receipt_id": one} for one in ec.receipts[2:4]]
+    """An ordinary one, and the one with the odd receiptId."""
+    return [{"id_pa": ec.id_pa, "receipt_id": one} for one in (ec.receipts[-1], next(filter(_is_odd, ec.receipts)))]
 
 
-# By the arguments of a rule: the objects of an EC.
+def _is_odd(receipt_id: str) -> bool:
+    return "/" in receipt_id
+
+
+def _destinations(ec: Ec) -> list[dict[str, Any]]:
+    return [{"name": f"{ec.mark}-{kind}"} for kind in ("erp", "notte", "portale")]
+
+
+# By the arguments of a rule: objects of an EC, which are 404 for others.
 OBJECTS: dict[frozenset[str], Keys] = {
     frozenset({"id_pa", "receipt_id"}): _receipts,
+    frozenset({"id_pa", "refused_id"}): lambda ec: [{"id_pa": ec.id_pa, "refused_id": one} for one in ec.refused],
+    frozenset({"name"}): _destinations,
+    frozenset({"name", "number"}): lambda ec: [
+        {"name": name, "number": number} for name in (f"{ec.mark}-erp", "tutti") for number in ec.numbers[-2:]
+    ],
+}
+# And those that are no EC's.
+KINDS: dict[frozenset[str], list[dict[str, Any]]] = {
+    frozenset({"flag"}): [{"flag": "second_receipt"}, {"flag": "stand_in"}],
 }
 
 _DAYS = {"da": f"{PAID:%Y-%m-%d}", "a": f"{NOW:%Y-%m-%d}"}
 
-# By endpoint: the queries of a page without arguments, the first of which is a clerk's own.
+
+def _line(ec: Ec) -> str:
+    return f"/PUR/LGPE-RIVERSAMENTO/URI/{ec.flow}"
+
+
+# By endpoint: the queries of a page, the first of which is the page as the menu opens it.
 QUERIES: dict[str, Keys] = {
-    "search.search": lambda ec: [{}],
-    "takings.takings": lambda ec: [{}, {"ente": ec.id_pa, **_DAYS}],
-    "credited.flows": lambda ec: [{}],
+    "search.search": lambda ec: [
+        {}, {"q": ec.iuvs[0]}, {"q": ec.receipts[0]}, {"q": ec.name}, {"q": _line(ec)}, {"q": ec.debtor},
+        {"q": "120,50", "ente": ec.id_pa}, {"q": f"{ec.mark} persona", **_DAYS}, {"ente": ec.id_pa},
+        {"segnalazione": "second_receipt"},
+    ],
+    "search.csv": lambda ec: [{"q": ec.iuvs[0]}, {"q": "120,50"}, {"ente": ec.id_pa}],
+    "takings.takings": lambda ec: [{}, {"ente": ec.id_pa, **_DAYS}, {"per": "arrivo", **_DAYS}],
+    "takings.csv_file": lambda ec: [{**_DAYS}, {"ente": ec.id_pa, **_DAYS}, {"tabella": "conti", **_DAYS}],
+    "takings.behind": lambda ec: [
+        {**_DAYS, "iban": ec.iban}, {"ente": ec.id_pa, **_DAYS}, {"tassonomia": f"9/010{ec.mark}/", **_DAYS},
+        {"beneficiario": ec.id_pa, **_DAYS},
+    ],
+    "credited.flows": lambda ec: [{}, {"riga": _line(ec)}, {"ente": ec.id_pa}],
     "attention.attention": lambda ec: [{}],
+    "attention.missing": lambda ec: [{}],
+    "attention.refused.refused": lambda ec: [{}, {"ente": ec.id_pa}, {"stato": "open"}],
     "deliveries.destinations": lambda ec: [{}],
     "state.state": lambda ec: [{}],
     "accesses.accesses": lambda ec: [{}],
     "account.sign_in": lambda ec: [{}],
     "account.signed_out": lambda ec: [{}],
-}
+}  # fmt: skip
 
 # By endpoint: the fields of a form, beside its token. Those of the sign-in are nobody's.
-FORMS: dict[str, Keys] = {}
+FORMS: dict[str, Keys] = {
+    "search.ask": lambda ec: [{"q": ec.debtor}, {"q": ec.iuvs[0]}, {"q": ec.iuvs[0], "ente": ec.id_pa}],
+    "attention.refused.replay_listed": lambda ec: [
+        {"richiesta": f"{ec.id_pa}/{one}", **more} for one in ec.refused for more in ({"prova": "1"}, {})
+    ],
+    "attention.refused.discard": lambda ec: [{"motivo": "prova"}],
+    "deliveries.pause": lambda ec: [{"motivo": "prova"}],
+    "deliveries.skip": lambda ec: [{"motivo": "prova"}],
+}
 WITHOUT_FORM = frozenset({"account.sign_in_local", "account.sign_out"})
 
 
@@ -71,12 +114,13 @@ def addresses(app: Any, ec: Ec) -> Iterator[Address]:
         arguments = frozenset(rule.arguments)
         methods = rule.methods & {"GET", "POST"}
         objects = OBJECTS.get(arguments) if arguments else None
+        kinds = KINDS.get(arguments, []) if arguments else [{}]
         for method in methods:
             queries = QUERIES.get(endpoint) if method == "GET" else None
-            assert objects or queries or (endpoint in FORMS and not arguments), (
+            assert objects or queries or (kinds and arguments) or (endpoint in FORMS and not arguments), (
                 f"console_addresses has no addresses for {method} {rule.rule} ({endpoint})"
             )
-            for values in objects(ec) if objects else [{}]:
+            for values in objects(ec) if objects else kinds:
                 path = adapter.build(endpoint, values, method=method)
                 for query in queries(ec) if queries else [{}]:
                     asked = f"{path}?{urlencode(query)}" if query else path

@@ -34,7 +34,7 @@ def site(sqlite_migrated, tmp_path_factory):
 def ghost(ec: Ec) -> Ec:
     """An EC that nothing knows, with keys of the same form."""
     mark = "z" + "q" * (len(ec.mark) - 1)
-    other = replace(ec, id_pa="99999999990", mark=mark)
+    other = replace(ec, id_pa="12312312312", mark=mark)
     other.receipts = [one.replace(ec.mark, mark) for one in ec.receipts]
     other.refused = [one[::-1] for one in ec.refused]
     other.numbers = [number + 1_000_000 for number in ec.numbers]
@@ -42,12 +42,22 @@ def ghost(ec: Ec) -> Ec:
     return other
 
 
+def ask(browser, address):
+    """The answer, or the page to which it sends the browser on."""
+    data = {"csrf": browser.csrf, **address.form} if address.method == "POST" else None
+    page = browser.ask(address.method, address.path, data=data)
+    if page.status in (302, 303) and page.headers["Location"].startswith("/"):
+        return browser.get(page.headers["Location"])
+    return page
+
+
 def told(page, browser, ec: Ec) -> tuple:
     """What an answer tells, without the form's token and without what the address itself said."""
     said = [ec.id_pa, ec.mark, *ec.receipts, *ec.refused, *ec.iuvs]
     text = page.content.decode().replace(browser.csrf, "")
+    text = re.sub(r"ricerca=[\w-]+", "", text)  # a search that is kept has a random key
     headers = [(name, value) for name, value in page.headers if name not in ("Set-Cookie", "Content-Length")]
-    return page.status, re.sub("|".join(map(re.escape, said)), "", text), headers
+    return page.status, re.sub("|".join(map(re.escape, said)), "", text, flags=re.IGNORECASE), headers
 
 
 @pytest.mark.parametrize("user", USERS)
@@ -62,9 +72,8 @@ def test_foreign_objects(site, user):
         for theirs, nothing in zip(addresses(site.app, ec), addresses(site.app, none), strict=True):
             answers = []
             for address, owner in ((theirs, ec), (nothing, none)):
-                data = {"csrf": browser.csrf, **address.form} if address.method == "POST" else None
-                page = browser.ask(address.method, address.path, data=data)
-                assert page.status != 404 or "Pagina non trovata" in page.words
+                page = ask(browser, address)
+                assert page.status != 404 or "Pagina non trovata" in page.words or not address.names_object
                 answers.append(told(page, browser, owner))
             assert answers[0] == answers[1], (user, theirs)
             if theirs.names_object:
@@ -85,9 +94,9 @@ def test_no_trace_of_others(site, user):
         for address in addresses(site.app, site.world[mark]):
             if address.method != "GET":
                 continue
-            page = browser.get(address.path)
+            page = ask(browser, address)
             statuses.add(page.status)
-            assert page.status in (200, 303, 403), (address, page.status)
+            assert page.status < 500, address
             for ec in foreign:
                 assert not ec.traces(page.content.decode("utf-8", "replace")), address
                 assert not ec.traces(str(page.headers)), address

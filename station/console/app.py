@@ -224,7 +224,9 @@ def _for_every_page() -> dict[str, Any]:
         "user": g.get("user"),
         "scope": scope,
         "organization": mine[0].name or mine[0].id if len(mine) == 1 else _LABEL,
-        "ec_name": lambda id_pa: (ecs[id_pa].name if id_pa in ecs else "") or id_pa,
+        # Of an EC that the user does not see, not even that it is configured.
+        "ec_name": lambda id_pa: (ecs[id_pa].name if scope is not None and id_pa in ecs and scope.has(id_pa) else "")
+        or id_pa,
         "my_ecs": mine,
         "own_password": settings.console.auth == "local",
     }
