@@ -71,22 +71,26 @@ QUERIES: dict[str, Keys] = {
     "attention.refused.refused": lambda ec: [{}, {"ente": ec.id_pa}, {"stato": "open"}],
     "deliveries.destinations": lambda ec: [{}],
     "state.state": lambda ec: [{}],
-    "accesses.accesses": lambda ec: [{}],
+    "state.findings": lambda ec: [{}],
+    "accesses.accesses": lambda ec: [{}, {"ente": ec.id_pa}, {"soggetto": ec.debtor}],
+    "account.profile": lambda ec: [{}],
     "account.sign_in": lambda ec: [{}],
     "account.signed_out": lambda ec: [{}],
 }  # fmt: skip
 
-# By endpoint: the fields of a form, beside its token. Those of the sign-in are nobody's.
+# By endpoint: the fields of a form, beside its token.
 FORMS: dict[str, Keys] = {
     "search.ask": lambda ec: [{"q": ec.debtor}, {"q": ec.iuvs[0]}, {"q": ec.iuvs[0], "ente": ec.id_pa}],
     "attention.refused.replay_listed": lambda ec: [
         {"richiesta": f"{ec.id_pa}/{one}", **more} for one in ec.refused for more in ({"prova": "1"}, {})
     ],
     "attention.refused.discard": lambda ec: [{"motivo": "prova"}],
+    "account.profile": lambda ec: [{}],
     "deliveries.pause": lambda ec: [{"motivo": "prova"}],
     "deliveries.skip": lambda ec: [{"motivo": "prova"}],
 }
-WITHOUT_FORM = frozenset({"account.sign_in_local", "account.sign_out"})
+# Signing in and out has tests of its own, and nothing of an EC.
+APART = frozenset({"account.sign_in_local", "account.callback", "account.sign_out"})
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,9 @@ class Address:
     names_object: bool
     form: Mapping[str, Any] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
     @property
     def endpoint(self) -> str:
         return str(self.rule.endpoint)
@@ -109,7 +116,7 @@ def addresses(app: Any, ec: Ec) -> Iterator[Address]:
     adapter = app.url_map.bind("localhost")
     for rule in app.url_map.iter_rules():
         endpoint = str(rule.endpoint)
-        if endpoint in FILES | WITHOUT_FORM:
+        if endpoint in FILES | APART:
             continue
         arguments = frozenset(rule.arguments)
         methods = rule.methods & {"GET", "POST"}

@@ -65,6 +65,7 @@ def test_foreign_objects(site, user):
     """What belongs to another EC is answered as what does not exist, to the byte, and no form changes it."""
     browser, door = site.browser(user), Door(site.app.engine)
     before = door.everything()
+    wrong = []
     for mark, ec in site.world.items():
         if mark in USERS[user]:
             continue
@@ -72,12 +73,10 @@ def test_foreign_objects(site, user):
         for theirs, nothing in zip(addresses(site.app, ec), addresses(site.app, none), strict=True):
             answers = []
             for address, owner in ((theirs, ec), (nothing, none)):
-                page = ask(browser, address)
-                assert page.status != 404 or "Pagina non trovata" in page.words or not address.names_object
-                answers.append(told(page, browser, owner))
-            assert answers[0] == answers[1], (user, theirs)
-            if theirs.names_object:
-                assert answers[0][0] == 404, (user, theirs)
+                answers.append(told(ask(browser, address), browser, owner))
+            if answers[0] != answers[1] or (theirs.names_object and answers[0][0] != 404):
+                wrong.append(f"{theirs} {theirs.form or ''} {answers[0][0]}, of nothing {answers[1][0]}")
+    assert not wrong, "\n".join(wrong)
     after = door.everything()
     for table in tables.metadata.sorted_tables:
         if table.name not in ("console_session", "console_access"):
@@ -89,18 +88,18 @@ def test_no_trace_of_others(site, user):
     """No page of one's own, file or header says anything of another EC."""
     browser = site.browser(user)
     foreign = [ec for mark, ec in site.world.items() if mark not in USERS[user]]
-    statuses = set()
+    statuses, wrong = set(), []
     for mark in USERS[user]:
         for address in addresses(site.app, site.world[mark]):
             if address.method != "GET":
                 continue
             page = ask(browser, address)
             statuses.add(page.status)
-            assert page.status < 500, address
-            for ec in foreign:
-                assert not ec.traces(page.content.decode("utf-8", "replace")), address
-                assert not ec.traces(str(page.headers)), address
+            text = page.content.decode("utf-8", "replace") + str(page.headers)
+            wrong += [f"{address} {page.status}: {one}" for ec in foreign for one in ec.traces(text)]
+    assert not wrong, "\n".join(wrong)
     assert 200 in statuses
+    assert 500 not in statuses
 
 
 def test_the_marks_are_seen(site):
