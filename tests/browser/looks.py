@@ -25,8 +25,8 @@ _CUT = """() => {
   const name = (one) => `${one.tagName.toLowerCase()}.${one.className?.baseVal ?? one.className} "${
     (one.innerText ?? one.value ?? "").trim().slice(0, 40)}"`;
   const seen = [...document.body.querySelectorAll("*")].filter((one) => {
-    const style = getComputedStyle(one), box = one.getBoundingClientRect();
-    return box.width > 1 && box.height > 1 && style.visibility === "visible" && !one.closest("svg *, .visually-hidden")
+    const box = one.getBoundingClientRect();
+    return box.width > 1 && box.height > 1 && one.checkVisibility({visibilityProperty: true}) && !one.closest("svg *, .visually-hidden")
       && !(one.closest(".visually-hidden-focusable") && !one.matches(":focus"));
   });
   for (const one of seen) {
@@ -34,7 +34,7 @@ _CUT = """() => {
     if ((!table || one === table) && (box.right > width + 1 || box.left < -1))
       found.push(`${name(one)} ends at ${Math.round(box.right)} of ${width}`);
     const clips = ["hidden", "clip"].includes(style.overflowX) || style.textOverflow === "ellipsis";
-    if (clips && one.scrollWidth > one.clientWidth + 1) found.push(`${name(one)} is cut`);
+    if (clips && one.tagName !== "INPUT" && one.scrollWidth > one.clientWidth + 1) found.push(`${name(one)} is cut`);
     if (["hidden", "clip"].includes(style.overflowY) && one.scrollHeight > one.clientHeight + 1)
       found.push(`${name(one)} is cut below`);
   }
@@ -63,7 +63,7 @@ def cut(window: Window) -> list[str]:
 _FOCUS = """() => {
   const one = document.activeElement;
   if (!one || one === document.body || one === document.documentElement) return null;
-  const style = getComputedStyle(one), box = one.getBoundingClientRect();
+  const style = getComputedStyle(one), box = one.getClientRects()[0] ?? one.getBoundingClientRect();
   const shown = box.width > 1 && box.height > 1 && box.bottom > 0 && box.top < innerHeight && box.right > 0
     && box.left < innerWidth;
   const x = Math.min(Math.max(box.left + box.width / 2, 1), innerWidth - 2);

@@ -17,15 +17,15 @@ STATES = {
 }
 
 
-def pages(station: Station, ec_mark: str = "zalfa") -> list[str]:
-    """The addresses of all pages with what belongs to one EC. Files to keep are no pages."""
-    found = {}
-    for one in addresses(station.site.app, station.world[ec_mark]):
+def pages(station: Station) -> dict[str, tuple[str, int]]:
+    """All pages with what belongs to one EC: endpoint and size by address. Files to keep are no pages."""
+    found, browser = {}, station.site.browser("tutto")
+    for one in addresses(station.site.app, station.world["zalfa"]):
         if one.method == "GET":
-            answer = station.site.browser("tutto").get(one.path)
+            answer = browser.get(one.path)
             if answer.headers["Content-Type"].startswith("text/html"):
-                found[one.path] = one.endpoint
-    return list(found)
+                found[one.path] = (one.endpoint, len(answer.content))
+    return found
 
 
 def look(window: Window, path: str) -> list[str]:
@@ -80,19 +80,24 @@ def visit(window: Window, path: str) -> None:
 
 
 def test_bytes(station, tell):
-    """A first visit costs little, and each further page less."""
+    """A first visit costs little, and each further page less: of each kind the heaviest page."""
+    heaviest = {}
+    for path, (endpoint, _) in sorted(pages(station).items(), key=lambda one: one[1][1]):
+        heaviest[endpoint] = path
+    known = station.window("tutto")
+    visit(known, "/")
     weights = {}
-    for path in pages(station):
-        window = station.new_window("tutto")
-        with bytes_of(window) as first:
-            visit(window, path)
-        with bytes_of(window) as then:
-            visit(window, path)
-        window.page.context.close()
+    for path in heaviest.values():
+        new = station.new_window("tutto")
+        with bytes_of(new) as first:
+            visit(new, path)
+        new.page.context.close()
+        with bytes_of(known) as then:
+            visit(known, path)
         weights[path] = (sum(first.values()), sum(then.values()))
     for number, name in enumerate(("at first", "after")):
-        heaviest = max(weights, key=lambda path: weights[path][number])
-        tell(f"the heaviest page {name}: {weights[heaviest][number]} bytes, {heaviest}")
+        path = max(weights, key=lambda path: weights[path][number])
+        tell(f"the heaviest page {name}: {weights[path][number]} bytes, {path}")
     assert not {path: both for path, both in weights.items() if both[0] > FIRST_MAX or both[1] > NEXT_MAX}
 
 

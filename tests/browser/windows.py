@@ -20,7 +20,7 @@ from station.console.session import COOKIE
 
 ARGUMENTS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
+    "--disable-component-update", "--disable-sync", "--lang=it",
 )  # fmt: skip
 WIDE = {"width": 1280, "height": 900}
 NARROW = {"width": 320, "height": 640}  # 400 % of zoom on a screen of 1280 pixels
@@ -85,7 +85,9 @@ class Station:
 
     def new_window(self, user: str | None = "tutto", **options: Any) -> Window:
         """A window of a browser that was never here before."""
-        context = self.chromium.new_context(viewport=WIDE, locale="it-IT", timezone_id="Europe/Rome", **options)
+        context = self.chromium.new_context(
+            viewport=WIDE, locale="it-IT", timezone_id="Europe/Rome", reduced_motion="reduce", **options
+        )
         context.set_default_timeout(20_000)
         if user is not None:
             self.sign_in(context, user)
