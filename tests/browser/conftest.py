@@ -48,8 +48,10 @@ def station(chromium, sqlite_migrated, tmp_path_factory) -> Iterator[Station]:
     fill(url, world, receipts=30, more=hostile_receipts)
     held = settings(folder, world)
     site = Site(url, **held)
+    config = folder / "station.toml"
+    config.write_text(as_toml(held))
     with serving(folder, url, as_toml(held)) as origin:
-        yield Station(site, world, origin, chromium, file, folder)
+        yield Station(site, world, origin, chromium, url, config)
     site.close()
 
 

@@ -55,7 +55,8 @@ class Window:
         context.on("console", lambda one: self._said(one.type, one.text))
 
     def _asked(self, url: str, host: str) -> None:
-        if urlsplit(url).netloc != host and not url.startswith(("data:", "about:", "blob:")):
+        address = urlsplit(url)
+        if address.scheme in ("http", "https", "ws", "wss", "ftp") and address.netloc != host:
             self.faults.append(f"request to {url}")
 
     def _said(self, kind: str, text: str) -> None:
@@ -72,7 +73,7 @@ class Station:
     world: dict[str, Ec]
     origin: str
     chromium: Browser
-    database: Path
+    database_url: str
     config: Path
     _windows: dict[Any, Window] = field(default_factory=dict)
 
@@ -94,6 +95,11 @@ class Station:
         window = Window(context.new_page(), self.origin)
         window.watch()
         return window
+
+    def command(self, *arguments: str, given: str = "") -> None:
+        """Run a command of the station on its database."""
+        command = [STATION, "--config", str(self.config), *arguments]
+        subprocess.run(command, env=environment(self.database_url), input=given, text=True, check=True)
 
     def sign_in(self, context: BrowserContext, user: str) -> None:
         """Give a browser the session of a user."""
