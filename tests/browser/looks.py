@@ -75,7 +75,8 @@ _FOCUS = """() => {
     name: (one.getAttribute("aria-label") ?? (labels || one.innerText || one.value || "")).trim().replace(/\\s+/g, " "),
     tag: one.tagName.toLowerCase(), place: one.dataset.place,
     seen: shown && (top === null || one.contains(top) || top.contains(one)),
-    ring: style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2,
+    ring: style.boxShadow !== "none" || (style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2
+      && !style.outlineColor.endsWith(", 0)")),
   };
 }"""
 
