@@ -60,7 +60,7 @@ QUERIES: dict[str, Keys] = {
     ],
     "search.csv": lambda ec: [{"q": ec.iuvs[0]}, {"q": "120,50"}, {"ente": ec.id_pa}],
     "takings.takings": lambda ec: [{}, {"ente": ec.id_pa, **_DAYS}, {"per": "arrivo", **_DAYS}],
-    "takings.csv_file": lambda ec: [{**_DAYS}, {"ente": ec.id_pa, **_DAYS}, {"tabella": "conti", **_DAYS}],
+    "takings.csv_table": lambda ec: [{**_DAYS}, {"ente": ec.id_pa, **_DAYS}, {"tabella": "conti", **_DAYS}],
     "takings.behind": lambda ec: [
         {**_DAYS, "iban": ec.iban}, {"ente": ec.id_pa, **_DAYS}, {"tassonomia": f"9/010{ec.mark}/", **_DAYS},
         {"beneficiario": ec.id_pa, **_DAYS},

@@ -76,7 +76,7 @@ _FOCUS = """() => {
     tag: one.tagName.toLowerCase(), place: one.dataset.place,
     seen: shown && (top === null || one.contains(top) || top.contains(one)),
     ring: style.boxShadow !== "none" || (style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2
-      && !style.outlineColor.endsWith(", 0)")),
+      && !/^rgba.* 0\\)$/.test(style.outlineColor)),
   };
 }"""
 
