@@ -33,6 +33,7 @@ def _destinations(ec: Ec) -> list[dict[str, Any]]:
 # By the arguments of a rule: objects of an EC, which are 404 for others.
 OBJECTS: dict[frozenset[str], Keys] = {
     frozenset({"id_pa", "receipt_id"}): _receipts,
+    frozenset({"id_pa"}): lambda ec: [{"id_pa": ec.id_pa}],
     frozenset({"id_pa", "refused_id"}): lambda ec: [{"id_pa": ec.id_pa, "refused_id": one} for one in ec.refused],
     frozenset({"name"}): _destinations,
     frozenset({"name", "number"}): lambda ec: [
@@ -66,13 +67,23 @@ QUERIES: dict[str, Keys] = {
         {"beneficiario": ec.id_pa, **_DAYS},
     ],
     "credited.flows": lambda ec: [{}, {"riga": _line(ec)}, {"ente": ec.id_pa}],
+    "credited.flows_csv": lambda ec: [{}, {"ente": ec.id_pa}],
+    "credited.flow": lambda ec: [
+        {"nome": name, "psp": "ABI99999", "revisione": "1"} for name in (ec.flow, f"{ec.flow}-2")
+    ],
+    "credited.flow_csv": lambda ec: [{"nome": ec.flow, "psp": "ABI99999", "revisione": "1"}],
+    **{
+        f"credited.{name}": lambda ec: [{}, {"ente": ec.id_pa}]
+        for page in ("missing", "uncredited", "balances") for name in (page, f"{page}_csv")
+    },
     "attention.attention": lambda ec: [{}],
     "attention.missing": lambda ec: [{}],
     "attention.refused.refused": lambda ec: [{}, {"ente": ec.id_pa}, {"stato": "open"}],
     "deliveries.destinations": lambda ec: [{}],
     "state.state": lambda ec: [{}],
     "state.findings": lambda ec: [{}],
-    "accesses.accesses": lambda ec: [{}, {"ente": ec.id_pa}, {"soggetto": ec.debtor}],
+    "accesses.accesses": lambda ec: [{}, {"ente": ec.id_pa}, {"utente": f"{ec.mark}.rossi"}],
+    "accesses.csv": lambda ec: [{}, {"ente": ec.id_pa}],
     "account.profile": lambda ec: [{}],
     "account.sign_in": lambda ec: [{}],
     "account.signed_out": lambda ec: [{}],
@@ -81,6 +92,7 @@ QUERIES: dict[str, Keys] = {
 # By endpoint: the fields of a form, beside its token.
 FORMS: dict[str, Keys] = {
     "search.ask": lambda ec: [{"q": ec.debtor}, {"q": ec.iuvs[0]}, {"q": ec.iuvs[0], "ente": ec.id_pa}],
+    "accesses.ask": lambda ec: [{"soggetto": ec.debtor}, {"ente": ec.id_pa}],
     "attention.refused.replay_listed": lambda ec: [
         {"richiesta": f"{ec.id_pa}/{one}", **more} for one in ec.refused for more in ({"prova": "1"}, {})
     ],

@@ -253,12 +253,12 @@ def _deliveries(connection: store.Connection, ec: Ec) -> None:
         deliveries.register(connection, f"{ec.mark}-{name}", kind, position=ec.numbers[-1], at=PAID)
     error = f"HTTP 400 {ec.mark}"
     _sent(connection, f"{ec.mark}-erp", ec)
-    values = {"failures": 3, "last_error": error, "last_attempt_at": NOW, "last_success_at": PAID}
+    values = {"failures": 3, "last_error": "HTTP 400", "last_attempt_at": NOW, "last_success_at": PAID}
     deliveries.change(connection, f"{ec.mark}-erp", values)
     file = {
-        "destination": f"{ec.mark}-notte", "planned_at": PAID, "name": f"{ec.mark}-1.csv", "number_from": 1,
-        "number_to": 2, "receipts": 2, "transfers": 2, "amount": Decimal(241), "size": 1000, "sha256": "0" * 64,
-        "attempts": 1, "next_attempt_at": PAID, "last_at": PAID,
+        "destination": f"{ec.mark}-notte", "planned_at": PAID, "name": f"{ec.mark}-1.csv",
+        "number_from": ec.numbers[0], "number_to": ec.numbers[-1], "receipts": 2, "transfers": 2,
+        "amount": Decimal(241), "size": 1000, "sha256": "0" * 64, "attempts": 1, "next_attempt_at": PAID, "last_at": PAID,
     }  # fmt: skip
     files = [
         file | {"state": "done", "error": None, "settled_at": PAID},
@@ -286,4 +286,4 @@ def _shared_destinations(connection: store.Connection, world: Mapping[str, Ec]) 
         deliveries.register(connection, name, "webhook", position=last, at=PAID)
         for mark in served:
             _sent(connection, name, world[mark])
-    deliveries.pause(connection, "due-enti", "manutenzione zbrava")
+    deliveries.pause(connection, "due-enti", "manutenzione")

@@ -7,13 +7,19 @@ is found. The addresses come from the URL map (see `console_addresses`): a route
 import re
 from dataclasses import replace
 
+import psycopg
 import pytest
 from console import Site
 from console_addresses import addresses
 from console_world import Ec, ecs, fill, settings
+from databases import DATABASE
 from refusals import Door
 
+from station import store
+from station.console import app as console_app
+from station.console.scope import Scope
 from station.store import tables
+from station.store.rights import grants
 
 USERS = {"lettrice": ("zalfa",), "operatore": ("zalfa",), "capo": ("zalfa",), "due": ("zalfa", "zcarla")}
 
@@ -97,6 +103,8 @@ def test_no_trace_of_others(site, user):
             statuses.add(page.status)
             text = page.content.decode("utf-8", "replace") + str(page.headers)
             wrong += [f"{address} {page.status}: {one}" for ec in foreign for one in ec.traces(text)]
+    for shared in ("/consegne/due-enti", "/consegne/tutti"):
+        wrong += [f"{shared}: {one}" for ec in foreign for one in ec.traces(browser.get(shared).text)]
     assert not wrong, "\n".join(wrong)
     assert 200 in statuses
     assert 500 not in statuses
@@ -118,12 +126,98 @@ def test_the_marks_are_seen(site):
 def test_without_rights(site, user):
     """Without a user, or with one without grants, no rule but the sign-in answers."""
     browser = site.browser(user)
-    for ec in site.world.values():
+    for address in addresses(site.app, site.world["zalfa"]):
+        data = {"csrf": browser.csrf} if address.method == "POST" else None
+        page = browser.ask(address.method, address.path, data=data)
+        open_to_all = address.endpoint.startswith("account.")
+        assert page.status in (302, 400, 401, 403) or open_to_all, (address, page.status)
+        assert not any(ec.traces(page.text) for ec in site.world.values() if ec.mark != "zalfa"), address
+
+
+# --- the second lock --------------------------------------------------------------------------------------------------
+
+ROLE = "leaking_console"
+
+
+class Careless(Scope):
+    """A scope that pages forgot to ask: whatever they look for, they may."""
+
+    def __init__(self, *of):
+        super().__init__(*of)
+        self.ecs = None
+
+    def ecs_of(self, role):
+        return None
+
+    def is_all(self, role="reader"):
+        return True
+
+    def is_any(self, role):
+        return True
+
+    def has(self, id_pa, role="reader"):
+        return True
+
+    def require(self, id_pa, role="reader"):
+        pass
+
+    def require_any(self, role):
+        pass
+
+
+@pytest.fixture
+def careless_site(postgres_server, tmp_path, monkeypatch):
+    """A console whose role row-level security limits, and whose pages ask for all ECs. The configuration has no marks
+    but the names of destinations."""
+    owner_url = postgres_server.replace("/postgres?", "/leaks?")
+    url = store.parse_url(owner_url).set(drivername="postgresql", username=ROLE).render_as_string(False)
+    monkeypatch.setattr(console_app, "Scope", Careless)
+    with psycopg.connect(postgres_server, autocommit=True) as server:
+        server.execute(f"CREATE DATABASE leaks TEMPLATE {DATABASE}")
+        server.execute(f"CREATE ROLE {ROLE} LOGIN")
+        try:
+            with psycopg.connect(owner_url, autocommit=True) as owner:
+                for statement in grants(ROLE, console=True):
+                    owner.execute(statement)
+            world = ecs()
+            fill(owner_url, world)
+            held = settings(tmp_path, world)
+            held |= {"ec": [{"id": ec.id_pa} for ec in world.values()], "account": []}
+            site = Site(url, **held)
+            site.world, site.owner = world, Door(store.connect(owner_url))
+            yield site
+            site.close()
+            site.owner.engine.dispose()
+        finally:
+            server.execute("DROP DATABASE leaks WITH (FORCE)")
+            server.execute(f"DROP ROLE {ROLE}")
+
+
+def test_row_level_security(careless_site):
+    """Where pages forget the scope, the database still shows and changes nothing of others."""
+    site = careless_site
+    browser = site.browser("operatore")
+    configured = re.compile(r"z\w+-(?:erp|notte|portale)|z\w+\.example\.invalid|\d{11}")
+    wrong, seen = [], ""
+    before = site.owner.everything()
+    for mark, ec in site.world.items():
         for address in addresses(site.app, ec):
-            data = {"csrf": browser.csrf} if address.method == "POST" else None
-            page = browser.ask(address.method, address.path, data=data)
-            open_to_all = address.endpoint.startswith("account.")
-            assert page.status in (302, 400, 401, 403) or open_to_all, (address, page.status)
+            page = ask(browser, address)
+            text = page.content.decode("utf-8", "replace").replace(browser.csrf, "")
+            if mark == "zalfa":
+                seen += text
+            else:  # what the address itself said
+                said = [ec.debtor, ec.iban, f"{ec.flow}-2", ec.flow, f"9/010{mark}/"]
+                text = re.sub("|".join(map(re.escape, said)) + '|value="[^"]*"', "", text)
             for other in site.world.values():
-                if other is not ec:
-                    assert not other.traces(page.content.decode()), address
+                if other.mark != "zalfa":
+                    wrong += [f"{address} {page.status}: {one}" for one in other.traces(configured.sub("", text))]
+    assert not wrong, "\n".join(wrong)
+    assert site.world["zalfa"].traces(seen)
+    after = site.owner.everything()
+    for table in tables.metadata.sorted_tables:
+        if table.name not in ("console_session", "console_access", "destination"):
+            theirs = [
+                [row for row in held[table.name] if "zbrava" in row or "zcarla" in row] for held in (before, after)
+            ]
+            assert theirs[0] == theirs[1], table.name

@@ -26,7 +26,8 @@ _CUT = """() => {
     (one.innerText ?? one.value ?? "").trim().slice(0, 40)}"`;
   const seen = [...document.body.querySelectorAll("*")].filter((one) => {
     const box = one.getBoundingClientRect();
-    return box.width > 1 && box.height > 1 && one.checkVisibility({visibilityProperty: true}) && !one.closest("svg *, .visually-hidden")
+    return box.width > 1 && box.height > 1 && one.checkVisibility({visibilityProperty: true})
+      && !one.closest("svg *, .visually-hidden")
       && !(one.closest(".visually-hidden-focusable") && !one.matches(":focus"));
   });
   for (const one of seen) {
