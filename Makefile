@@ -17,8 +17,8 @@ CORES := $(shell getconf _NPROCESSORS_ONLN)
 WORKERS ?= $(shell expr $(CORES) + 3)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-lowest test-browser test-spreadsheets pdf-check chaos contract bench bench-growth bench-fdr \
-  bench-completeness bench-layers bench-memory bench-journal bench-reconcile bench-delivery bench-console bench-pdf \
+.PHONY: help run test test-lowest test-browser test-spreadsheets pdf-check screenshots chaos contract bench bench-growth \
+  bench-fdr bench-completeness bench-layers bench-memory bench-journal bench-reconcile bench-delivery bench-console bench-pdf \
   lint format lock \
   audit sbom fuzz \
   deploy-check docs dist release image-check clean
@@ -48,6 +48,9 @@ test-browser: $(VENV)/browser ## use the console with Chromium: barriers, keyboa
 	@command -v $${STATION_CHROMIUM:-chromium} >/dev/null || \
 	  { echo "chromium is needed (on Debian: apt install chromium), or STATION_CHROMIUM=path of one"; exit 1; }
 	$(BIN)/python -m pytest tests/browser
+
+screenshots: $(VENV)/browser ## take the pictures of docs/it/console.md from the demonstration's console
+	$(BIN)/python docs/site/screenshots.py
 
 # veraPDF comes from Maven Central; the folder's path in var/ is the same for both halves.
 PDFS := $(CURDIR)/var/pdf-check

@@ -258,7 +258,8 @@ def _deliveries(connection: store.Connection, ec: Ec) -> None:
     file = {
         "destination": f"{ec.mark}-notte", "planned_at": PAID, "name": f"{ec.mark}-1.csv",
         "number_from": ec.numbers[0], "number_to": ec.numbers[-1], "receipts": 2, "transfers": 2,
-        "amount": Decimal(241), "size": 1000, "sha256": "0" * 64, "attempts": 1, "next_attempt_at": PAID, "last_at": PAID,
+        "amount": Decimal(241), "size": 1000, "sha256": "0" * 64, "attempts": 1,
+        "next_attempt_at": PAID, "last_at": PAID,
     }  # fmt: skip
     files = [
         file | {"state": "done", "error": None, "settled_at": PAID},

@@ -225,8 +225,9 @@ def _for_every_page() -> dict[str, Any]:
         "scope": scope,
         "organization": mine[0].name or mine[0].id if len(mine) == 1 else _LABEL,
         # Of an EC that the user does not see, not even that it is configured.
-        "ec_name": lambda id_pa: (ecs[id_pa].name if scope is not None and id_pa in ecs and scope.has(id_pa) else "")
-        or id_pa,
+        "ec_name": lambda id_pa: (
+            (ecs[id_pa].name if scope is not None and id_pa in ecs and scope.has(id_pa) else "") or id_pa
+        ),
         "my_ecs": mine,
         "own_password": settings.console.auth == "local",
     }

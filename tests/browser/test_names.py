@@ -20,8 +20,16 @@ _TEXTS = "() => [...document.querySelectorAll('bdi')].map((one) => one.textConte
 def hostile(station: Station) -> list[dict[str, str]]:
     """The receipts of one EC whose texts are hostile, as they are stored."""
     table = tables.receipt.c
-    columns = (table.id_pa, table.receipt_id, table.description, table.debtor_name, table.payer_name, table.company_name,
-               table.office_name, table.psp_company_name, table.payment_note)  # fmt: skip
+    texts = (
+        "description",
+        "debtor_name",
+        "payer_name",
+        "company_name",
+        "office_name",
+        "psp_company_name",
+        "payment_note",
+    )
+    columns = [table[name] for name in ("id_pa", "receipt_id", *texts)]
     query = select(*columns).where(table.description.in_(NAMES), table.id_pa == station.world["zalfa"].id_pa)
     with store.transaction(station.site.app.engine, readonly=True) as connection:
         found = [dict(row) for row in connection.execute(query).mappings()]

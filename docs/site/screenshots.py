@@ -1,0 +1,89 @@
+"""Takes the pictures of docs/it/console.md from `station demo --console`: `make screenshots`.
+
+All data are the demonstration's, which are invented. Times are those of the run.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from playwright.sync_api import Page, sync_playwright
+
+FOLDER = Path(__file__).parent.parent / "it"
+MAX = 120_000  # bytes of a picture
+CHROMIUM = os.environ.get("STATION_CHROMIUM", "/usr/bin/chromium")
+_ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--lang=it")
+_WIDE, _HIGH = 1100, 760
+
+
+def take(page: Page, origin: str) -> None:
+    """Walk through the console as docs/it/console.md does."""
+
+    def keep(name: str, height: int = _HIGH) -> None:
+        page.set_viewport_size({"width": _WIDE, "height": height})
+        page.evaluate("document.fonts.ready")
+        page.evaluate("document.activeElement.blur()")
+        file = FOLDER / f"console-{name}.png"
+        page.screenshot(path=file)
+        size = file.stat().st_size
+        sys.stdout.write(f"{file.name}: {size:,} bytes\n")
+        assert size < MAX, f"{file} is too large"
+
+    def search(text: str) -> None:
+        page.goto(origin)
+        page.get_by_label("Che cosa cerchi").fill(text)
+        page.keyboard.press("Enter")
+        page.wait_for_load_state()
+
+    search("PLLPNC80A01X000X")
+    keep("cerca")
+    page.get_by_role("link", name="Apri").first.click()
+    keep("ricevuta")
+    page.goto(f"{origin}incassi")
+    keep("incassi", 860)
+    page.goto(f"{origin}accrediti")
+    page.locator("tbody a").first.click()
+    keep("accrediti")
+    page.goto(f"{origin}da-controllare")
+    keep("da-controllare")
+    page.goto(f"{origin}consegne/register")
+    keep("consegne")
+    page.goto(f"{origin}stato")
+    keep("stato")
+    page.goto(f"{origin}accessi")
+    keep("accessi", 560)
+
+
+def main() -> None:
+    """Run the demonstration, and end it."""
+    command = [sys.executable, "-c", "from station.cli import main; main()", "demo", "--console"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as demo:  # noqa: S603
+        assert demo.stdout is not None
+        try:
+            told: dict[str, str] = {}
+            for line in demo.stdout:
+                if found := re.match(r"\s+(address|user|password) +(\S+)$", line):
+                    told[found[1]] = found[2]
+                if len(told) == 3:
+                    break
+            with sync_playwright() as playwright:
+                browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*_ARGUMENTS])
+                page = browser.new_context(
+                    locale="it-IT", timezone_id="Europe/Rome", reduced_motion="reduce"
+                ).new_page()
+                page.goto(told["address"])
+                page.get_by_label("Nome utente").fill(told["user"])
+                page.get_by_label("Password").fill(told["password"])
+                page.keyboard.press("Enter")
+                page.wait_for_load_state()
+                take(page, told["address"])
+                browser.close()
+        finally:
+            demo.send_signal(signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main()
