@@ -120,9 +120,10 @@ def until(condition: Callable[[], Any], what: str) -> None:
 def kill_during_a_walk(job: FdrJob, times: int) -> None:
     """Kill runs in the middle, then let one end: every flow once, with all its payments."""
     job.fdr.load(generate={"org": EC, "flows": 10 * (times + 2), "payments": 5}, settings={"latency": 0.005})
-    for number in range(times):
+    for _ in range(times):
+        before = len(job.stored())
         process = job.start()
-        until(lambda goal=8 * (number + 1): len(job.stored()) >= goal, "flows are stored")
+        until(lambda goal=before + 5: len(job.stored()) >= goal, "flows are stored")
         process.kill()
         process.communicate()
         until(job.free, "the lock is free")

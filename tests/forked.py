@@ -120,7 +120,8 @@ def start(
     arguments: Sequence[str], env: dict[str, str], folder: Path, out: Path, err: Path, stdin: Path | None = None
 ) -> Forked:
     """Starts `station` in a session of its own; its output is added to the files `out` and `err`."""
-    out.touch()
+    for file in (out, err):  # they are there even if it is killed at once
+        file.touch()
     files = (str(out), str(err), str(stdin or os.devnull))
     process = _context.Process(target=_become, args=(list(map(str, arguments)), env, str(folder), *files))
     process.start()
