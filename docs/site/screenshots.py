@@ -35,8 +35,8 @@ def take(page: Page, origin: str) -> None:
     def search(text: str) -> None:
         page.goto(origin)
         page.get_by_label("Che cosa cerchi").fill(text)
-        page.keyboard.press("Enter")
-        page.wait_for_load_state()
+        with page.expect_navigation():
+            page.keyboard.press("Enter")
 
     search("PLLPNC80A01X000X")
     keep("cerca")
@@ -77,8 +77,8 @@ def main() -> None:
                 page.goto(told["address"])
                 page.get_by_label("Nome utente").fill(told["user"])
                 page.get_by_label("Password").fill(told["password"])
-                page.keyboard.press("Enter")
-                page.wait_for_load_state()
+                with page.expect_navigation():
+                    page.keyboard.press("Enter")
                 take(page, told["address"])
                 browser.close()
         finally:
