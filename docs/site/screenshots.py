@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
@@ -16,7 +17,7 @@ FOLDER = Path(__file__).parent.parent / "it"
 MAX = 120_000  # bytes of a picture
 CHROMIUM = os.environ.get("STATION_CHROMIUM", "/usr/bin/chromium")
 _ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--lang=it")
-_WIDE, _HIGH = 1100, 760
+_WIDE, _HIGH = 1280, 800
 
 
 def take(page: Page, origin: str) -> None:
@@ -45,12 +46,16 @@ def take(page: Page, origin: str) -> None:
     page.goto(f"{origin}incassi")
     keep("incassi", 860)
     page.goto(f"{origin}accrediti")
-    page.locator("tbody a").first.click()
-    keep("accrediti")
+    page.locator("tbody tr", has_text="Comune").get_by_role("link").first.click()
+    keep("accrediti", 1000)
     page.goto(f"{origin}da-controllare")
     keep("da-controllare")
-    page.goto(f"{origin}consegne/register")
-    keep("consegne")
+    for _ in range(120):  # until all is sent
+        page.goto(f"{origin}consegne/register")
+        if "Ricevute ancora da esaminare 0" in " ".join(page.inner_text("main").split()):
+            break
+        time.sleep(1)
+    keep("consegne", 1000)
     page.goto(f"{origin}stato")
     keep("stato")
     page.goto(f"{origin}accessi")

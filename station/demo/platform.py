@@ -14,7 +14,7 @@ from threading import Thread
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from station.demo.payments import Copy
+from station.demo.payments import NAMES, Copy
 from station.text import as_json
 
 KEY = "demonstration"
@@ -148,7 +148,7 @@ class _Api(BaseHTTPRequestHandler):
         total = float(sum((copy.part(id_pa)[1] for copy in copies), Decimal(0)))
         sender = {"type": "LEGAL_PERSON", "id": "IMMAITRR", "pspId": PSP, "pspName": "Banca Immaginaria",
                   "pspBrokerId": "99999999990", "channelId": "99999999990_01"}  # fmt: skip
-        receiver = {"id": id_pa, "organizationId": id_pa, "organizationName": "Ente"}
+        receiver = {"id": id_pa, "organizationId": id_pa, "organizationName": NAMES[id_pa]}
         self._send(
             200,
             known

@@ -13,7 +13,7 @@ from station.console import facts, words
 from station.console.access import write_down
 from station.console.books import account_of
 from station.console.flags import SIGNS
-from station.deliver.trace import trace
+from station.deliver.trace import Trace, trace
 from station.receipt import Source
 from station.store import credited
 from station.store.waiting import run_in_thread
@@ -91,7 +91,7 @@ def receipt(id_pa: str, receipt_id: str) -> str:
         others = store.same_notice(connection, found)
         flows = credited.flows_of(connection, id_pa, receipt_id, g.scope.ecs)
     with g.scope.engine() as engine:
-        traces = trace(settings, engine, id_pa, receipt_id)
+        traces = [one for one in trace(settings, engine, id_pa, receipt_id) if _concerns(settings, one, id_pa)]
     _write_down("receipt", found)
     names = {ec: one.name for ec, one in settings.ecs.items()}
     return render_template(
@@ -111,6 +111,14 @@ def receipt(id_pa: str, receipt_id: str) -> str:
         delivered=_DELIVERED,
         no_pdf=None if pdf.is_installed() else _NO_PDF,
     )
+
+
+def _concerns(settings: Any, traced: Trace, id_pa: str) -> bool:
+    """Return whether a destination serves the receipt's EC or has something of it: others are no one's but theirs."""
+    destination = settings.destinations.get(traced.destination)
+    if destination is None:
+        return traced.attempts is not None or traced.file is not None
+    return not destination.ecs or id_pa in destination.ecs
 
 
 @pages.get(f"{_ADDRESS}.pdf")
