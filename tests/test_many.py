@@ -165,7 +165,7 @@ FILTERS: dict[str, tuple[store.Filter, Callable]] = {
     ),
     "several ECs and payment": (
         F(id_pas=(many.OTHER_EC, many.SMALL_EC), **WIDE),
-        lambda r: r["id_pa"] != many.BIG_EC and at(1000) <= r["payment_date_time"] < at(90_000),
+        lambda r: r["id_pa"] != many.BIG_EC and at(1000) <= r["payment_date_time"] < at(45_000),
     ),
     "several ECs and PSP": (
         F(id_pas=(many.OTHER_EC, many.SMALL_EC), id_psp="ABI00003"),
