@@ -28,6 +28,11 @@ def environment(database_url: str, **over: str) -> dict[str, str]:
     return kept | ours | over
 
 
+def migrate(database_url: str) -> None:
+    """`station migrate`, as the benchmarks begin."""
+    subprocess.run([STATION, "migrate"], env=environment(database_url), check=True, capture_output=True)
+
+
 def free_port() -> int:
     """A port that no other process of this run is given: of two servers that were, one would answer for both.
 

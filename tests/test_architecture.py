@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -139,3 +141,10 @@ def test_subjects():
         if pronouns.search(line)
     ]
     assert found == []
+
+
+def test_benchmarks_load():
+    """What the benchmarks take from the tests and the station is there."""
+    names = [file.stem for file in sorted((STATION.parent / "bench").glob("*.py")) if file.stem != "stock"]
+    code = f"import importlib\nfor name in {names}: importlib.import_module(f'bench.{{name}}')"
+    subprocess.run([sys.executable, "-c", code], cwd=STATION.parent, check=True)
