@@ -87,8 +87,9 @@ class MissingRightsError(StoreError):
         """`denied` is the server's own message, which names tables and never values."""
         super().__init__(
             f"the database role {role or 'of this connection'} lacks a right ({denied}): the owner of the tables "
-            f"grants it with `station migrate --grant {role or 'ROLE'}`; `migrate` and `purge` must run as the role "
-            "that owns the tables",
+            f"grants it with `station migrate --grant {role or 'ROLE'}` (to the console's own role: `station grants "
+            f"{role or 'ROLE'} --console`, see docs/console.md); `migrate` and `purge` must run as the role that owns "
+            "the tables",
             reason=reason,
         )
 

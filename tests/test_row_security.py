@@ -5,17 +5,18 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import forked
+import httpx
 import psycopg
 import pytest
 from build import EC, OTHER_EC, a_request, an_envelope
 from databases import DATABASE
-from process import environment
+from process import environment, free_port, wait_for_answer
 from refusals import Door
 from sqlalchemy import JSON, Boolean, Date, DateTime, Integer, LargeBinary, Numeric, SmallInteger, insert, select
 from sqlalchemy.types import TypeDecorator
 
 from station import store
-from station.errors import MissingRightsError
+from station.errors import ConfigError, MissingRightsError
 from station.intake import Result
 from station.production import findings
 from station.receipt import Source
@@ -334,8 +335,43 @@ def test_turned_on_later(owner_url, as_role):
         grant(owner, CONSOLE, console=True)
         store.check_schema(as_role(APP))
         with store.transaction(as_role(OTHER), readonly=True) as connection:
-            hidden = {table.name for table in row_security.LIMITED if table.name != "receipt"}
-            assert set(row_security.hidden_tables(connection)) == hidden
+            assert row_security.hidden_tables(connection) == []
+
+
+def test_forgotten_grants(owner_url, as_role):
+    """A new table without rights for the station's role, and with row-level security: pushes go on, and it is told."""
+    with psycopg.connect(owner_url, autocommit=True) as owner:
+        owner.execute(f"REVOKE ALL ON console_access FROM {APP}")
+        owner.execute(f"DROP POLICY station_all_{APP} ON console_access")
+        grant(owner, CONSOLE, console=True)
+    app = Door(as_role(APP))
+    store.check_schema(app.engine)
+    assert app.take(an_envelope(a_request(idPA=EC, fiscalCode=EC))).result is Result.STORED
+    with store.transaction(app.engine, readonly=True) as connection:
+        assert missing_rights(connection) == ["SELECT on console_access", "INSERT on console_access"]
+
+
+def test_the_console_starts(owner_url, tmp_path):
+    """With its own role, once that has all its rights; else it says which command helps, and names its database."""
+    port = free_port()
+    file, log_file = tmp_path / "console.toml", tmp_path / "console.log"
+    text = f'[console]\nlisten = "127.0.0.1:{port}"\nworkers = 1\n[[grant]]\nuser = "anna"\necs = ["*"]\n'
+    file.write_text(text)
+    environ = environment(url_of(owner_url, APP), STATION_CONSOLE_DATABASE_URL=url_of(owner_url, CONSOLE))
+    with psycopg.connect(owner_url, autocommit=True) as owner:
+        owner.execute(f"REVOKE SELECT ON console_session FROM {CONSOLE}")
+        done = forked.run(["-c", str(file), "console"], environ, tmp_path)
+        assert done.returncode == 1
+        for told in (f"station grants {CONSOLE} --console", "SELECT on console_session", "(console.database_url)"):
+            assert told in done.stderr
+        grant(owner, CONSOLE, console=True)
+    process = forked.start(["-c", str(file), "console"], environ, tmp_path, log_file, log_file)
+    try:
+        wait_for_answer(port, process, log_file)
+        assert httpx.get(f"http://127.0.0.1:{port}/ready").text == "ready\n"
+    finally:
+        process.terminate()
+        process.wait(30)
 
 
 def test_again(owner_url):
@@ -350,7 +386,7 @@ def test_again(owner_url):
         assert owner.execute("SELECT oid FROM pg_policy ORDER BY oid").fetchall() == before
 
 
-def test_refusals(owner_url):
+def test_refusals(owner_url, as_role):
     """Rights of PUBLIC would be cut off, and the console's role would see everything as the station's."""
     with psycopg.connect(owner_url, autocommit=True) as owner:
         with pytest.raises(psycopg.errors.RaiseException, match=f"{CONSOLE} is a role of the console"):
@@ -360,7 +396,15 @@ def test_refusals(owner_url):
         with pytest.raises(psycopg.errors.RaiseException, match="PUBLIC has rights on receipt"):
             grant(owner, CONSOLE, console=True)
         owner.execute("REVOKE SELECT ON receipt FROM PUBLIC")
-        # From the station's role to the console's: what showed all rows is gone.
+        # A slip of the operator's: pushes would be cut off.
+        with pytest.raises(psycopg.errors.RaiseException, match=f"{APP} has the rights of the station"):
+            grant(owner, APP, console=True)
+        store.check_schema(as_role(APP))
+        engine = as_role()
+        with pytest.raises(ConfigError, match=f"{CONSOLE} is a role of the console"):
+            store.migrate(engine, grant=[CONSOLE])
+        # From the station's role to the console's, on purpose: what showed all rows is gone.
+        owner.execute(f"REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {APP}")
         grant(owner, APP, console=True)
         left = owner.execute("SELECT count(*) FROM pg_policy WHERE polname LIKE 'station_all_%'").fetchone()
         assert left == (0,)

@@ -35,7 +35,11 @@ def console(click_context: click.Context) -> None:
     if click_context.invoked_subcommand is not None:
         return
     context: Context = click_context.obj
-    context.settings  # noqa: B018  (sets up the log)
+    if (own := context.settings.console.database_url) is not None:
+        context.sources = [
+            f"database: {store.shown_url(own.get_secret_value())} (console.database_url)",
+            *context.sources[1:2],
+        ]
     try:
         from station.console import server
     except ModuleNotFoundError as error:

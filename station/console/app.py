@@ -26,7 +26,7 @@ from station.console.pages import (
 )
 from station.console.scope import ADMIN, OPERATOR, READER, Scope, timed_out
 from station.console.session import StoredSessions
-from station.errors import StoreError, StoreRejectedError, out_of_resource
+from station.errors import MissingRightsError, StoreError, StoreRejectedError, out_of_resource
 from station.http.answer import Answer
 
 if TYPE_CHECKING:
@@ -270,7 +270,8 @@ def _failure(error: Exception) -> ResponseReturnValue:
         _log.warning("console_query_timed_out", endpoint=request.endpoint)
         return page_of_error(503, *_TOO_MUCH)
     if isinstance(error, StoreError) and not isinstance(error, StoreRejectedError):
-        _log.error("console_database_unavailable", reason=error.reason)
+        hint = {"hint": str(error)} if isinstance(error, MissingRightsError) else {}
+        _log.error("console_database_unavailable", reason=error.reason, **hint)
         g.scope = None  # the frame shows nothing that would have to be read
         return page_of_error(503, *_DATABASE)
     _log.error("unexpected_error", endpoint=request.endpoint, exc_info=error)

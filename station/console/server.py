@@ -4,12 +4,13 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 
-from station import config, log
+from station import config, log, store
 from station.console import assets
 from station.console.app import ConsoleApp, create_app
-from station.errors import ConfigError
+from station.errors import ConfigError, MissingRightsError
 from station.http.service import ServiceServer
 from station.http.trust import host_and_port, is_loopback
+from station.store import rights
 
 _log = log.get(__name__)
 
@@ -28,6 +29,17 @@ class ConsoleServer(ServiceServer):
     def database(self, settings: config.Settings) -> str:
         """Return the URL of its database, with its own role where there is one."""
         return (settings.console.database_url or settings.database.url).get_secret_value()
+
+    def check_database(self, settings: config.Settings, engine: store.Engine) -> None:
+        """Raise the `StationError` of a database that the workers could not use, also for want of rights."""
+        own = settings.console.database_url is not None
+        store.check_schema(engine, limited=own)
+        with store.transaction(engine, readonly=True) as connection:
+            missing = rights.missing_rights(connection, console=own)
+        if missing:
+            more = f" and {len(missing) - 3} other rights" if missing[3:] else ""
+            denied = f"it has no {', '.join(missing[:3])}{more}"
+            raise MissingRightsError(engine.url.username, denied, reason="rights missing")
 
     def create(self, settings: config.Settings) -> ConsoleApp:
         """Make the application of a worker process."""

@@ -38,6 +38,10 @@ class ServiceServer(StationServer):
         """Return the URL of its database."""
         return settings.database.url.get_secret_value()
 
+    def check_database(self, settings: config.Settings, engine: store.Engine) -> None:
+        """Raise the `StationError` of a database that the workers could not use."""
+        store.check_schema(engine)
+
     def create(self, settings: config.Settings) -> Any:
         """Make the application of a worker process."""
         raise NotImplementedError
@@ -61,7 +65,7 @@ class ServiceServer(StationServer):
             tls.create_context(section.certificate, section.key, None)
         engine = store.connect(self.database(settings))
         try:
-            store.check_schema(engine)
+            self.check_database(settings, engine)
         except (DatabaseUnfitError, MissingDatabaseError, MissingRightsError):
             raise
         except StoreError as error:

@@ -4,7 +4,10 @@ A migration does not turn it on: from then on a role without a policy sees no ro
 grants ROLE --console` does, and gives every role that has rights its policy.
 """
 
-from sqlalchemy import Connection, Table, text
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, Table, text
 from sqlalchemy.dialects import postgresql
 
 from station.store import tables
@@ -76,10 +79,14 @@ def _quoted(text: str) -> str:
 
 
 def hidden_tables(connection: Connection) -> list[str]:
-    """Return the tables of which row-level security hides rows from the role. Empty on SQLite."""
+    """Return the tables of which row-level security hides rows from the role, although it may read them.
+
+    Not those that it has no rights on: a table that a migration added is no reason to turn pushes away. Empty on
+    SQLite.
+    """
     if connection.dialect.name != "postgresql":
         return []
-    return sorted(name for name, limits in _limits(connection).items() if limits)
+    return sorted(row.name for row in _limits(connection) if row.limits and row.reads)
 
 
 def rls_limits(connection: Connection) -> bool:
@@ -87,14 +94,14 @@ def rls_limits(connection: Connection) -> bool:
 
     False for the owner of the tables, a superuser, a role that sees all rows, and on SQLite.
     """
-    return connection.dialect.name == "postgresql" and all(_limits(connection).values())
+    return connection.dialect.name == "postgresql" and all(row.limits for row in _limits(connection))
 
 
-def _limits(connection: Connection) -> dict[str, bool]:
+def _limits(connection: Connection) -> Sequence[Row[Any]]:
     sees_all = _SEES_ALL.format(table="c.oid", of_role="pg_has_role(r.role, 'USAGE')")
     query = text(
-        f"SELECT t.name, row_security_active(c.oid) AND NOT {sees_all} AS limits "  # noqa: S608  (of constants)
+        f"SELECT t.name, row_security_active(c.oid) AND NOT {sees_all} AS limits, "  # noqa: S608  (of constants)
+        "has_table_privilege(c.oid, 'SELECT') AS reads "
         "FROM unnest(CAST(:names AS text[])) AS t (name) JOIN pg_class AS c ON c.oid = to_regclass(t.name)"
     )
-    found = connection.execute(query, {"names": [table.name for table in LIMITED]})
-    return {row.name: row.limits for row in found}
+    return connection.execute(query, {"names": [table.name for table in LIMITED]}).all()

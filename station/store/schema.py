@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 
 from sqlalchemy import Engine, inspect, text
+from sqlalchemy.exc import DBAPIError
 
 from station.errors import ConfigError, MissingRightsError, SchemaBehindError
 from station.folder import folder
 from station.store.engine import make_file, transaction
 
 _MIGRATION_LOCK = 0x5741_7469  # any number that no other application locks in this database
+_RAISED = "P0001"  # by a statement of ours, whose message says why
 
 
 def revisions(engine: Engine) -> tuple[str | None, str | None]:
@@ -82,5 +84,10 @@ def migrate(engine: Engine, *, grant: Sequence[str] = ()) -> tuple[str | None, s
                         f"there is no database role {role}: create it first (createuser --pwprompt {role})"
                     )
                 for statement in grants(role):
-                    connection.exec_driver_sql(statement)
+                    try:
+                        connection.exec_driver_sql(statement)
+                    except DBAPIError as error:
+                        if getattr(error.orig, "sqlstate", None) == _RAISED:
+                            raise ConfigError(str(getattr(error.orig, "diag").message_primary)) from None  # noqa: B009
+                        raise
     return before, wanted

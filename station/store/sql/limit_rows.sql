@@ -14,6 +14,14 @@ BEGIN
     IF EXISTS (SELECT FROM pg_class, aclexplode(relacl) WHERE pg_class.oid = its AND grantee = 0) THEN
         RAISE EXCEPTION USING MESSAGE = 'PUBLIC has rights on ' || its || ': revoke them, and grant them to roles';
     END IF;
+    IF has_table_privilege(limited, 'outgoing', 'INSERT') AND NOT EXISTS (
+        SELECT FROM pg_policy, pg_roles WHERE polrelid = its AND rolname = limited AND pg_roles.oid = ANY (polroles)
+        AND pg_get_expr(polqual, polrelid) <> 'true'
+    ) THEN
+        RAISE EXCEPTION USING MESSAGE = limited || ' has the rights of the station, which would see no receipt any '
+            || 'more: the console needs a role of its own. If it is one, run REVOKE ALL ON ALL TABLES IN SCHEMA public '
+            || 'FROM ' || quote_ident(limited) || '; first';
+    END IF;
     FOR other IN
         SELECT DISTINCT rolname FROM pg_class, aclexplode(relacl), pg_roles
         WHERE pg_class.oid = its AND pg_roles.oid = grantee AND grantee <> relowner AND rolname <> limited
