@@ -99,11 +99,6 @@ class Passwords:
         _log.warning("console_sign_in_refused", user=None if row is None else name, address=address)
         return None
 
-    def is_right(self, hashed: str, password: str) -> bool:
-        """Return whether a password is that of a hash."""
-        with self._checking():
-            return self._is(hashed, password)
-
     def make(self, password: str) -> str:
         """Return the hash of a new password."""
         with self._checking():
