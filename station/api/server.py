@@ -1,6 +1,7 @@
 """gunicorn as `station api` runs it."""
 
 from collections.abc import Callable
+from typing import Any
 
 from station import config
 from station.api.app import FeedApp, create_app
@@ -14,9 +15,14 @@ class FeedServer(ServiceServer):
     name = "api"
 
     def section(self, settings: config.Settings) -> config.Api:
-        """Return [api]; readers that wait are connections, too."""
-        self.connections = settings.api.max_waiting + 500
+        """Return [api]."""
         return settings.api
+
+    def options(self) -> dict[str, Any]:
+        """Return gunicorn's settings. Readers that wait are connections, too."""
+        options = super().options()
+        options["worker_connections"] += self._load().api.max_waiting
+        return options
 
     def create(self, settings: config.Settings) -> FeedApp:
         """Make the application of a worker process."""

@@ -24,7 +24,6 @@ class ServiceServer(StationServer):
     """gunicorn with the settings of one section, such as [api]. `load` reads them, again at each reload."""
 
     name: str
-    connections = 500  # of a worker, beyond those that wait
 
     def __init__(self, load: Callable[[], config.Settings]) -> None:
         self._load = load
@@ -81,7 +80,7 @@ class ServiceServer(StationServer):
             "bind": section.listen,
             "workers": section.workers,
             "worker_class": "station.http.service_worker.ServiceWorker",
-            "worker_connections": self.connections,
+            "worker_connections": 500,
             "keepalive": 75,
             "timeout": 60,
             "graceful_timeout": _GRACE_S,
