@@ -43,7 +43,8 @@ class Browser:
 
     def __init__(self, engine: store.Engine, port: int) -> None:
         token, self.csrf, now = secrets.token_hex(), secrets.token_hex(), datetime.now(UTC)
-        data = json.dumps({"user": {"name": _USER, "display_name": _USER, "groups": []}, "csrf": self.csrf})
+        user = {"name": _USER, "display_name": _USER, "groups": []}
+        data = json.dumps({"user": user, "auth": "local", "csrf": self.csrf})
         with store.transaction(engine) as connection:
             sessions.begin_session(
                 connection, sha256(token.encode()).hexdigest(), username=_USER, data=data, now=now,
