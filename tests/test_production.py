@@ -11,7 +11,7 @@ from process import environment
 from pydantic import SecretStr
 
 from station import config, production, store
-from station.store import flows, gauges
+from station.store import flows, gauges, users
 
 FORWARDER = "forwarder.platform.pagopa.it"
 ROLE = "station_checked"
@@ -159,6 +159,65 @@ def test_feed_without_tls(settings, listen, expected):
     assert [(one.name, one.unsure) for one in production._feed(served)] == expected
     certified = changed(served, "api", certificate="both.pem")
     assert list(production._feed(certified)) == list(production._feed(changed(settings, "api", listen=listen))) == []
+
+
+CONSOLE = {"url": "https://ricevute.example.invalid", "proxies": (ip_network("127.0.0.1"),)}
+ANNA = config.Grant(user="anna", ecs=["77777777777"])
+STAFF = config.Grant(group="staff", ecs=["*"])
+OIDC = {"issuer": "http://sso.example.invalid", "client_id": "console", "client_secret": SecretStr("synthetic")}
+
+
+def with_console(settings, *grants, **values):
+    served = changed(changed(settings, "console", **(CONSOLE | values)), "retention", access_months=24)
+    return served.model_copy(update={"grant": grants})
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, []),
+        ({"listen": "unix:/run/station/console.sock"}, []),
+        ({"listen": "0.0.0.0:8083"}, [("console_no_tls", False)]),
+        ({"listen": "172.30.80.5:8083"}, [("console_no_tls", True)]),
+        ({"proxies": ()}, [("console_proxies_missing", False)]),
+        ({"proxies": (ip_network("2000::/3"), "unix")}, [("console_proxies_too_wide", False)]),
+        ({"proxies": (ip_network("10.42.0.0/16"),)}, [("console_proxies_too_wide", True)]),
+        ({"auth": "oidc"}, [("oidc_http", False)]),
+    ],
+)
+def test_console(settings, values, expected):
+    """What a console lacks is named, where it has users; where it has none, it is not used."""
+    served = changed(with_console(settings, ANNA, **values), "oidc", **OIDC)
+    assert [(one.name, one.unsure) for one in production.console.findings(served)] == expected
+    assert list(production.console.findings(served.model_copy(update={"grant": ()}))) == []
+
+
+def test_console_for_all(settings):
+    """A group that sees all of several ECs is pointed out, and look-ups that are kept for ever."""
+    several = with_console(settings, STAFF).model_copy(update={"ec": (*settings.ec, config.Ec(id="88888888888"))})
+    assert [one.name for one in production.console.findings(several)] == ["grant_all_ecs"]
+    kept = changed(with_console(settings, ANNA), "retention", access_months=None)
+    assert [one.name for one in production.console.findings(kept)] == ["no_access_retention"]
+
+
+def test_console_certificate(settings, tmp_path, sqlite_url):
+    """The console's certificate is for its own name, and lasts."""
+    served = with_console(settings, ANNA, certificate=a_certificate(tmp_path, "other.example.invalid", 20))
+    found = [one for one in names(served, store.connect(sqlite_url)) if "certificate" in one]
+    assert found == ["certificate_ends", "console_certificate_other_name"]
+
+
+def test_grants_without_effect(settings, engine):
+    """Of the console's own users: a group, a name that no user has, and a user whom no grant names."""
+    Anna = config.Grant(user="Anna", ecs=["*"])  # noqa: N806  (the local name is in small letters)
+    with store.transaction(engine) as connection:
+        users.add_user(connection, "anna", display_name="A", password_hash="x", now=datetime.now(UTC))
+    served = with_console(settings, Anna, STAFF)
+    found = {one.name: one.what for one in production.notes(served, engine)}
+    assert list(found) == ["grant_of_group", "grant_of_unknown_user", "user_without_grant"]
+    assert "Anna" in found["grant_of_unknown_user"]
+    assert production.notes(with_console(settings, ANNA), engine) == []
+    assert production.notes(changed(served, "console", auth="proxy"), engine) == []
 
 
 def test_registry(settings, engine):

@@ -141,6 +141,43 @@ def test_check(station):
     assert "broker 15376371009: stations 15376371009_01" in ended.stdout
 
 
+CONSOLE = """
+[console]
+auth = "oidc"
+url = "http://ricevute.example.invalid"
+certificate = "none.pem"
+[oidc]
+issuer = "http://127.0.0.1:9"
+client_id = "console"
+client_secret = "hunter2"
+[[grant]]
+group = "ragioneria"
+ecs = ["*"]
+role = "operator"
+[[account]]
+code = "E.1.01"
+categories = ["9/0101"]
+"""
+
+
+def test_check_console(station):
+    """What the console is told, without secrets, and what keeps it from serving."""
+    station("migrate", config=CONSOLE)
+    ended = station("check", config=CONSOLE)
+    assert ended.returncode == 1
+    for line in (
+        'console.url = http://ricevute.example.invalid', "oidc.client_id = console", "oidc.client_secret = ****",
+        "grant group ragioneria: operator of all ECs", "account E.1.01: categories 9/0101",
+        "WRONG  console.url is http", "WRONG  console: ", "none.pem",
+        "WRONG  oidc.issuer: the identity provider cannot be used: ",
+    ):  # fmt: skip
+        assert line in ended.stdout, line
+    assert "hunter2" not in ended.stdout
+    refused = station("console", config=CONSOLE)
+    assert refused.returncode == 2
+    assert "console.url is http" in refused.stderr
+
+
 def test_check_masks(station):
     """The database's password is masked, and a database that does not answer is named as what is wrong."""
     ended = station("check", url="postgresql://station:hunter2@127.0.0.1:9/station")

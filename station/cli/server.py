@@ -1,6 +1,7 @@
 """`station serve`, `station migrate`, `station check`."""
 
 import os
+from collections.abc import Iterator
 
 import click
 
@@ -8,8 +9,16 @@ from station import config, pagopa, production, store
 from station.cli import Context, cli
 from station.cli.output import say
 from station.deliver import check as deliver_check
-from station.errors import ApiError, SchemaBehindError, StoreError
-from station.http import server
+from station.errors import (
+    ApiError,
+    ConfigError,
+    ProviderUnavailableError,
+    SchemaBehindError,
+    SignInError,
+    StoreError,
+)
+from station.http import server, tls
+from station.production.console import address_problem
 from station.store import rights
 
 
@@ -73,14 +82,14 @@ def check(context: Context, going_live: bool, offline: bool) -> None:
     wrong, notes = _problems(context)
     wrong += deliver_check.problems(settings, offline=offline)
     if not offline:
-        wrong += [*_gpd_problems(settings), *_fdr_problems(settings)]
+        wrong += [*_gpd_problems(settings), *_fdr_problems(settings), *_provider_problems(settings)]
     for problem in wrong:
         say(f"WRONG  {problem}")
     engine = context.engine(check=False)
     if going_live:
         findings = production.findings(settings, engine)
     else:
-        findings = [one._replace(unsure=True) for one in production.delivery_findings(settings, engine)]
+        findings = [one._replace(unsure=True) for one in production.notes(settings, engine)]
     notes += [f"{finding.name}: {finding.what}; {finding.to_do}" for finding in findings if finding.unsure]
     for note in notes:
         say(f"NOTE   {note}")
@@ -105,7 +114,10 @@ def _configured(settings: config.Settings) -> list[str]:
         "gpd",
         "fdr",
         "biz_events",
+        "pdf",
         "api",
+        "console",
+        "oidc",
     ):
         lines += [f"{section}.{name} = {_shown(value)}" for name, value in getattr(settings, section)]
     lines += [
@@ -124,6 +136,14 @@ def _configured(settings: config.Settings) -> list[str]:
             f"{name} {_shown(value)}" for name, value in shown.items() if name != "name" and value not in (None, ())
         )
         lines.append(f"destination {destination.name}: {', '.join(values)}")
+    lines += [
+        f"grant {f'user {grant.user}' if grant.user else f'group {grant.group}'}: {grant.role} of "
+        f"{'all ECs' if '*' in grant.ecs else ', '.join(grant.ecs)}"
+        for grant in settings.grant
+    ]
+    for account in settings.account:
+        values = (f"{name} {_shown(value)}" for name, value in account if name != "code" and value not in ("", ()))
+        lines.append(f"account {account.code}: {', '.join(values)}")
     return lines
 
 
@@ -162,18 +182,48 @@ def _fdr_problems(settings: config.Settings) -> list[str]:
     return []
 
 
-def _console_problems(url: str) -> list[str]:
-    """Return what is wrong with the console's own database role."""
-    engine = store.connect(url)
+def _provider_problems(settings: config.Settings) -> list[str]:
+    """Return why users cannot sign in at the identity provider, found by one call, where the console is installed."""
+    if settings.console.auth != "oidc" or not settings.grant:
+        return []
+    try:
+        from station.console.oidc import Provider
+    except ModuleNotFoundError:
+        return []
+    try:
+        Provider(settings).begin()
+    except (ProviderUnavailableError, SignInError) as error:
+        return [f"oidc.issuer: the identity provider cannot be used: {error}"]
+    return []
+
+
+def _console_problems(settings: config.Settings) -> Iterator[str]:
+    """Yield what keeps the console from serving: its address, its certificate, its own database role."""
+    console = settings.console
+    if settings.grant and (problem := address_problem(console)) is not None:
+        yield problem
+    if settings.grant and console.certificate is not None:
+        try:
+            tls.create_context(console.certificate, console.key, None)
+        except ConfigError as error:
+            yield f"console: {error}"
+    if console.database_url is None:
+        return
+    engine = store.connect(console.database_url.get_secret_value())
     try:
         with store.transaction(engine, readonly=True) as connection:
             missing = rights.missing_rights(connection, console=True)
     except StoreError as error:
-        return [f"console.database_url: {error}"]
+        yield f"console.database_url: {error}"
+        return
     finally:
         engine.dispose()
-    lacks = f"console.database_url: the role lacks {', '.join(missing)}: see `station grants --console`"
-    return [lacks] if missing else []
+    if missing:
+        role = engine.url.username or "ROLE"
+        yield (
+            f"console.database_url: the role lacks {', '.join(missing)}: the owner of the tables grants it with "
+            f"`station grants {role} --console`, see docs/console.md"
+        )
 
 
 def _problems(context: Context) -> tuple[list[str], list[str]]:
@@ -184,11 +234,14 @@ def _problems(context: Context) -> tuple[list[str], list[str]]:
     try:
         with store.transaction(context.engine(), readonly=True) as connection:
             if missing := rights.missing_rights(connection):
-                wrong.append(f"database: the role lacks {', '.join(missing)}: see `station grants`")
+                role = context.engine().url.username or "ROLE"
+                wrong.append(
+                    f"database: the role lacks {', '.join(missing)}: the owner of the tables grants it with `station "
+                    f"migrate --grant {role}`"
+                )
     except (StoreError, SchemaBehindError) as error:
         wrong.append(str(error))
-    if settings.console.database_url is not None:
-        wrong += _console_problems(settings.console.database_url.get_secret_value())
+    wrong += _console_problems(settings)
     if settings.open_registry:
         notes.append("no [[broker]] and no [[ec]]: receipts for every idPA are accepted")
     elif not settings.ec:

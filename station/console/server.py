@@ -9,7 +9,7 @@ from station.console import assets
 from station.console.app import ConsoleApp, create_app
 from station.errors import ConfigError, MissingRightsError
 from station.http.service import ServiceServer
-from station.http.trust import host_and_port, is_loopback
+from station.production.console import address_problem
 from station.store import rights
 
 _log = log.get(__name__)
@@ -51,11 +51,8 @@ class ConsoleServer(ServiceServer):
         """Check the configuration. Raise the `StationError` that is wrong with it."""
         settings = self._load()
         assets.folder()
-        listen = settings.console.listen
-        if settings.console.url is None and not listen.startswith("unix:"):
-            host, _ = host_and_port(listen)
-            if not is_loopback(host):
-                raise ConfigError("console: it listens for other machines: set console.url to the address they call")
+        if (problem := address_problem(settings.console)) is not None:
+            raise ConfigError(problem)
         url = settings.console.url or ""
         if url.startswith("https:") and not settings.console.certificate and not settings.console.proxies:
             _log.warning(

@@ -1,50 +1,46 @@
 """What is missing before a public body's receipts can be taken: findings about the configuration and the database."""
 
-import re
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from station import reconcile, store
 from station.clock import shown
-from station.config import NODO_NAMES, Network, Settings
+from station.config import NODO_NAMES, Settings
 from station.deliver import status as deliver
-from station.errors import SchemaBehindError, StoreError, UntrustedError
+from station.errors import SchemaBehindError, StoreError
 from station.http import certificate
 from station.http.trust import host_and_port, is_loopback
-from station.store import gauges, rights, row_security
+from station.production import console
+from station.production.finding import Finding, is_for, is_public, is_wide, open_without_tls
+from station.store import gauges, rights
 
 CERTIFICATE_DAYS_LEFT = 30
 _CLOCK_SKEW_MAX_S = 2.0
-
-
-class Finding(NamedTuple):
-    """A gap before production: a name that never changes, what is missing, and what to do.
-
-    `unsure`: it may be there, where the station cannot see it.
-    """
-
-    name: str
-    what: str
-    to_do: str
-    unsure: bool = False
 
 
 def findings(settings: Settings, engine: store.Engine) -> list[Finding]:
     """Return all that is missing. A database that does not answer is no part of it: `station check` reports that."""
     gaps = [
         *_registry(settings), *_senders(settings), *_address(settings), *_certificates(settings), *_storage(settings),
-        *_reconciliation(settings), *_feed(settings),
+        *_reconciliation(settings), *_feed(settings), *console.findings(settings),
     ]  # fmt: skip
     with suppress(StoreError):
         gaps += _database(settings, engine)
     with suppress(StoreError):
-        gaps += _console(settings)
-    return [*gaps, *delivery_findings(settings, engine)]
+        gaps += console.database_findings(settings)
+    return [*gaps, *notes(settings, engine)]
+
+
+def notes(settings: Settings, engine: store.Engine) -> list[Finding]:
+    """Return what is odd in daily use, too: a destination that is late, a grant without effect."""
+    found = delivery_findings(settings, engine)
+    with suppress(StoreError, SchemaBehindError):
+        found += console.grant_findings(settings, engine)
+    return found
 
 
 def delivery_findings(settings: Settings, engine: store.Engine) -> list[Finding]:
@@ -69,7 +65,7 @@ def _registry(settings: Settings) -> Iterator[Finding]:
 
 def _senders(settings: Settings) -> Iterator[Finding]:
     tls, trust = settings.tls, settings.trust
-    wide = [str(network) for network in trust.proxy_networks if _is_wide(network)]
+    wide = [str(network) for network in trust.proxy_networks if is_wide(network)]
     if wide:
         yield Finding(
             "proxies_too_wide",
@@ -104,11 +100,6 @@ def _senders(settings: Settings) -> Iterator[Finding]:
         )
 
 
-def _is_wide(network: Network) -> bool:
-    """Return whether a network holds more than one organisation's machines."""
-    return not network.is_private and network.prefixlen < (16 if network.version == 4 else 32)
-
-
 def _address(settings: Settings) -> Iterator[Finding]:
     url = settings.server.public_url
     if url is None:
@@ -120,7 +111,7 @@ def _address(settings: Settings) -> Iterator[Finding]:
         yield Finding("public_url_http", "server.public_url is not https", "register and set an https URL")
     if not _is_fqdn(host):
         yield Finding("public_url_no_name", "server.public_url has no full host name", "pagoPA calls an FQDN: use one")
-    elif settings.tls.certificate and not _is_for(settings.tls.certificate, host):
+    elif settings.tls.certificate and not is_for(settings.tls.certificate, host):
         yield Finding(
             "certificate_other_name",
             f"tls.certificate is not for {host}, the host in server.public_url",
@@ -136,23 +127,20 @@ def _is_fqdn(host: str) -> bool:
     return False
 
 
-def _is_for(file: Path, host: str) -> bool:
-    try:
-        names = certificate.identity_in(file).names
-    except (OSError, UntrustedError):
-        return True  # a file that cannot be read is reported by `station check`
-    return any(re.fullmatch(re.escape(name).replace(r"\*", "[^.]+"), host) for name in names)
-
-
 def _certificates(settings: Settings) -> Iterator[Finding]:
-    for name in ("certificate", "client_ca"):
-        file: Path | None = getattr(settings.tls, name)
+    files: dict[str, Path | None] = {
+        "tls.certificate": settings.tls.certificate,
+        "tls.client_ca": settings.tls.client_ca,
+        "api.certificate": settings.api.certificate if settings.readers else None,
+        "console.certificate": settings.console.certificate if settings.grant else None,
+    }
+    for name, file in files.items():
         end = certificate.first_end(file) if file else None
         if end and end - datetime.now(UTC) < timedelta(days=CERTIFICATE_DAYS_LEFT):
             when = f"{'expired' if end < datetime.now(UTC) else 'expires'} on {shown(end)} (Italy)"
             yield Finding(
                 "certificate_ends",
-                f"a certificate in tls.{name} {when}",
+                f"a certificate in {name} {when}",
                 "replace the file: the station then reloads it",
             )
 
@@ -197,17 +185,12 @@ def _storage(settings: Settings) -> Iterator[Finding]:
         )
     if not settings.server.health_listen:
         yield Finding("not_watched", "health and metrics are not served", "set server.health_listen")
-    elif _is_public(host_and_port(settings.server.health_listen)[0]):
+    elif is_public(host_and_port(settings.server.health_listen)[0]):
         yield Finding(
             "health_public",
             f"health and metrics are open to every machine that can reach {settings.server.health_listen}",
             "set server.health_listen to 127.0.0.1 or to this machine's private address",
         )
-
-
-def _is_public(host: str) -> bool:
-    address = ip_address(host)
-    return address.is_unspecified or not address.is_private
 
 
 def _reconciliation(settings: Settings) -> Iterator[Finding]:
@@ -246,38 +229,12 @@ def _reconciliation(settings: Settings) -> Iterator[Finding]:
 
 
 def _feed(settings: Settings) -> Iterator[Finding]:
-    listen = settings.api.listen
-    host = listen.rpartition(":")[0].strip("[]")
-    if settings.readers and not settings.api.certificate and not listen.startswith("unix:") and not is_loopback(host):
-        try:
-            private = not _is_public(host)
-        except ValueError:  # a name
-            private = False
+    if settings.readers and (private := open_without_tls(settings.api)) is not None:
         yield Finding(
             "feed_no_tls",
-            f"the feed listens on {listen} without TLS: keys and citizens' data would travel unencrypted",
+            f"the feed listens on {settings.api.listen} without TLS: keys and citizens' data would travel unencrypted",
             "set api.certificate, or let it listen on 127.0.0.1 behind a proxy with TLS",
             unsure=private,  # a proxy may share a network of their own with it, as in deploy/compose
-        )
-
-
-def _console(settings: Settings) -> Iterator[Finding]:
-    """Tell of a console's role that sees all ECs, where a user may see some of them only."""
-    url = (settings.console.database_url or settings.database.url).get_secret_value()
-    if store.parse_url(url).get_backend_name() == "sqlite" or all("*" in grant.ecs for grant in settings.grant):
-        return
-    engine = store.connect(url)
-    try:
-        with store.transaction(engine, readonly=True) as connection:
-            limited = row_security.rls_limits(connection)
-    finally:
-        engine.dispose()
-    if not limited:
-        yield Finding(
-            "row_level_security_off",
-            "the console's database role sees the receipts of all ECs: only the console's own queries keep a user to "
-            "theirs",
-            "make a role for it (`station grants ROLE --console`) and name it in console.database_url",
         )
 
 
