@@ -178,6 +178,18 @@ def test_check_console(station):
     assert "console.url is http" in refused.stderr
 
 
+def test_secret_of_the_console_alone(station):
+    """The provider's secret is needed by the console, and by no other process: pushes go on without it."""
+    without = CONSOLE.replace('client_secret = "hunter2"\n', "").replace("http://ricevute", "https://ricevute")
+    assert station("migrate", config=without).returncode == 0
+    assert station("receipts", "list", config=without).returncode == 0
+    refused = station("console", config=without)
+    assert refused.returncode == 2
+    assert "STATION_OIDC_CLIENT_SECRET_FILE" in refused.stderr
+    refused = station("console", config=without.replace("issuer", "# issuer"))
+    assert "needs issuer in [oidc]" in refused.stderr
+
+
 def test_check_masks(station):
     """The database's password is masked, and a database that does not answer is named as what is wrong."""
     ended = station("check", url="postgresql://station:hunter2@127.0.0.1:9/station")

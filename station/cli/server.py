@@ -18,7 +18,7 @@ from station.errors import (
     StoreError,
 )
 from station.http import server, tls
-from station.production.console import address_problem
+from station.production.console import problem as console_problem
 from station.store import rights
 
 
@@ -184,12 +184,14 @@ def _fdr_problems(settings: config.Settings) -> list[str]:
 
 def _provider_problems(settings: config.Settings) -> list[str]:
     """Return why users cannot sign in at the identity provider, found by one call, where the console is installed."""
-    if settings.console.auth != "oidc" or not settings.grant:
+    if settings.console.auth != "oidc" or not settings.grant or not (settings.oidc.issuer and settings.oidc.client_id):
         return []
     try:
         from station.console.oidc import Provider
     except ModuleNotFoundError:
         return []
+    if settings.oidc.client_secret is None:
+        return ["oidc.client_secret is not set here, so the identity provider is not asked, see docs/console.md"]
     try:
         Provider(settings).begin()
     except (ProviderUnavailableError, SignInError) as error:
@@ -200,8 +202,8 @@ def _provider_problems(settings: config.Settings) -> list[str]:
 def _console_problems(settings: config.Settings) -> Iterator[str]:
     """Yield what keeps the console from serving: its address, its certificate, its own database role."""
     console = settings.console
-    if settings.grant and (problem := address_problem(console)) is not None:
-        yield problem
+    if settings.grant and (wrong := console_problem(settings, with_secret=False)) is not None:
+        yield wrong
     if settings.grant and console.certificate is not None:
         try:
             tls.create_context(console.certificate, console.key, None)

@@ -348,12 +348,6 @@ class Settings(Section):
         return self
 
     @check(mode="after")
-    def _provider_is_complete(self) -> Self:
-        if self.console.auth == "oidc" and not (self.oidc.issuer and self.oidc.client_id and self.oidc.client_secret):
-            raise ValueError('console: auth = "oidc" needs issuer, client_id and client_secret in [oidc]')
-        return self
-
-    @check(mode="after")
     def _stations_known(self) -> Self:
         known = {station for broker in self.broker for station in broker.stations}
         for ec in self.ec:

@@ -9,7 +9,7 @@ from station.console import assets
 from station.console.app import ConsoleApp, create_app
 from station.errors import ConfigError, MissingRightsError
 from station.http.service import ServiceServer
-from station.production.console import address_problem
+from station.production.console import problem
 from station.store import rights
 
 _log = log.get(__name__)
@@ -51,8 +51,8 @@ class ConsoleServer(ServiceServer):
         """Check the configuration. Raise the `StationError` that is wrong with it."""
         settings = self._load()
         assets.folder()
-        if (problem := address_problem(settings.console)) is not None:
-            raise ConfigError(problem)
+        if (wrong := problem(settings)) is not None:
+            raise ConfigError(wrong)
         url = settings.console.url or ""
         if url.startswith("https:") and not settings.console.certificate and not settings.console.proxies:
             _log.warning(

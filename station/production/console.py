@@ -12,8 +12,30 @@ from station.store import row_security, users
 _PROXY_ADDRESSES_MAX = 256
 
 
-def address_problem(console: Console) -> str | None:
-    """Return why browsers of other machines could not use the console at its address; `None` if they can."""
+def problem(settings: Settings, *, with_secret: bool = True) -> str | None:
+    """Return what keeps the console from serving, and no other process; `None` if nothing does.
+
+    with_secret: the provider's secret, too, which other processes are not given.
+    """
+    return _address_problem(settings.console) or _provider_problem(settings, with_secret=with_secret)
+
+
+def _provider_problem(settings: Settings, *, with_secret: bool) -> str | None:
+    if settings.console.auth != "oidc":
+        return None
+    lacking = [name for name in ("issuer", "client_id") if not getattr(settings.oidc, name)]
+    if lacking:
+        return f'console: auth = "oidc" needs {" and ".join(lacking)} in [oidc]'
+    if with_secret and settings.oidc.client_secret is None:
+        return (
+            'console: auth = "oidc" needs the secret of the client: set STATION_OIDC_CLIENT_SECRET_FILE (or '
+            "STATION_OIDC_CLIENT_SECRET, or oidc.client_secret), see docs/console.md"
+        )
+    return None
+
+
+def _address_problem(console: Console) -> str | None:
+    """Return why browsers of other machines could not use the console at its address."""
     if console.url is None:
         if console.listen.startswith("unix:") or is_loopback(host_and_port(console.listen)[0]):
             return None
