@@ -6,12 +6,25 @@ import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from flask import Flask, Request, Response, abort, g, redirect, render_template, request, send_from_directory, session
+from flask import (
+    Flask,
+    Request,
+    Response,
+    abort,
+    current_app,
+    g,
+    redirect,
+    render_template,
+    request,
+    send_from_directory,
+    session,
+)
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException, ServiceUnavailable
 
 from station import config, log, store
 from station.console import assets, local, proxy, words
+from station.console.ec_choice import ec_name
 from station.console.error_page import page_of_error
 from station.console.pages import (
     accesses,
@@ -224,10 +237,7 @@ def _for_every_page() -> dict[str, Any]:
         "user": g.get("user"),
         "scope": scope,
         "organization": mine[0].name or mine[0].id if len(mine) == 1 else _LABEL,
-        # Of an EC that the user does not see, not even that it is configured.
-        "ec_name": lambda id_pa: (
-            (ecs[id_pa].name if scope is not None and id_pa in ecs and scope.has(id_pa) else "") or id_pa
-        ),
+        "ec_name": ec_name,
         "my_ecs": mine,
         "own_password": settings.console.auth == "local",
     }
@@ -309,6 +319,4 @@ def _ready() -> ResponseReturnValue:
 
 
 def _app() -> ConsoleApp:
-    from flask import current_app
-
     return current_app  # type: ignore[return-value]

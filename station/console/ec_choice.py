@@ -17,6 +17,12 @@ def settings() -> config.Settings:
     return found
 
 
+def ec_name(id_pa: str) -> str:
+    """Return an EC's name, or its code: of an EC that the user does not see, not even that it is configured."""
+    ec, scope = settings().ecs.get(id_pa), g.get("scope")
+    return (ec.name if ec is not None and scope is not None and scope.has(id_pa) else "") or id_pa
+
+
 def read_ec() -> str | None:
     """Return the EC of the address, or the user's only one; `None`: all that the user sees. 404 for a foreign one."""
     ec = request.args.get("ente", "").strip()
@@ -37,10 +43,8 @@ def ec_options(chosen: str | None) -> list[tuple[str, str]] | None:
     """Return what a form offers, codes and names; nothing where there is no choice, `None` where there are too many."""
     if g.scope.ecs is not None and len(g.scope.ecs) == 1:
         return []
-    configured = settings().ecs
-    mine = [ec for ec in configured if g.scope.has(ec)]
+    mine = [ec for ec in settings().ecs if g.scope.has(ec)]
     codes = dict.fromkeys([*mine, *(g.scope.ecs or ()), *filter(None, [chosen])])
     if len(codes) > _CHOICES_MAX:
         return None
-    named = [(ec, (configured[ec].name if ec in configured else "") or ec) for ec in codes]
-    return [("", "Tutti"), *sorted(named, key=lambda one: one[1].casefold())]
+    return [("", "Tutti"), *sorted(((ec, ec_name(ec)) for ec in codes), key=lambda one: one[1].casefold())]

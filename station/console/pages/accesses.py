@@ -8,11 +8,12 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
-from flask import Blueprint, Response, abort, current_app, g, redirect, render_template, request, session, url_for
+from flask import Blueprint, Response, abort, g, redirect, render_template, request, session, url_for
 from flask.typing import ResponseReturnValue
 
 from station import clock, export
 from station.console.access import write_down
+from station.console.ec_choice import settings
 from station.console.scope import ADMIN
 from station.store.accesses import AccessFilter, list_accesses, place_of
 from station.store.paging import Cursor
@@ -148,8 +149,7 @@ def _write_down(wanted: AccessFilter, rows: list[Any]) -> None:
 
 
 def _page(values: Mapping[str, str], **more: Any) -> str:
-    app: Any = current_app
-    mine = [(id_pa, ec.name or id_pa) for id_pa, ec in app.settings.ecs.items() if g.scope.has(id_pa, ADMIN)]
+    mine = [(id_pa, ec.name or id_pa) for id_pa, ec in settings().ecs.items() if g.scope.has(id_pa, ADMIN)]
     query = {name: request.args[name] for name in (*_FIELDS, "ricerca") if request.args.get(name)}
     return render_template(
         "accesses.html",
@@ -158,6 +158,6 @@ def _page(values: Mapping[str, str], **more: Any) -> str:
         actions=ACTIONS,
         csv=url_for("accesses.csv", **query),  # type: ignore[arg-type]
         csv_max=_CSV_MAX,
-        months=app.settings.retention.access_months,
+        months=settings().retention.access_months,
         **({"rows": [], "more": None, "wrong": {}, "is_asked": True} | more),
     )

@@ -1,12 +1,13 @@
 """Da controllare: what a person has to decide, each with its count and the way to its list."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from flask import Blueprint, abort, current_app, g, render_template, request, url_for
+from flask import Blueprint, abort, g, render_template, request, url_for
 
 from station import store
 from station.console import destinations, jobs
+from station.console.ec_choice import ec_name, settings
 from station.console.flags import SIGNS, TO_CHECK
 from station.console.pages import refused
 from station.console.words import moment
@@ -52,8 +53,8 @@ def attention() -> str:
 
 
 def _matters() -> list[Matter]:
-    scope, settings, now = g.scope, current_app.settings, datetime.now(UTC)  # type: ignore[attr-defined]
-    deliverer, served = destinations.status(settings, scope)
+    scope, configured, now = g.scope, settings(), datetime.now(UTC)
+    deliverer, served = destinations.status(configured, scope)
     with scope.reading() as connection:
         refusals = gauges.open_by_fault(connection, scope.ecs)
         listed = [row for row in store.runs.count_items(connection, scope.ecs) if row.reason != store.runs.IN_FDR]
@@ -61,8 +62,8 @@ def _matters() -> list[Matter]:
         missing += sum(total.number for total in credited.missing_totals(connection, scope.ecs))
         since = now - timedelta(days=_FLAGGED_DAYS)
         flagged = gauges.flagged_since(connection, TO_CHECK, since, scope.ecs)
-        late = [job for job in jobs.jobs(settings, connection, scope, now=now) if job.late]
-        silent = [one for one in jobs.silences(settings, connection, scope, now=now) if one.is_silent]
+        late = [job for job in jobs.jobs(configured, connection, scope, now=now) if job.late]
+        silent = [one for one in jobs.silences(configured, connection, scope, now=now) if one.is_silent]
     failing = [one for one in served if one.causes]
     found = [
         Matter(
@@ -78,14 +79,13 @@ def _matters() -> list[Matter]:
         ),
     ]  # fmt: skip
     found += [_flagged(flag, flagged.get(flag, 0)) for flag in TO_CHECK]
-    name = _name_of(settings)
     found.append(
         Matter(
             "Enti senza ricevute", len(silent), "warning",
             f"Da più di {jobs.SILENT_AFTER.days} giorni non arriva alcuna ricevuta nuova. Per un ente con pochi "
             "pagamenti può essere normale; altrimenti chiedi a chi gestisce la stazione di verificare il collegamento.",
             url_for("state.state"), "Vedi lo stato",
-            tuple(f"{name(one.id_pa) if one.id_pa else 'Tutti gli enti'}: ultima il {moment(one.last)}"
+            tuple(f"{ec_name(one.id_pa) if one.id_pa else 'Tutti gli enti'}: ultima il {moment(one.last)}"
                   for one in silent[:_SHOWN]),
         )
     )  # fmt: skip
@@ -103,7 +103,7 @@ def _matters() -> list[Matter]:
             "Lavori in ritardo", len(late) + len(stopped), "danger",
             "Controlli automatici che non sono stati completati in tempo. Avvisa chi gestisce la stazione.",
             url_for("state.state"), "Vedi lo stato dei lavori",
-            (*stopped, *(f"{job.name}, {name(job.id_pa)}: "
+            (*stopped, *(f"{job.name}, {ec_name(job.id_pa)}: "
                          + (f"l'ultima volta il {moment(job.last)}" if job.last else "mai completata")
                          for job in late[:_SHOWN])),
         )
@@ -118,10 +118,6 @@ def _flagged(flag: str, count: int) -> Matter:
         title, count, "warning", f"{sign.meaning} {sign.to_do}", url_for("attention.flagged", flag=flag),
         f"Vedi le ricevute: {title}",
     )  # fmt: skip
-
-
-def _name_of(settings: Any) -> Any:
-    return lambda id_pa: (settings.ecs[id_pa].name if id_pa in settings.ecs else "") or id_pa
 
 
 @pages.get("/da-controllare/segnalate/<flag>")

@@ -2,14 +2,15 @@
 
 import re
 from datetime import datetime
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import urlsplit
 
-from flask import Blueprint, abort, current_app, flash, g, redirect, render_template, request, url_for
+from flask import Blueprint, abort, flash, g, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
 from station import config, log
 from station.console import destinations
+from station.console.ec_choice import settings
 from station.console.scope import ADMIN, OPERATOR
 from station.console.words import counted
 from station.deliver import decisions
@@ -47,7 +48,7 @@ _BY = re.compile(r"by (?P<name>[^ ]+?)(?:: (?P<reason>.*))?", re.DOTALL)
 @pages.get("/consegne", endpoint="destinations")
 def list_destinations() -> str:
     """List the destinations that the user sees."""
-    found, served = destinations.status(_settings(), g.scope)
+    found, served = destinations.status(settings(), g.scope)
     whole = {one.name for one in served if _is_whole(one.name)}
     return render_template(
         "deliveries.html", served=served, stopped=found.problem is not None, whole=whole, kinds=_KINDS,
@@ -65,8 +66,7 @@ def _page(one: DestinationStatus, *, wrong: str = "", given: str = "") -> str:
     state = request.args.get("stato", "")
     if state and state not in _STATES:
         abort(400)
-    settings = _settings()
-    configured = settings.destinations.get(one.name)
+    configured = settings().destinations.get(one.name)
     whole = _is_whole(one.name)
     rows: list[Any] = []
     with g.scope.reading() as connection:
@@ -82,7 +82,7 @@ def _page(one: DestinationStatus, *, wrong: str = "", given: str = "") -> str:
     if len(rows) > _PAGE:
         last = rows[_PAGE - 1]
         more = last.planned_at.isoformat() if one.kind == "folder" else last.number
-    ecs = destinations.all_ecs(settings, one.name)
+    ecs = destinations.all_ecs(settings(), one.name)
     return render_template(
         "destination.html", one=one, rows=rows[:_PAGE], more=more, state=state, states=_STATES, kinds=_KINDS,
         file_states=_FILE_STATES, whole=whole, words=destinations, reason=_reason(one), wrong=wrong, given=given,
@@ -150,7 +150,7 @@ def skip(name: str, number: int) -> ResponseReturnValue:
 def again_failed(name: str) -> ResponseReturnValue:
     """Send again what was given up, of the ECs that the user operates."""
     one = _find(name)
-    configured = _settings().destinations.get(name)
+    configured = settings().destinations.get(name)
     if not _may_send(one) or not isinstance(configured, config.Webhook):
         abort(403)
     with g.scope.engine(OPERATOR) as engine:
@@ -199,28 +199,19 @@ def _changed(name: str, verb: str | None, text: str) -> ResponseReturnValue:
 # --- who may ----------------------------------------------------------------------------------------------------------
 
 
-def _settings() -> config.Settings:
-    settings: config.Settings = current_app.settings  # type: ignore[attr-defined]
-    return settings
-
-
 def _operator() -> str:
     return f"console:{g.user.name}"
 
 
 def _is_whole(name: str, role: Any = "reader") -> bool:
-    return destinations.is_whole(_settings(), g.scope, name, role)
+    return destinations.is_whole(settings(), g.scope, name, role)
 
 
 def _find(name: str) -> DestinationStatus:
     """Return a destination that the user sees. Ends the request with 404 where there is none."""
-    _, served = destinations.status(_settings(), g.scope)
+    _, served = destinations.status(settings(), g.scope)
     found = next((one for one in served if one.name == name), None)
-    return found or _missing()
-
-
-def _missing() -> NoReturn:
-    abort(404)
+    return found or abort(404)
 
 
 def _delivery(name: str, number: int) -> tuple[DestinationStatus, Any]:
@@ -230,13 +221,13 @@ def _delivery(name: str, number: int) -> tuple[DestinationStatus, Any]:
         abort(404)
     with g.scope.reading() as connection:
         row = delivery_list.find_delivery(connection, name, number, id_pas=g.scope.ecs)
-    return one, row or _missing()
+    return one, row or abort(404)
 
 
 def _operated(one: DestinationStatus, row: Any) -> config.Webhook:
     """Return the settings of a webhook. Ends the request with 403 unless the user operates the delivery's EC."""
     g.scope.require(row.id_pa, OPERATOR)
-    configured = _settings().destinations.get(one.name)
+    configured = settings().destinations.get(one.name)
     if not isinstance(configured, config.Webhook):
         abort(403)
     return configured
@@ -244,9 +235,9 @@ def _operated(one: DestinationStatus, row: Any) -> config.Webhook:
 
 def _may_send(one: DestinationStatus) -> bool:
     """Return whether the user may send deliveries again, of some EC that the destination serves."""
-    ecs = destinations.all_ecs(_settings(), one.name)
+    ecs = destinations.all_ecs(settings(), one.name)
     is_any = g.scope.is_any(OPERATOR) if ecs is None else any(g.scope.has(id_pa, OPERATOR) for id_pa in ecs)
-    return is_any and isinstance(_settings().destinations.get(one.name), config.Webhook) and one.position is not None
+    return is_any and isinstance(settings().destinations.get(one.name), config.Webhook) and one.position is not None
 
 
 def _require_change(one: DestinationStatus) -> None:

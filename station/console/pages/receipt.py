@@ -4,14 +4,15 @@ import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from typing import Any
 
-from flask import Blueprint, Response, abort, current_app, flash, g, redirect, render_template, request, url_for
+from flask import Blueprint, Response, abort, flash, g, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from werkzeug.routing import BaseConverter, ValidationError
 
-from station import config, pdf, store
+from station import pdf, store
 from station.console import facts, words
 from station.console.access import write_down
 from station.console.books import account_of
+from station.console.ec_choice import settings
 from station.console.flags import SIGNS
 from station.deliver.trace import Trace, trace
 from station.receipt import Source
@@ -84,22 +85,21 @@ _ADDRESS = "/ricevute/<id_pa>/<receipt_id:receipt_id>"
 def receipt(id_pa: str, receipt_id: str) -> str:
     """Show a receipt."""
     _require(id_pa)
-    settings = current_app.settings  # type: ignore[attr-defined]
     with g.scope.reading() as connection:
         found = store.find(connection, id_pa, receipt_id) or abort(404)
         documents = store.documents_of(connection, id_pa, receipt_id)
         others = store.same_notice(connection, found)
         flows = credited.flows_of(connection, id_pa, receipt_id, g.scope.ecs)
     with g.scope.engine() as engine:
-        traces = [one for one in trace(settings, engine, id_pa, receipt_id) if _concerns(settings, one, id_pa)]
+        traces = [one for one in trace(settings(), engine, id_pa, receipt_id) if _concerns(one, id_pa)]
     _write_down("receipt", found)
-    names = {ec: one.name for ec, one in settings.ecs.items()}
+    names = {ec: one.name for ec, one in settings().ecs.items()}
     return render_template(
         "receipt.html",
         receipt=found,
         groups=facts.groups(found, names),
         signs=SIGNS,
-        accounts=_accounts(settings, found),
+        accounts=_accounts(found),
         sources=words.SOURCES,
         documents=documents,
         has_xml=bool(found["raw"]) and found["source"] != Source.BIZEVENTS,
@@ -113,9 +113,9 @@ def receipt(id_pa: str, receipt_id: str) -> str:
     )
 
 
-def _concerns(settings: Any, traced: Trace, id_pa: str) -> bool:
+def _concerns(traced: Trace, id_pa: str) -> bool:
     """Return whether a destination serves the receipt's EC or has something of it: others are no one's but theirs."""
-    destination = settings.destinations.get(traced.destination)
+    destination = settings().destinations.get(traced.destination)
     if destination is None:
         return traced.attempts is not None or traced.file is not None
     return not destination.ecs or id_pa in destination.ecs
@@ -125,7 +125,7 @@ def _concerns(settings: Any, traced: Trace, id_pa: str) -> bool:
 def printed_copy(id_pa: str, receipt_id: str) -> ResponseReturnValue:
     """Send the printed copy: to be shown and printed, or with `copia` to be kept, the XML in it where there is one."""
     _require(id_pa)
-    settings, is_copy = current_app.settings, "copia" in request.args  # type: ignore[attr-defined]
+    configured, is_copy = settings(), "copia" in request.args
     with g.scope.reading() as connection:
         found = store.find(connection, id_pa, receipt_id) or abort(404)
     if not pdf.is_installed():
@@ -133,7 +133,7 @@ def printed_copy(id_pa: str, receipt_id: str) -> ResponseReturnValue:
         return redirect(url_for("receipt.receipt", id_pa=id_pa, receipt_id=receipt_id), 303)
     attach = is_copy and bool(found["raw"]) and found["source"] != Source.BIZEVENTS
     try:
-        written = run_in_thread(lambda: pdf.render(settings, found, attach_xml=attach), _PDF_S)
+        written = run_in_thread(lambda: pdf.render(configured, found, attach_xml=attach), _PDF_S)
     except TimeoutError:
         abort(503)
     _write_down("pdf", found)
@@ -159,14 +159,12 @@ def document(id_pa: str, receipt_id: str) -> ResponseReturnValue:
     return _file(raw, f"application/xml; charset={charset}" if known else "application/xml", _name(found, "xml"))
 
 
-def _accounts(settings: config.Settings, found: dict[str, Any]) -> list[str]:
+def _accounts(found: dict[str, Any]) -> list[str]:
     """Return the account of each transfer, where the configuration has accounts; only the EC's own are booked."""
-    accounts = []
-    for one in found["transfers"] if settings.account else ():
+    accounts, configured = [], settings().account
+    for one in found["transfers"] if configured else ():
         is_own = one["fiscal_code_pa"] == found["id_pa"] and not one["digital_stamp"]
-        account = (
-            account_of(settings.account, found["id_pa"], one["transfer_category"], one["iban"]) if is_own else None
-        )
+        account = account_of(configured, found["id_pa"], one["transfer_category"], one["iban"]) if is_own else None
         accounts.append(f"{account.code} {account.name}".strip() if account else "")
     return accounts
 

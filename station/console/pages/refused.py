@@ -4,12 +4,13 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
-from flask import Blueprint, Response, abort, current_app, flash, g, redirect, render_template, request, url_for
+from flask import Blueprint, Response, abort, flash, g, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
 from station import store
 from station.console import faults, replaying
 from station.console.access import write_down
+from station.console.ec_choice import settings
 from station.console.scope import OPERATOR, READER
 from station.console.words import counted
 from station.errors import ReceiptConflictError
@@ -188,8 +189,7 @@ def replay_listed() -> ResponseReturnValue:
 
 
 def _replay(rows: list[dict[str, Any]], *, dry_run: bool) -> list[replaying.Tried]:
-    settings = current_app.settings  # type: ignore[attr-defined]
-    return list(replaying.replay(g.scope, settings, rows, operator=_operator(), dry_run=dry_run))
+    return list(replaying.replay(g.scope, settings(), rows, operator=_operator(), dry_run=dry_run))
 
 
 def _why(tried: replaying.Tried) -> list[str]:

@@ -14,7 +14,6 @@ from flask import (
     Blueprint,
     Response,
     abort,
-    current_app,
     g,
     redirect,
     render_template,
@@ -27,7 +26,7 @@ from flask.typing import ResponseReturnValue
 from station import columns, export, store
 from station.console import question, searches, words
 from station.console.access import who_asks, write_down
-from station.console.ec_choice import ec_options
+from station.console.ec_choice import ec_options, settings
 from station.console.flags import SIGNS
 from station.console.scope import Scope, timed_out
 from station.console.searches import Question
@@ -104,8 +103,7 @@ def _address(endpoint: str, query: dict[str, str]) -> str:
 
 def _ecs() -> dict[str, str]:
     """Return the names of the ECs that the user sees, by fiscal code."""
-    ecs = current_app.settings.ecs  # type: ignore[attr-defined]
-    return {id_pa: ec.name for id_pa, ec in ecs.items() if g.scope.has(id_pa)}
+    return {id_pa: ec.name for id_pa, ec in settings().ecs.items() if g.scope.has(id_pa)}
 
 
 def _values() -> dict[str, str] | None:
