@@ -425,7 +425,9 @@ def test_searches_are_few(small):
     assert page.status == 404
     assert "scrivila di nuovo" in page.words
     last, _ = look(anna, "RSSMRA80A01H000U")
-    assert anna.get(last).status == 200
+    again, _ = look(anna, "RSSMRA80A01H000U")
+    assert anna.get(last).status == 200  # where "back" leads
+    assert again == last
 
 
 def test_slow_search(small, monkeypatch):

@@ -102,10 +102,10 @@ class Question:
 
 
 def keep(session: Any, values: dict[str, str]) -> str:
-    """Keep a search in the session. Return its key."""
-    kept = [one for one in session.get("searches", []) if one[1] != values]
-    key = secrets.token_urlsafe(9)
-    session["searches"] = [*kept, [key, values]][-_KEPT:]
+    """Keep a search in the session. Return its key, the same for the same search: a page that has it stays open."""
+    searches = session.get("searches", [])
+    key = next((key for key, held in searches if held == values), None) or secrets.token_urlsafe(9)
+    session["searches"] = [*(one for one in searches if one[0] != key), [key, values]][-_KEPT:]
     return key
 
 

@@ -1,18 +1,18 @@
 """Accessi: who looked up whom, for who answers for data protection."""
 
-import io
-import secrets
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
-from flask import Blueprint, Response, abort, g, redirect, render_template, request, session, url_for
+from flask import Blueprint, abort, g, redirect, render_template, request, session, url_for
 from flask.typing import ResponseReturnValue
 
-from station import clock, export
+from station import clock
+from station.console import searches
 from station.console.access import write_down
+from station.console.csv_file import csv_file
 from station.console.ec_choice import settings
 from station.console.scope import ADMIN
 from station.store.accesses import AccessFilter, list_accesses, place_of
@@ -35,7 +35,6 @@ _COLUMNS = {
 _PAGE, _CSV_PAGE, _CSV_MAX = 25, 1000, 20_000
 _FIELDS = ("utente", "ente", "da", "a", "soggetto")
 _TEXT_MAX = 100
-_KEPT = 10  # searches for a person, of a session
 
 
 @pages.get("/accessi")
@@ -64,9 +63,7 @@ def ask() -> ResponseReturnValue:
         return _page(values, wrong=wrong), 400
     query = {name: value for name, value in values.items() if value and name != "soggetto"}
     if values["soggetto"]:
-        key = secrets.token_urlsafe(9)
-        session["accesses"] = [*session.get("accesses", []), [key, values["soggetto"]]][-_KEPT:]
-        query["ricerca"] = key
+        query["ricerca"] = searches.keep(session, {"soggetto": values["soggetto"]})
     return redirect(url_for("accesses.accesses") + (f"?{urlencode(query)}" if query else ""), 303)
 
 
@@ -77,8 +74,6 @@ def csv() -> ResponseReturnValue:
     wanted, wrong = _filter(_values())
     if wrong:
         abort(400)
-    sink = io.BytesIO()
-    writer = export.CsvWriter(sink, [*_COLUMNS], titles=[*_COLUMNS.values()], italian=True)
     rows: list[Any] = []
     after: Cursor | None = None
     while len(rows) < _CSV_MAX:
@@ -88,20 +83,18 @@ def csv() -> ResponseReturnValue:
             break
         after = place_of(page[-1])
     _write_down(wanted, rows)
-    writer.write([row._asdict() | {"action": ACTIONS.get(row.action, row.action)} for row in rows])
-    writer.close()
-    headers = {"Content-Disposition": "attachment; filename=accessi.csv"}
-    return Response(sink.getvalue(), content_type="text/csv; charset=utf-8", headers=headers)
+    shown = (row._asdict() | {"action": ACTIONS.get(row.action, row.action)} for row in rows)
+    return csv_file("accessi", _COLUMNS, shown)
 
 
 def _values() -> dict[str, str]:
     """Return what the address asks for; the person is kept in the session."""
     values = {name: request.args.get(name, "").strip() for name in _FIELDS if name != "soggetto"}
     key = request.args.get("ricerca")
-    subject = "" if key is None else dict(session.get("accesses", [])).get(key)
-    if subject is None:
+    kept = {} if key is None else searches.kept(session, key)
+    if kept is None:
         abort(404)
-    return values | {"soggetto": subject}
+    return values | {"soggetto": kept.get("soggetto", "")}
 
 
 def _filter(values: Mapping[str, str]) -> tuple[AccessFilter, dict[str, str]]:
