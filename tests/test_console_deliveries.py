@@ -54,7 +54,7 @@ def test_without_destinations(database_url):
 def test_destinations(site):
     """Each destination is listed with its state in words; a user sees those that serve an EC of theirs."""
     receive(site, 3)
-    serve(site, "erp", states={1: "failed", 2: "open"}, position=2, state="paused", reason="by root: moved")
+    serve(site, "erp", states={1: "failed", 2: "open"}, position=2, state="paused", reason="by Anna Rossi: moved: at last")
     serve(site, "gone", position=2)
     page = site.browser("bruno").get("/consegne")
     assert page.status == 200
@@ -66,7 +66,7 @@ def test_destinations(site):
     names = [one.text_content() for one in site.browser("anna").get("/consegne").tree.xpath("//tbody//a")]
     assert names == ["erp", "only-a", "archive", "reader"]
     page = site.browser("bruno").get("/consegne/erp")
-    assert "Sospesa da root: moved" in page.words
+    assert "Sospesa da Anna Rossi: moved: at last" in page.words
     assert "erp.example.invalid" in page.words
     assert "querykey" not in page.text
     assert "Letta fino al numero" not in facts(page)

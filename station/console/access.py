@@ -9,6 +9,11 @@ from station import store
 from station.store.accesses import write_accesses
 
 
+def operator() -> str:
+    """Return the user who asks, as the station's histories name who did something: 64 characters at most."""
+    return f"console:{g.user.name}"[:64]
+
+
 def who_asks() -> dict[str, Any]:
     """Return the user of this request and the address that it came from, for what goes on after the request."""
     return {"username": g.user.name, "address": g.address}

@@ -11,7 +11,7 @@ from flask.typing import ResponseReturnValue
 
 from station import store
 from station.console import flow_words
-from station.console.access import write_down
+from station.console.access import operator, write_down
 from station.console.csv_file import csv_file
 from station.console.ec_choice import ec_options, read_ec, require_ec, settings
 from station.console.scope import OPERATOR
@@ -192,7 +192,7 @@ def acknowledge(id_pa: str) -> ResponseReturnValue:
     if settings().ec and id_pa not in settings().ecs:
         abort(404)
     with g.scope.engine(OPERATOR) as engine:
-        gaps = acknowledge_gap(settings(), engine, [id_pa], f"console:{g.user.name}"[:64])
+        gaps = acknowledge_gap(settings(), engine, [id_pa], operator())
     if gaps:
         flash("Hai preso atto del periodo senza flussi.", "success")
     else:

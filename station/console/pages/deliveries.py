@@ -10,6 +10,7 @@ from flask.typing import ResponseReturnValue
 
 from station import config, log
 from station.console import destinations
+from station.console.access import operator
 from station.console.ec_choice import settings
 from station.console.scope import ADMIN, OPERATOR
 from station.console.words import counted
@@ -42,7 +43,7 @@ _FAILURES = {
     "protocol": "Risposta non valida",
 }
 _ONE = "/consegne/<name>/<int(max=9223372036854775806):number>"
-_BY = re.compile(r"by (?P<name>[^ ]+?)(?:: (?P<reason>.*))?", re.DOTALL)
+_BY = re.compile(r"by (?P<name>.+?)(?:: (?P<reason>.*))?", re.DOTALL)
 
 
 @pages.get("/consegne", endpoint="destinations")
@@ -119,7 +120,7 @@ def again(name: str, number: int) -> ResponseReturnValue:
     webhook = _operated(*_delivery(name, number))
     with g.scope.engine(OPERATOR) as engine:
         count = decisions.send_again(
-            engine, webhook, first=number, last=number, dry_run=False, operator=_operator(), show=lambda _: None
+            engine, webhook, first=number, last=number, dry_run=False, operator=operator(), show=lambda _: None
         )
     if count:
         flash("La consegna è di nuovo in coda: parte tra pochi secondi.", "success")
@@ -139,7 +140,7 @@ def skip(name: str, number: int) -> ResponseReturnValue:
         return _delivery_page(one, row, wrong=wrong), 400
     with g.scope.engine(OPERATOR) as engine:
         count = decisions.skip(
-            engine, webhook, first=number, last=number, reason=reason, operator=_operator(), show=lambda _: None
+            engine, webhook, first=number, last=number, reason=reason, operator=operator(), show=lambda _: None
         )
     flash("La consegna è stata saltata." if count else "La consegna era già conclusa: non è cambiato nulla.",
           "success" if count else "warning")  # fmt: skip
@@ -155,7 +156,7 @@ def again_failed(name: str) -> ResponseReturnValue:
         abort(403)
     with g.scope.engine(OPERATOR) as engine:
         count = decisions.send_failed_again(
-            engine, configured, dry_run=False, operator=_operator(), id_pas=g.scope.ecs_of(OPERATOR), most=_AGAIN_MAX
+            engine, configured, dry_run=False, operator=operator(), id_pas=g.scope.ecs_of(OPERATOR), most=_AGAIN_MAX
         )
     text = counted(count, "consegna è di nuovo in coda", "consegne sono di nuovo in coda") + "."
     if count >= _AGAIN_MAX:
@@ -174,7 +175,7 @@ def pause(name: str) -> ResponseReturnValue:
         wrong = f"Scrivi perché la consegna va sospesa (al massimo {_REASON_MAX} caratteri)."
         return _page(one, wrong=wrong), 400
     with g.scope.writing() as connection:
-        done = deliveries.pause(connection, name, f"by {_operator()}: {reason}")
+        done = deliveries.pause(connection, name, f"by {operator()}: {reason}")
     return _changed(name, "paused" if done else None, "La destinazione è in pausa. Quello che arriva attende.")
 
 
@@ -191,16 +192,12 @@ def _changed(name: str, verb: str | None, text: str) -> ResponseReturnValue:
     if verb is None:
         flash("La destinazione non è mai stata servita: non è cambiato nulla.", "warning")
     else:
-        _log.info(f"destination_{verb}", destination=name, operator=_operator())
+        _log.info(f"destination_{verb}", destination=name, operator=operator())
         flash(text, "success")
     return redirect(url_for(".destination", name=name), 303)
 
 
 # --- who may ----------------------------------------------------------------------------------------------------------
-
-
-def _operator() -> str:
-    return f"console:{g.user.name}"
 
 
 def _is_whole(name: str, role: Any = "reader") -> bool:

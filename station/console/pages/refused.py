@@ -9,7 +9,7 @@ from flask.typing import ResponseReturnValue
 
 from station import store
 from station.console import faults, replaying
-from station.console.access import write_down
+from station.console.access import operator, write_down
 from station.console.ec_choice import settings
 from station.console.scope import OPERATOR, READER
 from station.console.words import counted
@@ -96,10 +96,6 @@ def _load(id_pa: str, refused_id: str, role: Any = READER) -> dict[str, Any]:
     return row
 
 
-def _operator() -> str:
-    return f"console:{g.user.name}"
-
-
 @pages.get("/<id_pa>/<refused_id>")
 def one(id_pa: str, refused_id: str) -> str:
     """Show one refused request."""
@@ -157,7 +153,7 @@ def discard(id_pa: str, refused_id: str) -> ResponseReturnValue:
         return _page(row, wrong=wrong, given=reason[:_REASON_MAX]), 400
     with g.scope.writing() as connection:
         done = store.discard(
-            connection, row["id_pa"], row["raw_hash"], reason=reason, operator=_operator(), at=datetime.now(UTC)
+            connection, row["id_pa"], row["raw_hash"], reason=reason, operator=operator(), at=datetime.now(UTC)
         )
     if done:
         flash("La richiesta è stata scartata. Il documento resta conservato.", "success")
@@ -189,7 +185,7 @@ def replay_listed() -> ResponseReturnValue:
 
 
 def _replay(rows: list[dict[str, Any]], *, dry_run: bool) -> list[replaying.Tried]:
-    return list(replaying.replay(g.scope, settings(), rows, operator=_operator(), dry_run=dry_run))
+    return list(replaying.replay(g.scope, settings(), rows, operator=operator(), dry_run=dry_run))
 
 
 def _why(tried: replaying.Tried) -> list[str]:
