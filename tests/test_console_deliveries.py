@@ -6,7 +6,7 @@ import pytest
 from build import EC, OTHER_EC
 from console import Site
 from destinations import HOOK, NOW, receive, row_of, serve, states
-from sqlalchemy import insert, update
+from sqlalchemy import insert, select, update
 
 from station import store
 from station.store import tables
@@ -54,7 +54,7 @@ def test_without_destinations(database_url):
 def test_destinations(site):
     """Each destination is listed with its state in words; a user sees those that serve an EC of theirs."""
     receive(site, 3)
-    serve(site, "erp", states={1: "failed", 2: "open"}, position=2, state="paused", reason="by Anna Rossi: moved: at last")
+    serve(site, "erp", states={1: "failed", 2: "open"}, position=2, state="paused", reason="by Anna Rossi: a: b")
     serve(site, "gone", position=2)
     page = site.browser("bruno").get("/consegne")
     assert page.status == 200
@@ -66,7 +66,7 @@ def test_destinations(site):
     names = [one.text_content() for one in site.browser("anna").get("/consegne").tree.xpath("//tbody//a")]
     assert names == ["erp", "only-a", "archive", "reader"]
     page = site.browser("bruno").get("/consegne/erp")
-    assert "Sospesa da Anna Rossi: moved: at last" in page.words
+    assert "Sospesa da Anna Rossi: a: b" in page.words
     assert "erp.example.invalid" in page.words
     assert "querykey" not in page.text
     assert "Letta fino al numero" not in facts(page)
@@ -190,6 +190,11 @@ def test_files(site):
     assert "receipts-00.zip" in page.words
     assert "4.321" not in page.words
     assert "secret-place" not in page.text
+    with store.transaction(site.engine, readonly=True) as connection:
+        receipt = f"/ricevute/{EC}/{connection.execute(select(tables.receipt.c.receipt_id)).scalar_one()}"
+    assert "secret-place" in bruno.get(receipt).words
+    assert "file receipts-" in site.browser("ada").get(receipt).words
+    assert "secret-place" not in site.browser("ada").get(receipt).text
 
 
 def test_foreign(site):

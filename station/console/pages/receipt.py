@@ -9,11 +9,12 @@ from flask.typing import ResponseReturnValue
 from werkzeug.routing import BaseConverter, ValidationError
 
 from station import pdf, store
-from station.console import facts, words
+from station.console import destinations, facts, words
 from station.console.access import write_down
 from station.console.books import account_of
 from station.console.ec_choice import settings
 from station.console.flags import SIGNS
+from station.console.scope import ADMIN
 from station.deliver.trace import Trace, trace
 from station.receipt import Source
 from station.store import credited
@@ -91,7 +92,7 @@ def receipt(id_pa: str, receipt_id: str) -> str:
         others = store.same_notice(connection, found)
         flows = credited.flows_of(connection, id_pa, receipt_id, g.scope.ecs)
     with g.scope.engine() as engine:
-        traces = [one for one in trace(settings(), engine, id_pa, receipt_id) if _concerns(one, id_pa)]
+        traces = [_shown(one) for one in trace(settings(), engine, id_pa, receipt_id) if _concerns(one, id_pa)]
     _write_down("receipt", found)
     names = {ec: one.name for ec, one in settings().ecs.items()}
     return render_template(
@@ -111,6 +112,12 @@ def receipt(id_pa: str, receipt_id: str) -> str:
         delivered=_DELIVERED,
         no_pdf=None if pdf.is_installed() else _NO_PDF,
     )
+
+
+def _shown(traced: Trace) -> Trace:
+    """Return a trace without the errors of a folder, which have paths of the machine, unless an admin asks."""
+    hidden = traced.kind == "folder" and not destinations.is_whole(settings(), g.scope, traced.destination, ADMIN)
+    return traced._replace(error=None) if hidden else traced
 
 
 def _concerns(traced: Trace, id_pa: str) -> bool:
