@@ -202,7 +202,7 @@ def test_console_for_all(settings):
 
 def test_console_certificate(settings, tmp_path, sqlite_url):
     """The console's certificate is for its own name, and lasts."""
-    served = with_console(settings, ANNA, certificate=a_certificate(tmp_path, "other.example.invalid", 20))
+    served = with_console(settings, ANNA, proxies=(), certificate=a_certificate(tmp_path, "other.example.invalid", 20))
     found = [one for one in names(served, store.connect(sqlite_url)) if "certificate" in one]
     assert found == ["certificate_ends", "console_certificate_other_name"]
 

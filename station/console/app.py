@@ -57,6 +57,7 @@ _WITHOUT_SLOT = frozenset({"account.sign_in", "account.sign_in_local", "account.
 _SLOT_TIMEOUT_S = 10.0  # a request that gets no connection to the database within this time is answered 503
 _FORM_MAX = 64 * 1024
 _FILES_LAST_S = 365 * 86_400  # their addresses have the version
+_GROUPS_LOGGED = 20
 _LABEL = "Ricevute pagoPA"
 
 _MENU = (
@@ -175,6 +176,7 @@ def _begin() -> ResponseReturnValue | None:
         abort(401)
     g.scope = Scope(app.engine, app.settings.grant, g.user)
     if g.scope.is_empty and request.endpoint not in _OPEN | {"account.sign_out", "account.profile"}:
+        _log.warning("console_without_grant", user=g.user.name, groups=g.user.groups[:_GROUPS_LOGGED])
         return Response(render_template("without_grant.html"), 403)
     return None
 

@@ -60,7 +60,9 @@ class ConsoleServer(ServiceServer):
                 hint="a proxy ends TLS: name it in console.proxies, or all browsers seem to have the proxy's address",
             )
         if not settings.grant:
-            raise ConfigError("station console: there is no [[grant]], so it has no user to serve")
+            raise ConfigError(
+                "station console: there is no [[grant]], so it has no user to serve: add one, see docs/console.md"
+            )
         super().examine()
 
 

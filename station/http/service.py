@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from station import config, log, store
-from station.errors import DatabaseUnfitError, MissingDatabaseError, MissingRightsError, StoreError
+from station.errors import ConfigError, DatabaseUnfitError, MissingDatabaseError, MissingRightsError, StoreError
 from station.http import tls
 from station.http.server import LOGGER, StationServer, end_at_a_signal
 
@@ -61,7 +61,10 @@ class ServiceServer(StationServer):
         settings = self._load()
         section = self.section(settings)
         if section.certificate:
-            tls.create_context(section.certificate, section.key, None)
+            try:
+                tls.create_context(section.certificate, section.key, None)
+            except ConfigError as error:
+                raise ConfigError(f"[{self.name}] {error}") from None
         engine = store.connect(self.database(settings))
         try:
             self.check_database(settings, engine)

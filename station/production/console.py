@@ -68,6 +68,7 @@ def findings(settings: Settings) -> Iterator[Finding]:
             "console_certificate_other_name",
             f"console.certificate is not for {parts.hostname}, the host in console.url",
             "get a certificate for that name, or correct the URL",
+            unsure=bool(console.proxies),  # browsers see the proxy's
         )
     if parts.scheme == "https" and not console.certificate and not console.proxies:
         yield Finding(
