@@ -387,7 +387,7 @@ def test_places():
     for kinds in ((datetime, str, str), (datetime, str, str, str), (datetime, str, int, int)):
         with pytest.raises(ValueError):
             RowPlace.decode(place.encode(), *kinds)
-    for value, kind in (("a\0", str), (NOW.replace(tzinfo=None), datetime), (-1, int), (2**31, int), (True, int),
+    for value, kind in (("a\0", str), (NOW.replace(tzinfo=None), datetime), (-1, int), (2**63, int), (True, int),
                         (1.5, int), (None, str), ([], str)):  # fmt: skip
         with pytest.raises(ValueError):
             RowPlace.decode(RowPlace((value,)).encode(), kind)

@@ -3,7 +3,7 @@
 import base64
 import binascii
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -33,21 +33,14 @@ class Cursor(NamedTuple):
 
     def encode(self) -> str:
         """Return the cursor as one word, for `--after`."""
-        return base64.urlsafe_b64encode(as_json(self).encode()).decode().rstrip("=")
+        return _encoded(self)
 
     @classmethod
     def decode(cls, word: str, orders: Iterable[str], key_type: type[str] | type[int]) -> "Cursor":
         """Return the cursor in a word that `encode` made for a list in one of `orders`. Raises `ValueError`."""
-        try:
-            order, at, id_pa, key = json.loads(base64.urlsafe_b64decode(word + "=" * (-len(word) % 4)))
-            cursor = cls(order, datetime.fromisoformat(at), id_pa, key)
-            cursor.at.astimezone(UTC)
-            text = f"{id_pa}{key}".encode()  # no half of a surrogate pair, which no driver takes
-        except (binascii.Error, ValueError, TypeError, OverflowError, RecursionError):
-            raise ValueError("not a cursor") from None
-        fitting = order in orders and cursor.at.tzinfo and type(id_pa) is str and type(key) is key_type
-        if not fitting or b"\0" in text or (isinstance(key, int) and not 0 <= key < 2**63):
-            raise ValueError("not a cursor")
+        cursor = cls(*_decoded(word, str, datetime, str, key_type))
+        if cursor.order not in orders:
+            raise ValueError("not a cursor of this list")
         return cursor
 
     def behind(self, columns: Iterable[Any], *, newest_first: bool = False) -> ColumnElement[bool]:
@@ -64,33 +57,36 @@ class RowPlace:
 
     def encode(self) -> str:
         """Return the place as one word."""
-        return base64.urlsafe_b64encode(as_json(self.values).encode()).decode().rstrip("=")
+        return _encoded(self.values)
 
     @classmethod
     def decode(cls, word: str, *kinds: type) -> "RowPlace":
         """Return the place in a word that `encode` made of values of these kinds. Raises `ValueError`."""
-        try:
-            given = json.loads(base64.urlsafe_b64decode(word + "=" * (-len(word) % 4)))
-            text = "".join(one for one in given if type(one) is str).encode()  # no half of a surrogate pair
-            values = [datetime.fromisoformat(one) if kind is datetime else one for one, kind in
-                      zip(given, kinds, strict=True)]  # fmt: skip
-            for value in values:
-                if isinstance(value, datetime):
-                    value.astimezone(UTC)
-        except (binascii.Error, ValueError, TypeError, OverflowError, RecursionError):
-            raise ValueError("not a place") from None
-        fitting = all(type(value) is kind for value, kind in zip(values, kinds, strict=True))
-        if not fitting or b"\0" in text or any(
-            value.tzinfo is None if isinstance(value, datetime) else type(value) is int and not 0 <= value < 2**31
-            for value in values
-        ):  # fmt: skip
-            raise ValueError("not a place")
-        return cls(tuple(values))
+        return cls(_decoded(word, *kinds))
 
     def literals(self) -> list[Any]:
         """Return the values for a comparison in SQL."""
         return [literal(value, UtcDateTime()) if isinstance(value, datetime) else literal(value)
                 for value in self.values]  # fmt: skip
+
+
+def _encoded(values: Sequence[Any]) -> str:
+    return base64.urlsafe_b64encode(as_json(values).encode()).decode().rstrip("=")
+
+
+def _decoded(word: str, *kinds: type) -> tuple[Any, ...]:
+    """Return the values in a word of `_encoded`: aware times, and texts and numbers that a driver takes."""
+    try:
+        given = zip(json.loads(base64.urlsafe_b64decode(word + "=" * (-len(word) % 4))), kinds, strict=True)
+        values = tuple(datetime.fromisoformat(one) if kind is datetime else one for one, kind in given)
+        text = "".join(one for one in values if isinstance(one, str)).encode()  # no half of a surrogate pair
+        times = [one for one in values if isinstance(one, datetime) and one.astimezone(UTC)]
+    except (binascii.Error, ValueError, TypeError, OverflowError, RecursionError):
+        raise ValueError("not a place in a list") from None
+    fitting = tuple(map(type, values)) == kinds and all(one.tzinfo for one in times) and b"\0" not in text
+    if not fitting or not all(0 <= one < 2**63 for one in values if isinstance(one, int)):
+        raise ValueError("not a place in a list")
+    return values
 
 
 def in_order(columns: Iterable[Any], *, newest_first: bool = False) -> list[Any]:
