@@ -134,7 +134,7 @@ def test_accesses(door):
                 found += page
                 after = Cursor.decode(accesses.place_of(page[-1]).encode(), ("at",), int)
             assert [row.at for row in found] == sorted((row.at for row in found), reverse=True)
-            assert len({row.access_id for row in found}) == len(found) == accesses.count_accesses(connection, filter_)
+            assert len({row.access_id for row in found}) == len(found)
             return len(found)
 
         assert pages(wanted()) == 30

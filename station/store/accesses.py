@@ -12,8 +12,6 @@ from station.store.limits import among
 from station.store.paging import Cursor, in_order
 from station.store.tables import ALIKE, UtcDateTime, console_access
 
-COUNTED = 10_000
-
 _PLACE = (console_access.c.at, console_access.c.access_id)
 
 
@@ -51,12 +49,6 @@ def list_accesses(
 def place_of(row: Row[Any]) -> Cursor:
     """Return the place of a look-up in the list, of order `at` and a whole number as key."""
     return Cursor("at", row.at, "", row.access_id)
-
-
-def count_accesses(connection: Connection, wanted: AccessFilter) -> int:
-    """Count look-ups, `COUNTED` at most."""
-    some = select(literal(1)).select_from(console_access).where(*_conditions(wanted)).limit(COUNTED).subquery()
-    return connection.execute(select(func.count()).select_from(some)).scalar_one()
 
 
 def _conditions(wanted: AccessFilter) -> Iterable[ColumnElement[bool]]:
