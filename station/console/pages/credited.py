@@ -1,6 +1,8 @@
 """Accrediti: what pagoPA credited, what a bank line is made of, and what is missing."""
 
 import re
+from collections import Counter
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
@@ -197,21 +199,25 @@ def flow(id_pa: str) -> ResponseReturnValue:
 def flow_csv(id_pa: str) -> ResponseReturnValue:
     """Send the payments of a flow with who paid: a look-up of persons, which is written down."""
     require_ec(id_pa)
-    rows: list[dict[str, Any]] = []
-    after: int | None = -1
-    while after is not None and len(rows) < _CSV_PAYMENTS_MAX:
-        with g.scope.reading() as connection:
-            found = _flow(connection, id_pa)
-            batch = credited.payments_of(connection, found, g.scope.ecs, after=after, limit=_BATCH)
-        after = batch[-1].position if len(batch) == _BATCH else None
-        rows += map(payment_row, batch)
-    shown: dict[str, int] = {}
-    for row in rows:
-        if row["receipt_id"] is not None:
-            shown[row["receipt_id_pa"]] = shown.get(row["receipt_id_pa"], 0) + 1
-        row["receipt"] = RECEIPT_IN_ITALIAN[row["receipt"]]
+    shown: Counter[str] = Counter()
+    name = re.sub(r"[^0-9A-Za-z._-]", "_", f"flusso-{request.args.get('nome', '')}")
+    answer = csv_file(name, {name: ITALIAN[name] for name in PAYMENTS}, _payments(id_pa, shown))
     if shown:
         with g.scope.writing() as connection:
             write_down(connection, "csv", *({"id_pa": ec, "found": number} for ec, number in shown.items()))
-    name = re.sub(r"[^0-9A-Za-z._-]", "_", f"flusso-{found.fdr}")
-    return csv_file(name, {name: ITALIAN[name] for name in PAYMENTS}, rows)
+    return answer
+
+
+def _payments(id_pa: str, shown: Counter[str]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of the flow's file, and count those with a receipt by its EC."""
+    after = -1
+    for _ in range(_CSV_PAYMENTS_MAX // _BATCH):
+        with g.scope.reading() as connection:
+            batch = credited.payments_of(connection, _flow(connection, id_pa), g.scope.ecs, after=after, limit=_BATCH)
+        for row in map(payment_row, batch):
+            if row["receipt_id"] is not None:
+                shown[row["receipt_id_pa"]] += 1
+            yield row | {"receipt": RECEIPT_IN_ITALIAN[row["receipt"]]}
+        if len(batch) < _BATCH:
+            return
+        after = batch[-1].position
