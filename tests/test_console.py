@@ -62,6 +62,31 @@ def test_forms_need_their_token(site):
     assert anna.get("/").status == 200
 
 
+def test_pages_of_other_sites(site):
+    """They may lead here, and no more: what they embed or frame would be a look-up in the user's name."""
+    anna = site.browser("anna")
+
+    def status(fetch_site, mode, dest="document"):
+        headers = {"Sec-Fetch-Site": fetch_site, "Sec-Fetch-Mode": mode, "Sec-Fetch-Dest": dest}
+        return anna.ask("GET", "/", headers=headers).status
+
+    for other in ("cross-site", "same-site"):
+        assert status(other, "navigate") == 200
+        assert status(other, "navigate", "iframe") == status(other, "no-cors", "image") == 403
+    assert status("none", "navigate") == status("same-origin", "cors", "empty") == 200
+
+
+def test_one_user_leaves_slots(site, monkeypatch):
+    """A user whose requests take long has half of the slots at most: the others' pages come."""
+    monkeypatch.setattr("station.console.app._SLOT_TIMEOUT_S", 0.01)
+    slots = site.app.slots
+    assert [slots.take("anna", 0) for _ in range(3)] == [True, True, False]
+    assert site.browser("anna").get("/stato").status == 503
+    assert site.browser("bruno").get("/stato").status == 200
+    slots.give_back("anna")
+    assert site.browser("anna").get("/stato").status == 200
+
+
 def test_headers(site):
     """Nothing of a page is kept, framed, or loaded from elsewhere; files are kept."""
     page = site.browser("anna").get("/")

@@ -1,7 +1,6 @@
 """The Flask application of the console: what every request meets before its page, and what every answer carries."""
 
 import secrets
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -39,6 +38,7 @@ from station.console.pages import (
 )
 from station.console.scope import ADMIN, OPERATOR, READER, Scope, timed_out
 from station.console.session import StoredSessions
+from station.console.slots import Slots
 from station.errors import MissingRightsError, StoreError, StoreRejectedError, out_of_resource
 from station.http.answer import Answer
 
@@ -78,7 +78,7 @@ class ConsoleApp(Flask):
         super().__init__("station.console")
         self.settings = settings
         self.engine = engine
-        self.slots = threading.BoundedSemaphore(settings.console.threads)
+        self.slots = Slots(settings.console.threads)
         self.passwords = local.Passwords(engine)
         self.provider = _provider(settings)
         self.headers_once = proxy.headers_once(settings.console)
@@ -156,15 +156,13 @@ def _begin() -> ResponseReturnValue | None:
     app = _app()
     g.begun, g.user, g.scope = time.monotonic(), None, None
     g.address, g.by_proxy = proxy.origin(app.settings.console, request)
-    g.has_slot = False
+    g.slot_of = None
     if request.endpoint in _WITHOUT_SESSION:  # probes call a machine by its address
         return None
     if app.settings.console.url and request.host != urlsplit(app.settings.console.url).netloc:
         abort(400, "host")
-    if request.endpoint not in _WITHOUT_SLOT:
-        if not app.slots.acquire(timeout=_SLOT_TIMEOUT_S):
-            raise ServiceUnavailable("overloaded")
-        g.has_slot = True
+    if request.method in ("GET", "HEAD"):
+        _check_origin(request)
     g.user = account.user(app.settings, request)
     if request.method not in ("GET", "HEAD"):
         _check_form(request)
@@ -174,11 +172,23 @@ def _begin() -> ResponseReturnValue | None:
         if request.method == "GET":
             return redirect(account.address_to_sign_in())
         abort(401)
+    if request.endpoint not in _WITHOUT_SLOT:
+        if not app.slots.take(g.user.name, _SLOT_TIMEOUT_S):
+            raise ServiceUnavailable("overloaded")
+        g.slot_of = g.user.name
     g.scope = Scope(app.engine, app.settings.grant, g.user)
     if g.scope.is_empty and request.endpoint not in _OPEN | {"account.sign_out", "account.profile"}:
         _log.warning("console_without_grant", user=g.user.name, groups=g.user.groups[:_GROUPS_LOGGED])
         return Response(render_template("without_grant.html"), 403)
     return None
+
+
+def _check_origin(asked: Request) -> None:
+    """End what another site's page asks for, but not where it leads: look-ups would be written down as the user's."""
+    sent = asked.headers
+    leads = sent.get("Sec-Fetch-Mode") == "navigate" and sent.get("Sec-Fetch-Dest", "document") == "document"
+    if sent.get("Sec-Fetch-Site", "none") not in ("same-origin", "none") and not leads:
+        abort(403)
 
 
 def _check_form(asked: Request) -> None:
@@ -224,8 +234,8 @@ def _finish(response: Response) -> Response:
 
 
 def _give_back(_error: BaseException | None) -> None:
-    if g.pop("has_slot", False):
-        _app().slots.release()
+    if (user := g.pop("slot_of", None)) is not None:
+        _app().slots.give_back(user)
 
 
 def _for_every_page() -> dict[str, Any]:
