@@ -712,7 +712,7 @@ def test_visitors_write_nothing(site):
     for _ in range(50):
         assert site.browser().get("/accedi").status == 200
     for forged in ({"user": {"name": "anna", "display_name": "", "groups": []}, "auth": "local"}, ["x"], 7, {"csrf": 7},
-                   {"csrf": "x", "signing_in": {"a": "b"}}, {"signing_in": [1]}):  # fmt: skip
+                   {"csrf": "x", "signing_in": {"a": "b"}}, {"signing_in": [1]}, {"csrf": "\ud800"}):  # fmt: skip
         word = base64.urlsafe_b64encode(json.dumps(forged).encode()).decode().rstrip("=")
         for cookie in (f".{word}", word, f".{word[:-3]}", "." + "x" * 8000, ".\xff", "\x01", "x" * 50_000, "."):
             browser = site.browser()
@@ -722,6 +722,16 @@ def test_visitors_write_nothing(site):
                 method = "POST" if address == "/esci" else "GET"
                 assert browser.ask(method, address, headers=headers).status == status
     assert sessions_of(site) == 0
+
+
+def test_sessions_of_one_user(sqlite_url, monkeypatch):
+    """What asks without cookies, behind a proxy that names its user, fills no table: the oldest sessions end."""
+    monkeypatch.setattr("station.console.session._SESSIONS_MAX", 3)
+    site = behind(sqlite_url)
+    for user in ["anna"] * 5 + ["bruno"]:
+        site.browser().get("/profilo", **{"X-Remote-User": user})
+    assert sessions_of(site) == 4
+    site.close()
 
 
 def test_token_is_new(site):

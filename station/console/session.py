@@ -21,6 +21,7 @@ from station.store import sessions
 COOKIE = "__Host-station"  # of this host only, by TLS only (or on this machine), for every path
 _TOKEN_BYTES = 32
 _TOUCH = timedelta(minutes=1)  # a session that is used is written once a minute
+_SESSIONS_MAX = 50  # of one user: what asks without cookies, behind a proxy that names the user, begins one each time
 _ANONYMOUS_S = 15 * 60  # to sign in
 _VISITORS = frozenset({"csrf", "signing_in"})  # what a visitor's own cookie may hold
 _VISITOR_MARK, _VISITOR_MAX = ".", 3500  # no token begins with a point; browsers keep 4096 bytes of a cookie
@@ -103,6 +104,7 @@ class StoredSessions(SessionInterface):
             sessions.forget_sessions(connection, now=now, idle=self._idle)
             if session.confirm is not None and not session.confirm(connection):
                 return None
+            sessions.end_oldest_of(connection, session.username, keep=_SESSIONS_MAX - 1)
             sessions.begin_session(
                 connection, _hash(token), username=session.username, data=data, now=now, expires_at=now + self._lasts
             )
@@ -117,6 +119,7 @@ def _visitor(cookie: str) -> dict[str, Any]:
     """Return what a visitor's cookie holds: text from outside, of which nothing says who the visitor is."""
     with suppress(ValueError, RecursionError):
         held = json.loads(urlsafe_b64decode(cookie[1 : _VISITOR_MAX + 1].encode() + b"=="))
+        json.dumps(held, ensure_ascii=False).encode()  # no half of a surrogate pair, which no page could hold
         if isinstance(held, dict) and isinstance(held.get("csrf", ""), str):
             return {name: value for name, value in held.items() if name in _VISITORS}
     return {}

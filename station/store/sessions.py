@@ -50,6 +50,16 @@ def end_sessions_of(connection: Connection, username: str) -> int:
     return connection.execute(delete(console_session).where(console_session.c.username == username)).rowcount
 
 
+def end_oldest_of(connection: Connection, username: str | None, *, keep: int) -> None:
+    """End the sessions of a user but those that were used last."""
+    table = console_session.c
+    newest = select(table.token_hash).where(table.username == username).order_by(table.last_seen_at.desc()).limit(keep)
+    kept = list(connection.execute(newest).scalars())
+    if len(kept) == keep:
+        old = delete(console_session).where(table.username == username, table.token_hash.not_in(kept))
+        connection.execute(old)
+
+
 def forget_sessions(connection: Connection, *, now: datetime, idle: timedelta) -> None:
     """Delete sessions that have ended."""
     table = console_session.c
