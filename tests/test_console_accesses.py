@@ -117,3 +117,5 @@ def test_csv(site):
     assert len(lines) == 43
     assert lines[1][0] == "28/11/2026 13:00:00"
     assert lines[2][1] == "'=dario"
+    taken = site.browser("anna").get("/accessi").tree.xpath("//tbody/tr")
+    assert any("CSV" in row.text_content() and "anna" in row.text_content() for row in taken)  # and is written down

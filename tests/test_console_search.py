@@ -311,7 +311,10 @@ def test_start(site):
     page = anna.get("/")
     assert opened(page) == ["first"]
     assert "Da controllare: 1 richiesta rifiutata." in page.words
-    assert accesses(site) == []
+    listed = {"username": "anna", "action": "list", "id_pa": EC, "subject": None, "found": 1}
+    assert accesses(site) == [listed]  # it names a debtor, like each list
+    anna.get("/?q=120,50")
+    assert accesses(site) == [listed] * 2
 
 
 # --- CSV --------------------------------------------------------------------------------------------------------------

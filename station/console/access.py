@@ -24,8 +24,9 @@ def write_down(
 ) -> None:
     """Write look-ups of the user who asks (`by`: of `who_asks`), in the transaction that serves them (a writing one).
 
-    `action` is search, receipt, pdf, xml or csv. Each row has what there is of `id_pa`, `receipt_id`, `subject` (a
-    fiscal code: the one that was looked for, or of the person whose receipt is shown) and `found`, a number.
+    `action` is search, list, receipt, pdf, xml, csv or accesses. Each row has what there is of `id_pa`, `receipt_id`,
+    `subject` (a fiscal code: the one that was looked for, or of the person whose receipt is shown) and `found`, a
+    number.
     """
     blank = {"id_pa": None, "receipt_id": None, "subject": None, "found": None}
     told = {"at": datetime.now(UTC), "action": action} | (by or who_asks())

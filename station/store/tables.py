@@ -703,7 +703,7 @@ console_access = Table(
     Column("access_id", BigInteger, nullable=False),  # random, as in the journal
     Column("username", Text, nullable=False),
     Column("address", Text),
-    Column("action", String(20), nullable=False),  # search, receipt, pdf, xml, csv
+    Column("action", String(20), nullable=False),  # search, list, receipt, pdf, xml, csv, accesses
     Column("id_pa", String(35)),  # null: a search that found nothing
     Column("receipt_id", Text),
     Column("subject", Text),  # the fiscal code that was looked for, or whose receipt was shown

@@ -22,11 +22,12 @@ pages = Blueprint("accesses", __name__)
 
 ACTIONS = {
     "search": "ricerca di una persona",
+    "list": "elenco con i debitori mostrato",
     "receipt": "ricevuta mostrata",
     "pdf": "ricevuta stampata (PDF)",
     "xml": "documento originale (XML)",
     "csv": "elenco scaricato (CSV)",
-    "accesses": "ricerca in questo registro",
+    "accesses": "ricerca in questo registro, o suo elenco (CSV)",
 }
 _COLUMNS = {
     "at": "Quando", "username": "Utente", "address": "Indirizzo di rete", "action": "Operazione", "id_pa": "Ente",
@@ -49,7 +50,8 @@ def accesses() -> ResponseReturnValue:
     rows = _found(wanted, after, _PAGE + 1)
     more = place_of(rows[_PAGE - 1]).encode() if len(rows) > _PAGE else None
     rows = rows[:_PAGE]
-    _write_down(wanted, rows)
+    if wanted.subject is not None:
+        _write_down(wanted, rows)
     return _page(values, rows=rows, more=more, is_asked=any(values.values()))
 
 
@@ -132,9 +134,7 @@ def _found(wanted: AccessFilter, after: Cursor | None, limit: int) -> list[Any]:
 
 
 def _write_down(wanted: AccessFilter, rows: list[Any]) -> None:
-    """Write down that a person was looked for in here: a row for each EC that is shown, or one without an EC."""
-    if wanted.subject is None:
-        return
+    """Write down that a person was looked for in here, or a list of them taken: a row for each EC that is shown."""
     of_ec = Counter(row.id_pa for row in rows)
     told = [{"id_pa": id_pa, "found": number} for id_pa, number in of_ec.items()] or [{"found": 0}]
     with g.scope.writing() as connection:

@@ -133,6 +133,7 @@ def _start(asked: Question) -> str:
         rows = _with_flags(connection, _rows(connection, planner.plan(connection, wanted), None, PAGE))
         refused = sum(gauges.open_by_fault(connection, ecs).values())
         missing = sum(total.number for total in credited.missing_totals(connection, ecs))
+    _write_down([], _by_ec(rows))
     return _page(asked, latest=rows, refused=refused, missing=missing)
 
 
@@ -154,11 +155,9 @@ def _answer(asked: Question) -> ResponseReturnValue:
             tried.append(_found(connection, reading, wanted))
             if tried[-1].rows:
                 break
-    accesses = [row for found in tried if found.reading.is_personal for row in _looked_up(found, found.rows)]
-    if accesses:
-        with g.scope.writing() as connection:
-            write_down(connection, "search", *accesses)
     found = tried[-1]
+    searched = [row for one in tried if one.reading.is_personal for row in _looked_up(one)]
+    _write_down(searched, [] if found.reading.is_personal else _by_ec(found.rows))
     return _page(
         asked,
         found=found,
@@ -211,12 +210,23 @@ def _with_flags(connection: store.Connection, rows: list[Any]) -> list[dict[str,
     return [row._asdict() | {"flags": flags.get((row.id_pa, row.receipt_id), [])} for row in rows]
 
 
-def _looked_up(found: Found, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def _looked_up(found: Found) -> list[dict[str, Any]]:
     """Return what to write down of a search for a person: a row for each EC that is shown, or one without an EC."""
     subject = found.filter.person_id or (found.filter.name or "")[:100]
-    of_ec = Counter(row["id_pa"] for row in rows)
-    found_in = [{"id_pa": id_pa, "found": number} for id_pa, number in of_ec.items()] or [{"found": 0}]
-    return [row | {"subject": subject} for row in found_in]
+    return [row | {"subject": subject} for row in _by_ec(found.rows) or [{"found": 0}]]
+
+
+def _by_ec(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the number of rows by EC, as it is written down."""
+    return [{"id_pa": id_pa, "found": number} for id_pa, number in Counter(row["id_pa"] for row in rows).items()]
+
+
+def _write_down(searched: list[dict[str, Any]], listed: list[dict[str, Any]]) -> None:
+    """Write down searches for a person, and lists that show debtors although none was looked for."""
+    if searched or listed:
+        with g.scope.writing() as connection:
+            write_down(connection, "search", *searched)
+            write_down(connection, "list", *listed)
 
 
 # --- CSV --------------------------------------------------------------------------------------------------------------
@@ -275,8 +285,7 @@ def _pages_of(scope: Scope, by: dict[str, Any], wanted: Filter) -> Iterator[byte
         lines = lines[: CSV_LINES_MAX - count]
         count += len(lines)
         if lines or not count:
-            of_ec = Counter(line["id_pa"] for line in lines)
-            told = [{"id_pa": id_pa, "found": number} for id_pa, number in of_ec.items()] or [{"found": 0}]
+            told = _by_ec(lines) or [{"found": 0}]
             with scope.writing() as connection:
                 write_down(connection, "csv", *(row | subject for row in told), by=by)
         writer.write(lines)
