@@ -9,15 +9,16 @@ from flask import abort
 from station import config, store
 from station.console.identity import User
 from station.errors import StoreError
+from station.store.engine import ended_after
 from station.store.limits import limit_to, limited
 
 READER, OPERATOR, ADMIN = ROLES = get_args(config.Role)
-TIMEOUT_S = 10  # for one statement: a page that takes longer is no use
+TIMEOUT_S = 10  # for one statement, on SQLite for all that is read: a page that takes longer is no use
 
 
 def timed_out(error: StoreError) -> bool:
     """Return whether a statement was ended because it took longer than a page may: it was asked for too much."""
-    return error.reason.startswith("QueryCanceled")
+    return error.reason.startswith("QueryCanceled") or error.reason.endswith("SQLITE_INTERRUPT")
 
 
 class Scope:
@@ -72,7 +73,8 @@ class Scope:
         """Open a transaction that reads. Raises `StoreError`."""
         with store.transaction(self._engine, readonly=True, timeout=TIMEOUT_S) as connection:
             limit_to(connection, self._of_role[READER])
-            yield connection
+            with ended_after(connection, TIMEOUT_S):
+                yield connection
 
     @contextmanager
     def writing(self) -> Iterator[store.Connection]:

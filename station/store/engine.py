@@ -36,6 +36,7 @@ _log = log.get(__name__)
 # deadline for the whole transaction.
 LOCK_TIMEOUT_MS = 3000
 _LONG_LOCK_S = 60.0
+_SQLITE_STEPS = 10_000  # of its virtual machine: some 0.1 ms
 STATEMENT_TIMEOUT_S = 5
 QUERY_TIMEOUT_S = 1800  # of a list, a report or an export: an operator can wait and interrupt, the Nodo cannot
 POOL_TIMEOUT_S = 3
@@ -283,6 +284,24 @@ def transaction(
                 if (limit := limits.current()) is not None:
                     limits.set_limit(connection, limit)
                 yield connection
+
+
+@contextmanager
+def ended_after(connection: Connection, seconds: float) -> Iterator[None]:
+    """End a statement on SQLite that still runs after this time, as `timeout` does on PostgreSQL. Raises `StoreError`.
+
+    Until it ends, the event loop of its process serves no other request.
+    """
+    if connection.dialect.name != "sqlite":
+        yield
+        return
+    raw: Any = connection.connection.dbapi_connection
+    end = time.monotonic() + seconds
+    raw.set_progress_handler(lambda: time.monotonic() > end, _SQLITE_STEPS)
+    try:
+        yield
+    finally:
+        raw.set_progress_handler(None, 0)
 
 
 def run_statements(engine: Engine, given: "Sequence[Statement]", until: float | None) -> list[str | None]:
