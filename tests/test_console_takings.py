@@ -315,6 +315,21 @@ def test_foreign_ecs(site, door):
     assert "Nessun incasso" in anna.get("/incassi?da=2026-11-05").words
 
 
+def test_foreign_beneficiary(site, door):
+    """A beneficiary has the receipt's name, and the configured one only for those who see that EC."""
+    named = [one | {"name": "Provincia configurata"} if one["id"] == OTHER_EC else one for one in CONFIG["ec"]]
+    site.app.settings = site.settings.model_validate({"ec": named, "grant": GRANTS})
+    request = a_request(paymentAmount="2.00", paymentDateTime="2026-11-05T10:00:00")
+    share = a_transfer(1, transferAmount="2.00", fiscalCodePA=OTHER_EC, companyName="Provincia della ricevuta")
+    request.receipt["transferList"]["transfer"] = [share]
+    take(door, request)
+    for user, shown, hidden in (("anna", "della ricevuta", "configurata"), ("bea", "configurata", "della ricevuta")):
+        for page in ("/incassi?da=2026-11-05", "/incassi.csv?da=2026-11-05&tabella=altri"):
+            text = site.browser(user).get(page).text
+            assert f"Provincia {shown}" in text
+            assert f"Provincia {hidden}" not in text
+
+
 def test_too_much(site, monkeypatch):
     """What takes too long says so, and that fewer days help."""
     engine = site.app.engine

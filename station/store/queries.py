@@ -107,14 +107,17 @@ def by_key(connection: Connection, keys: Sequence[tuple[str, str]], *, raw: bool
     return with_children(connection, list(rows_of(connection, tables.receipt, keys, columns[0], columns)))
 
 
-def same_notice(connection: Connection, receipt: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the other receipts of a receipt's notice, which are other payments of it: the oldest first."""
+def same_notice(connection: Connection, receipt: dict[str, Any], *, limit: int | None = None) -> list[dict[str, Any]]:
+    """Return the other receipts of a receipt's notice, which are other payments of it: the oldest first.
+
+    There may be thousands, of a notice that is paid again and again; `limit` is the most of them to return.
+    """
     table = tables.receipt.c
     query = select(table.receipt_id, table.payment_date_time, table.received_at, table.amount).where(
         *(table[name] == receipt[name] for name in ("id_pa", "notice_number", "fiscal_code")),
         table.receipt_id != receipt["receipt_id"],
     )
-    return [dict(row._mapping) for row in connection.execute(query.order_by(table.received_at))]
+    return [dict(row._mapping) for row in connection.execute(query.order_by(table.received_at).limit(limit))]
 
 
 def flags_of(connection: Connection, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], list[str]]:

@@ -130,7 +130,11 @@ def flagged(flag: str) -> str:
         found = store.list_receipts(connection, wanted, after=_place("received_at"), limit=PAGE + 1)
         rows = [
             row._asdict()
-            | {"others": store.same_notice(connection, row._asdict())[:PAGE] if flag == Flag.SECOND_RECEIPT else []}
+            | {
+                "others": store.same_notice(connection, row._asdict(), limit=PAGE)
+                if flag == Flag.SECOND_RECEIPT
+                else []
+            }
             for row in found[:PAGE]
         ]
     more = store.Cursor.of("received_at", found[PAGE - 1]).encode() if len(found) > PAGE else None

@@ -89,7 +89,7 @@ def receipt(id_pa: str, receipt_id: str) -> str:
     with g.scope.reading() as connection:
         found = store.find(connection, id_pa, receipt_id) or abort(404)
         documents = store.documents_of(connection, id_pa, receipt_id)
-        others = store.same_notice(connection, found)
+        others = store.same_notice(connection, found, limit=_OTHERS_MAX)
         flows = credited.flows_of(connection, id_pa, receipt_id, g.scope.ecs)
     with g.scope.engine() as engine:
         traces = [_shown(one) for one in trace(settings(), engine, id_pa, receipt_id) if _concerns(one, id_pa)]
@@ -105,7 +105,7 @@ def receipt(id_pa: str, receipt_id: str) -> str:
         documents=documents,
         has_xml=bool(found["raw"]) and found["source"] != Source.BIZEVENTS,
         is_provisional=found["source"] == Source.BIZEVENTS,
-        others=others[:_OTHERS_MAX],
+        others=others,
         flows=flows,
         paid=_PAID,
         traces=traces,

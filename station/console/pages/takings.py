@@ -97,7 +97,8 @@ def _books(asked: _Asked) -> tuple[Books, int] | str:
         return _TOO_MANY
     books = keep_books(groups, settings().account)
     for row in books.others:
-        row["name"] = (own.name if (own := settings().ecs.get(row["owner"])) else "") or row["name"]
+        own = settings().ecs.get(row["owner"]) if g.scope.has(row["owner"]) else None
+        row["name"] = (own and own.name) or row["name"]
     return books, undated
 
 
