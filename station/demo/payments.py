@@ -190,7 +190,8 @@ class Ledger:
         self.pushes_lost = [self.notices[1], self.cart[0]]
         self.only_in_flow = self.notices[2]
         # What the console shows beside that: a notice that was paid twice, and a payment without any receipt.
-        self.paid_twice = replace(self.ordinary[3], again=True)
+        first = self.ordinary[3]
+        self.paid_twice = replace(first, again=True, paid_at=first.paid_at + timedelta(minutes=4))
         [self.never_heard_of] = self._copies(1)
         self.broken = [replace(copy, without_psp=True) for copy in self._copies(3)]
 

@@ -14,6 +14,7 @@ from threading import Thread
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from station.clock import ROME
 from station.demo.payments import NAMES, Copy
 from station.text import as_json
 
@@ -143,7 +144,7 @@ class _Api(BaseHTTPRequestHandler):
             return
         copies = self.platform.flows[id_pa, steps[3]]
         if steps[-1] == "payments":
-            self._send(200, _page([_line(place, copy, dated) for place, copy in enumerate(copies, start=1)]))
+            self._send(200, _page([_line(place, copy) for place, copy in enumerate(copies, start=1)]))
             return
         total = float(sum((copy.part(id_pa)[1] for copy in copies), Decimal(0)))
         sender = {"type": "LEGAL_PERSON", "id": "IMMAITRR", "pspId": PSP, "pspName": "Banca Immaginaria",
@@ -179,11 +180,11 @@ def _page(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {"metadata": {"pageSize": 1000, "pageNumber": 1, "totPage": 1}, "count": len(rows), "data": rows}
 
 
-def _line(place: int, copy: Copy, dated: str) -> dict[str, Any]:
+def _line(place: int, copy: Copy) -> dict[str, Any]:
     """Return a payment as a flow of the copy's EC lists it."""
     number, amount = copy.part(copy.id_pa)
     return {"index": place, "iuv": copy.iuv, "iur": copy.receipt_id, "idTransfer": number, "pay": float(amount),
-            "payStatus": "EXECUTED", "payDate": dated}  # fmt: skip
+            "payStatus": "EXECUTED", "payDate": _text(copy.paid_at.replace(tzinfo=ROME).astimezone(UTC))}  # fmt: skip
 
 
 def _text(moment: datetime) -> str:
