@@ -9,6 +9,7 @@ from station import store
 from station.console import destinations, jobs
 from station.console.ec_choice import ec_name, settings
 from station.console.flags import SIGNS, TO_CHECK
+from station.console.missing import number_missing
 from station.console.pages import refused
 from station.console.words import moment
 from station.receipt import Flag
@@ -57,9 +58,7 @@ def _matters() -> list[Matter]:
     deliverer, served = destinations.status(configured, scope)
     with scope.reading() as connection:
         refusals = gauges.open_by_fault(connection, scope.ecs)
-        listed = [row for row in store.runs.count_items(connection, scope.ecs) if row.reason != store.runs.IN_FDR]
-        missing = sum(row.number for row in listed)
-        missing += sum(total.number for total in credited.missing_totals(connection, scope.ecs))
+        missing = number_missing(connection, scope.ecs)
         since = now - timedelta(days=_FLAGGED_DAYS)
         flagged = gauges.flagged_since(connection, TO_CHECK, since, scope.ecs)
         late = [job for job in jobs.jobs(configured, connection, scope, now=now) if job.late]
@@ -116,7 +115,7 @@ def _flagged(flag: str, count: int) -> Matter:
     title = "Pagamenti doppi" if flag == Flag.SECOND_RECEIPT else sign.title
     return Matter(
         title, count, "warning", f"{sign.meaning} {sign.to_do}", url_for("attention.flagged", flag=flag),
-        f"Vedi le ricevute: {title}",
+        "Vedi le ricevute",
     )  # fmt: skip
 
 

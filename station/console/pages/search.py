@@ -28,11 +28,12 @@ from station.console import question, searches, words
 from station.console.access import who_asks, write_down
 from station.console.ec_choice import ec_options, settings
 from station.console.flags import SIGNS
+from station.console.missing import number_missing
 from station.console.scope import Scope, timed_out
 from station.console.searches import Question
 from station.errors import StoreError
 from station.export.italian import wall_time
-from station.store import credited, gauges, queries
+from station.store import gauges, queries
 from station.store import search as planner
 from station.store.conditions import ORDERS, Filter
 from station.store.paging import Cursor
@@ -132,7 +133,7 @@ def _start(asked: Question) -> str:
         wanted = Filter(id_pas=ecs)
         rows = _with_flags(connection, _rows(connection, planner.plan(connection, wanted), None, PAGE))
         refused = sum(gauges.open_by_fault(connection, ecs).values())
-        missing = sum(total.number for total in credited.missing_totals(connection, ecs))
+        missing = number_missing(connection, ecs)
     _write_down([], _by_ec(rows))
     return _page(asked, latest=rows, refused=refused, missing=missing)
 
