@@ -77,12 +77,30 @@ def test_matters(site):
         "Richieste rifiutate 2", "Ricevute mancanti 1", "Pagamenti doppi 1", "IUV diverso dall'avviso 1",
     }  # fmt: skip
     assert "Richieste rifiutate 3" in site.browser("bruno").get("/da-controllare").words
+    start = site.browser("anna").get("/").words
+    assert "Da controllare: 2 richieste rifiutate, 1 ricevuta mancante." in start
     for address in page.tree.xpath("//ul[@class='console-matters']//a/@href"):
         listed = site.browser("anna").get(address)
         assert listed.status == 200
         assert "0200" not in listed.text
         assert OTHER_EC not in listed.text
         assert len(listed.tree.xpath("//main//tbody/tr")) in (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ("This element is not expected. Expected is ( idPSP ).",
+         "il campo non è previsto in questa posizione, dove ci si aspetta «Codice del PSP»"),
+        ("Missing child element(s). Expected is one of ( debtor, payer ).",
+         "manca un campo obbligatorio: «Debitore», «Versante»"),
+        ("something new", "il campo non rispetta le regole"),
+    ],
+)  # fmt: skip
+def test_reason_names_what_is_expected(rule, words):
+    """A field in a wrong place is where another is missing: the reason names that one."""
+    told = faults.reason(f"/paSendRTV2Request/receipt/PSPCompanyName (line 1): {rule}").text
+    assert told == f"Nel campo «Nome del PSP» (riga 1 del documento): {words}."
 
 
 def test_silence_is_that_of_the_alert():

@@ -48,8 +48,9 @@ _FAULTS = {
     ReceiptConflictError.fault_code: Fault(
         "Diversa dalla ricevuta già memorizzata",
         "Una ricevuta con lo stesso identificativo è già memorizzata, e questa riporta un valore diverso.",
-        "Con «Prova» vedi in che cosa differiscono. Se è giusta quella memorizzata, scarta questa richiesta. Se è "
-        "giusta questa, chiedi a chi gestisce la stazione di sostituirla (station replay --replace).",
+        "Con «Prova a rielaborare» vedi in che cosa differiscono. Se è giusta quella memorizzata, scarta questa "
+        "richiesta. Se è giusta questa, chiedi a chi gestisce la stazione di sostituirla (comando station replay "
+        "--replace).",
     ),
     RefusalError.fault_code: Fault(
         "Errore della stazione",
@@ -147,8 +148,9 @@ def reason(text: str) -> Reason:
         return Reason("Un errore imprevisto della stazione." if _DEFECT.fullmatch(text) else "")
     path, line, rule = place.group("path", "line", "rule")
     words = next((italian for english, italian in _RULES if english in rule), "il campo non rispetta le regole")
-    if (expected := _EXPECTED.search(rule)) and "child" in rule:
-        words += ": " + ", ".join(field(name.strip()) for name in expected[1].split(",")[:3])
+    if (expected := _EXPECTED.search(rule)) and "namespace" not in rule:
+        names = ", ".join(f"«{field(name.strip())}»" for name in expected[1].split(",")[:3])
+        words += f": {names}" if "child" in rule else f", dove ci si aspetta {names}"
     where = f" (riga {line} del documento)" if line else ""
     return Reason(f"Nel campo «{_named(path)}»{where}: {words}.", path, rule)
 
