@@ -94,6 +94,7 @@ def test_filters(site):
     anna = site.browser("anna")
     assert len(anna.get("/accessi?da=28/11/2026&a=28/11/2026&utente=user7").tree.xpath("//tbody/tr")) == 1
     assert "Nessun accesso corrisponde" in anna.get("/accessi?da=29/11/2026").words
+    assert anna.get("/accessi?da=29/11/2026").tree.xpath("//input[@type='date']/@value") == ["2026-11-29", ""]
     for query, field in (
         ("da=x", "da"),
         ("a=99999999999", "a"),

@@ -121,6 +121,14 @@ def _filter(values: Mapping[str, str]) -> tuple[AccessFilter, dict[str, str]]:
     return wanted, wrong
 
 
+def _iso(text: str) -> str:
+    """Return a day as a form takes it; empty for what is none."""
+    try:
+        return clock.day(text).isoformat() if text else ""
+    except ValueError:
+        return ""
+
+
 def _cursor(word: str | None) -> Cursor | None:
     try:
         return None if word is None else Cursor.decode(word, ("at",), int)
@@ -147,6 +155,7 @@ def _page(values: Mapping[str, str], **more: Any) -> str:
     return render_template(
         "accesses.html",
         values=values,
+        days={name: _iso(values[name]) for name in ("da", "a")},
         ecs=mine,
         actions=ACTIONS,
         csv=url_for("accesses.csv", **query),  # type: ignore[arg-type]
