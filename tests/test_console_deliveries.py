@@ -106,6 +106,17 @@ def test_pages_of_deliveries(site):
     assert not page.tree.xpath("//main//form")
 
 
+def test_not_all_is_well(site):
+    """A destination to which something could not be delivered yet is not said to be in order."""
+    receive(site, 3)
+    serve(site, "erp", states={1: "delivered", 2: "delivered"}, position=2)
+    assert "Tutto in ordine" in site.browser("bruno").get("/consegne/erp").words
+    serve(site, "only-a", states={1: "open"}, position=2)
+    words = site.browser("bruno").get("/consegne/only-a").words
+    assert "Tutto in ordine" not in words
+    assert "1 consegna è in attesa" in words
+
+
 def test_again_and_skip(site):
     """One delivery is sent again, or skipped with a reason; a reader may not."""
     receive(site, 3)
