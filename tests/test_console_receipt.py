@@ -234,7 +234,7 @@ def test_deliveries_and_flow(site):
         found = page.tree.xpath(f"//h2[. = '{heading}']/following::table[1]//td")
         return [" ".join(cell.text_content().split()) for cell in found]
 
-    credit = ["1", "2026-07-01ABI99999-S1", "Banca Immaginaria", "TRN12302/07/2026", "eseguito", "115,50 €"]
+    credit = ["1", "2026-07-01ABI99999-S1", "Banca Immaginaria", "TRN12302/07/2026", "Eseguito", "115,50 €"]
     assert cells("Accredito") == credit
     [link] = page.tree.xpath("//h2[. = 'Accredito']/following::table[1]//a/@href")
     assert site.browser("anna").get(link).status == 200

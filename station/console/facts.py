@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 from station import columns
-from station.console.words import SOURCES, euro, moment
+from station.console.words import SOURCES, counted, euro, moment
 
 Fact = tuple[str, str]
 
@@ -37,6 +37,7 @@ _TITLES = columns.ITALIAN | {
     "content_hash": "Impronta del contenuto (SHA-256)",
     "charset": "Codifica dei caratteri",
     "revision": "Revisione",
+    "resends": "Inviata di nuovo",
     "notice_ordinal": "Altre ricevute dell'avviso prima di questa",
 }
 GROUPS = {
@@ -77,6 +78,8 @@ def _as_text(name: str, value: Any, names: dict[str, str]) -> str:
             return SOURCES.get(value, str(value))
         case (("debtor_type" | "payer_type"), _):
             return _TYPES.get(value, str(value))
+        case "resends", _:
+            return counted(value, "volta", "volte")
         case "id_pa", _:
             return f"{names[value]} ({value})" if names.get(value) else str(value)
         case _, Decimal():

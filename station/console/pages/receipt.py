@@ -9,7 +9,7 @@ from flask.typing import ResponseReturnValue
 from werkzeug.routing import BaseConverter, ValidationError
 
 from station import pdf, store
-from station.console import destinations, facts, words
+from station.console import destinations, facts, flow_words, words
 from station.console.access import write_down
 from station.console.books import account_of
 from station.console.ec_choice import settings
@@ -26,15 +26,14 @@ _PDF_S = 30.0  # that a PDF may take: 10 to 30 ms where the machine has time
 _OTHERS_MAX = 100  # payments of one notice that are listed
 _CHARSET = re.compile(r"[\w.:-]{1,40}", re.ASCII)
 _NO_PDF = (
-    "Qui non si possono fare PDF: nell'installazione manca l'extra «pdf» (pip install 'pagopa-receipt-station[pdf]')."
+    "Qui non si possono fare PDF: chi gestisce la console deve installare l'extra «pdf» (pip install "
+    "'pagopa-receipt-station[pdf]')."
 )
 
-# pay_status of FdR
-_PAID = {0: "eseguito", 3: "revocato", 4: "eseguito in stand-in", 8: "stand-in senza RPT", 9: "eseguito senza RPT"}
 _DELIVERED = {
-    "open": "da consegnare",
+    "open": "in attesa",
     "delivered": "consegnata",
-    "failed": "non consegnata: i tentativi sono finiti",
+    "failed": "abbandonata: i tentativi sono finiti",
     "skipped": "saltata da un operatore",
     "planned": "in un file che è da scrivere",
     "written": "in un file scritto",
@@ -107,7 +106,7 @@ def receipt(id_pa: str, receipt_id: str) -> str:
         is_provisional=found["source"] == Source.BIZEVENTS,
         others=others,
         flows=flows,
-        paid=_PAID,
+        status=flow_words.status,
         traces=traces,
         delivered=_DELIVERED,
         no_pdf=None if pdf.is_installed() else _NO_PDF,
