@@ -248,7 +248,7 @@ def _for_every_page() -> dict[str, Any]:
         "menu": menu if scope is not None and not scope.is_empty else [],
         "user": g.get("user"),
         "scope": scope,
-        "organization": mine[0].name or mine[0].id if len(mine) == 1 else _LABEL,
+        "organization": mine[0].name or mine[0].id if len(mine) == 1 else f"{len(mine)} enti" if mine else "",
         "ec_name": ec_name,
         "my_ecs": mine,
         "own_password": settings.console.auth == "local",

@@ -121,3 +121,21 @@ def test_keyboard_reaches_everything(station):
     for path in shown.values():
         window.go(path)
         assert Keyboard(window).walk() > 3
+
+
+_BESIDE_THE_PAPER = """() => [...document.querySelectorAll(".console-table")]
+  .filter((one) => one.scrollWidth > one.clientWidth + 1).map((one) => one.getAttribute("aria-label"))"""
+
+
+def test_printed(station):
+    """On paper, where nothing scrolls, a table is as wide as the page (A4 without its margins, 96 dots an inch)."""
+    window = station.window("tutto")
+    window.page.emulate_media(media="print")
+    window.page.set_viewport_size({"width": 718, "height": 1047})
+    wrong = []
+    for path in {endpoint: path for path, (endpoint, _) in pages(station).items()}.values():
+        window.go(path)
+        wrong += [f"{path}: {table}" for table in window.page.evaluate(_BESIDE_THE_PAPER)]
+    window.page.emulate_media(media="screen")
+    window.page.set_viewport_size(WIDE)
+    assert not wrong, "\n".join(wrong)

@@ -158,7 +158,7 @@ def test_send_again(clerk):
     clerk.follow("zalfa-erp")
     clerk.tab_to("Stato", "select")
     clerk.type("Abb")
-    clerk.follow("Filtra", "button")
+    clerk.follow("Mostra", "button")
     clerk.follow("Consegna")
     clerk.follow("Invia di nuovo", "button")
     assert clerk.page.locator(".alert-success").count() == 1
