@@ -1,6 +1,7 @@
 """Takes the pictures of docs/it/console.md from `station demo --console`: `make screenshots`.
 
-All data are the demonstration's, which are invented. Times are those of the run.
+All data are the demonstration's, which are invented. Times are those of the run. Days in fields are written the Italian
+way where Chromium speaks Italian (on Debian: apt install chromium-l10n).
 """
 
 import os
@@ -41,12 +42,14 @@ def take(page: Page, origin: str) -> None:
 
     search("PLLPNC80A01X000X")
     keep("cerca")
-    page.get_by_role("link", name="Apri").first.click()
+    with page.expect_navigation():
+        page.get_by_role("link", name="Apri").first.click()
     keep("ricevuta")
     page.goto(f"{origin}incassi")
     keep("incassi", 860)
     page.goto(f"{origin}accrediti")
-    page.locator("tbody tr", has_text="Comune").get_by_role("link").first.click()
+    with page.expect_navigation():
+        page.locator("tbody tr", has_text="Comune").get_by_role("link").first.click()
     keep("accrediti", 1000)
     page.goto(f"{origin}da-controllare")
     keep("da-controllare")
@@ -75,7 +78,9 @@ def main() -> None:
                 if len(told) == 3:
                     break
             with sync_playwright() as playwright:
-                browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*_ARGUMENTS])
+                browser = playwright.chromium.launch(
+                    executable_path=CHROMIUM, args=[*_ARGUMENTS], env={**os.environ, "LANGUAGE": "it"}
+                )
                 page = browser.new_context(
                     locale="it-IT", timezone_id="Europe/Rome", reduced_motion="reduce"
                 ).new_page()
