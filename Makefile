@@ -124,6 +124,8 @@ lock: $(VENV)/dev ## write the lock files after a change of the dependencies (UP
 	$(INSTALL) uv
 	for what in "pyproject.toml -o requirements.lock" "--group build -o requirements-build.lock" \
 	  "pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock" \
+	  "pyproject.toml --extra console --extra pdf -c requirements-dev.lock --no-emit-package django \
+	    --no-emit-package asgiref --no-emit-package sqlparse -o requirements-console.lock" \
 	  "--group browser -c requirements-dev.lock -o requirements-browser.lock" \
 	  "--group audit -o requirements-audit.lock" "--group deploy -o requirements-deploy.lock" \
 	  "--group fuzz -o requirements-fuzz.lock"; do \
