@@ -559,6 +559,11 @@ def test_tabs(sqlite_url, provider):
     assert len(cookie_of(begun[-1])) < 3500
     assert browser.get(at_provider(begun[-2].headers["Location"])).headers["Location"] == "/incassi?da=10"
     assert browser.get(at_provider(begun[-1].headers["Location"])).headers["Location"] == "/"  # is signed in already
+    for letter, kept in (("x", 390), ("x", 590), ("%C3%A8", 60), ("%C3%A8", 590), ("%F0%9F%98%80", 590)):
+        browser = site.browser()
+        begun = [browser.get(f"/accedi?per=/{letter * kept}") for _ in range(5)]
+        assert len(cookie_of(begun[-1])) < 3500
+        assert browser.get(at_provider(begun[-1].headers["Location"])).status == 302, letter
     site.close()
 
 

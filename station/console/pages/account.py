@@ -1,5 +1,6 @@
 """Signing in and out, by whatever the configuration names, and the user's own password."""
 
+import json
 import re
 import secrets
 from datetime import UTC, datetime
@@ -21,7 +22,7 @@ _log = log.get(__name__)
 pages = Blueprint("account", __name__)
 
 _PENDING_MAX = 4  # sign-ins that a browser may have begun, one in each of its tabs
-_BACK_MAX = 600
+_BACK_MAX = 400  # as JSON has it: so many sign-ins must fit into one cookie
 # A path of this console. Browsers take `//host` and `/\host` for another host, and leave out control characters.
 _BACK = re.compile(r"/(?![/\\])[^\x00-\x20\x7f\\]*")
 _NOT_BACK = ("/accedi", "/esci", "/uscita")
@@ -196,7 +197,7 @@ def _without_provider(error: ProviderUnavailableError) -> ResponseReturnValue:
 
 def _back(text: str) -> str:
     """Return where to go after a sign-in: a path of this console, whatever the address says."""
-    fits = len(text) <= _BACK_MAX and _BACK.fullmatch(text) and not text.startswith(_NOT_BACK)
+    fits = len(json.dumps(text)) <= _BACK_MAX and _BACK.fullmatch(text) and not text.startswith(_NOT_BACK)
     return text if fits else "/"
 
 
