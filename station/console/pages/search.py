@@ -1,7 +1,6 @@
 """Cerca: one box for whatever a clerk has in hand. How a question is read and kept stands in `searches`."""
 
 import io
-import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from station.console.flags import SIGNS
 from station.console.missing import number_missing
 from station.console.scope import Scope, timed_out
 from station.console.searches import Question
+from station.console.slots import Slots
 from station.errors import StoreError
 from station.export.italian import wall_time
 from station.store import gauges, queries
@@ -43,10 +43,10 @@ pages = Blueprint("search", __name__)
 PAGE = 25
 CSV_LINES_MAX = 100_000
 # A request that sends a file has given its slot for the database back: so many files at a time have to do with the
-# connection that is left.
+# connection that is left; one of a user, who may read it slowly.
 EXPORTS_MAX = 2
 _LISTED = (*queries.LISTED, "description")
-_exports = threading.BoundedSemaphore(EXPORTS_MAX)
+_exports = Slots(EXPORTS_MAX)
 
 
 @dataclass
@@ -260,12 +260,12 @@ def _joined(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
 
 def _lines(scope: Scope, by: dict[str, Any], wanted: Filter) -> Iterator[bytes]:
     """Yield the parts of the file. Each page is written down before it is sent, and holds nothing back meanwhile."""
-    if not _exports.acquire(blocking=False):
+    if not _exports.take(by["username"], 0):
         abort(503)
     try:
         yield from _pages_of(scope, by, wanted)
     finally:
-        _exports.release()
+        _exports.give_back(by["username"])
 
 
 def _pages_of(scope: Scope, by: dict[str, Any], wanted: Filter) -> Iterator[bytes]:
