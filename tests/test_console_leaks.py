@@ -62,6 +62,7 @@ def told(page, browser, ec: Ec) -> tuple:
     said = [ec.id_pa, ec.mark, *ec.receipts, *ec.refused, *ec.iuvs]
     text = page.content.decode().replace(browser.csrf, "")
     text = re.sub(r"ricerca=[\w-]+", "", text)  # a search that is kept has a random key
+    text = re.sub(r".*suo elenco \(CSV\).*\r?\n", "", text)  # that this file was taken stands in the next one
     headers = [(name, value) for name, value in page.headers if name not in ("Set-Cookie", "Content-Length")]
     return page.status, re.sub("|".join(map(re.escape, said)), "", text, flags=re.IGNORECASE), headers
 
