@@ -53,12 +53,13 @@ def take(page: Page, origin: str) -> None:
     keep("accrediti", 1000)
     page.goto(f"{origin}da-controllare")
     keep("da-controllare")
-    for _ in range(120):  # until all is sent
+    for _ in range(120):  # until all is sent but what the receiver refuses
         page.goto(f"{origin}consegne/register")
-        if "Ricevute ancora da esaminare 0" in " ".join(page.inner_text("main").split()):
+        told = " ".join(page.inner_text("main").split())
+        if re.search("Consegne in attesa [0-9] .*Ricevute ancora da esaminare 0", told):
             break
         time.sleep(1)
-    keep("consegne", 1000)
+    keep("consegne", 1200)
     page.goto(f"{origin}stato")
     keep("stato")
     page.goto(f"{origin}accessi")
