@@ -53,10 +53,10 @@ def take(page: Page, origin: str) -> None:
     keep("accrediti", 1000)
     page.goto(f"{origin}da-controllare")
     keep("da-controllare")
-    for _ in range(120):  # until all is sent but what the receiver refuses
+    for _ in range(60):  # until most is sent: the receiver refuses a few for minutes
         page.goto(f"{origin}consegne/register")
         told = " ".join(page.inner_text("main").split())
-        if re.search("Consegne in attesa [0-9] .*Ricevute ancora da esaminare 0", told):
+        if re.search("Consegne in attesa [0-9]{1,2} .*Ricevute ancora da esaminare 0", told):
             break
         time.sleep(1)
     keep("consegne", 1200)
