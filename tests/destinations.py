@@ -39,7 +39,9 @@ def serve(site, name, kind="webhook", *, position=0, states=None, **values):
 
 def states(site, name="erp"):
     with store.transaction(site.engine, readonly=True) as connection:
-        rows = connection.execute(select(tables.delivery).filter_by(destination=name)).all()
+        rows = connection.execute(
+            select(tables.delivery).filter_by(destination=name).order_by(tables.delivery.c.number)
+        ).all()
         return {row.number: row.state for row in rows}
 
 

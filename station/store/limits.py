@@ -16,6 +16,8 @@ ALL = "*"
 SETTING = "station.ecs"
 
 _current: ContextVar[str | None] = ContextVar("ecs", default=None)
+current = _current.get
+"""Return the value of the setting for transactions that are opened here; `None`: they are not limited."""
 
 
 def among(column: Any, id_pas: Sequence[str] | None) -> list[ColumnElement[bool]]:
@@ -40,11 +42,6 @@ def limited(ecs: Sequence[str] | None) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
-
-
-def current() -> str | None:
-    """Return the value of the setting for transactions that are opened here; `None`: they are not limited."""
-    return _current.get()
 
 
 def limit_to(connection: Connection, ecs: Sequence[str] | None) -> None:

@@ -3,7 +3,7 @@
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Literal
 
 from sqlalchemy import Engine, exc, text
@@ -62,6 +62,9 @@ def _advisory_lock(engine: Engine, job: Job) -> Iterator[Callable[[], bool] | No
         except exc.SQLAlchemyError as error:
             raise translate_error(error, engine) from error
         yield held if locked else None
+        # The server notices a closed connection some time after it: the next run would find the lock held.
+        with suppress(exc.SQLAlchemyError):
+            connection.execute(text("SELECT pg_advisory_unlock_all()"))
     finally:
         if connection is not None:
             connection.invalidate()  # the pool would keep the session, and the session the lock
