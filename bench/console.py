@@ -215,7 +215,7 @@ def main() -> None:
     parser.add_argument("--searches", type=int, default=300)
     parser.add_argument("--times", type=int, default=5, help="turns of pushes; their median counts")
     parser.add_argument("--seconds", type=float, default=10, help="length of each push")
-    parser.add_argument("--pause", type=float, default=3, help="seconds that a session thinks between its searches")
+    parser.add_argument("--pause", type=float, default=10, help="seconds that a session thinks between its searches")
     parser.add_argument("--folder", type=Path, help="keeps the database there for the next run (default: temporary)")
     parser.add_argument("--dry-run", action="store_true", help="print the text and leave the documentation alone")
     given = parser.parse_args()

@@ -69,13 +69,13 @@ def plan(connection: Connection, filter_: Filter, *, count: bool = False) -> Pla
     """
     limited = is_limited(connection)
     common = tuple(conditions.plain(filter_, limited=limited))
-    each_ec = [] if count else conditions.each_ec(filter_)
+    each_ec = [] if count or len(filter_.ecs or ()) > _ECS_BY_BRANCH else conditions.each_ec(filter_)
     counts: dict[int, int] = {}
     branches = []
     for choices in product(conditions.persons(filter_, limited=limited), conditions.routes(connection, filter_)):
         together = tuple(condition for choice in choices for condition in choice) + common
         branch = _led(connection, together, None if count else filter_.order, counts)
-        if branch.lead is None and 1 < len(each_ec) <= _ECS_BY_BRANCH and _is_walked_by_time(branch, filter_.order):
+        if branch.lead is None and len(each_ec) > 1 and _is_walked_by_time(branch, filter_.order):
             for ec in each_ec:
                 of_ec = tuple(ec if condition.ecs else condition for condition in together)
                 branches.append(_led(connection, of_ec, filter_.order, counts))
