@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from station import config
-from station.api.app import FeedApp, create_app
+from station.api.app import create_app
 from station.errors import ConfigError
 from station.http.service import ServiceServer
 
@@ -13,20 +13,13 @@ class FeedServer(ServiceServer):
     """gunicorn with the settings of [api]."""
 
     name = "api"
-
-    def section(self, settings: config.Settings) -> config.Api:
-        """Return [api]."""
-        return settings.api
+    create = staticmethod(create_app)
 
     def options(self) -> dict[str, Any]:
         """Return gunicorn's settings. Readers that wait are connections, too."""
         options = super().options()
         options["worker_connections"] += self._load().api.max_waiting
         return options
-
-    def create(self, settings: config.Settings) -> FeedApp:
-        """Make the application of a worker process."""
-        return create_app(settings)
 
     def examine(self) -> None:
         """Check the configuration, which has to name a reader. Raise the `StationError` that is wrong with it."""

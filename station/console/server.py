@@ -17,14 +17,18 @@ _log = log.get(__name__)
 _NICE = 5  # pushes go first
 
 
+def create_behind_pushes(settings: config.Settings) -> ConsoleApp:
+    """Make the application of a worker process, which lets pushes go first."""
+    with suppress(OSError):  # a unit may forbid it, and has a Nice= of its own
+        os.nice(_NICE)
+    return create_app(settings)
+
+
 class ConsoleServer(ServiceServer):
     """gunicorn with the settings of [console]."""
 
     name = "console"
-
-    def section(self, settings: config.Settings) -> config.Console:
-        """Return [console]."""
-        return settings.console
+    create = staticmethod(create_behind_pushes)
 
     def database(self, settings: config.Settings) -> str:
         """Return the URL of its database, with its own role where there is one."""
@@ -40,12 +44,6 @@ class ConsoleServer(ServiceServer):
             more = f" and {len(missing) - 3} other rights" if missing[3:] else ""
             denied = f"it has no {', '.join(missing[:3])}{more}"
             raise MissingRightsError(engine.url.username, denied, reason="rights missing")
-
-    def create(self, settings: config.Settings) -> ConsoleApp:
-        """Make the application of a worker process."""
-        with suppress(OSError):  # a unit may forbid it, and has a Nice= of its own
-            os.nice(_NICE)
-        return create_app(settings)
 
     def examine(self) -> None:
         """Check the configuration. Raise the `StationError` that is wrong with it."""

@@ -8,7 +8,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from station import config, log, store
 from station.errors import ConfigError, DatabaseUnfitError, MissingDatabaseError, MissingRightsError, StoreError
@@ -21,17 +21,17 @@ _GRACE_S = 10  # for answers that are being made or sent; readers that wait are 
 
 
 class ServiceServer(StationServer):
-    """gunicorn with the settings of one section, such as [api]. `load` reads them, again at each reload."""
+    """gunicorn with the settings of the section `name`, such as [api]. `load` reads them, again at each reload.
 
-    name: str
+    `create` makes the application of a worker process.
+    """
+
+    name: Literal["api", "console"]
+    create: Callable[[config.Settings], Any]
 
     def __init__(self, load: Callable[[], config.Settings]) -> None:
         self._load = load
         super().__init__()
-
-    def section(self, settings: config.Settings) -> config.Api | config.Console:
-        """Return the section of the settings that this server goes by."""
-        raise NotImplementedError
 
     def database(self, settings: config.Settings) -> str:
         """Return the URL of its database."""
@@ -40,10 +40,6 @@ class ServiceServer(StationServer):
     def check_database(self, settings: config.Settings, engine: store.Engine) -> None:
         """Raise the `StationError` of a database that the workers could not use."""
         store.check_schema(engine)
-
-    def create(self, settings: config.Settings) -> Any:
-        """Make the application of a worker process."""
-        raise NotImplementedError
 
     def load_config(self) -> None:
         """Read the configuration, again at each reload."""
@@ -59,7 +55,7 @@ class ServiceServer(StationServer):
     def examine(self) -> None:
         """Check the configuration. Raise the `StationError` that would keep a worker from starting."""
         settings = self._load()
-        section = self.section(settings)
+        section: config.Api | config.Console = getattr(settings, self.name)
         if section.certificate:
             try:
                 tls.create_context(section.certificate, section.key, None)
@@ -77,7 +73,7 @@ class ServiceServer(StationServer):
 
     def options(self) -> dict[str, Any]:
         """Return gunicorn's settings."""
-        section = self.section(self._load())
+        section: config.Api | config.Console = getattr(self._load(), self.name)
         certificate, key = (None if one is None else str(one) for one in (section.certificate, section.key))
         return {
             "bind": section.listen,
